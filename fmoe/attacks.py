@@ -1,0 +1,210 @@
+"""l-infinity attacks. The configuration *is* the attack: a frozen value that can be called.
+
+`attack(model, x, y)` maps float images [B,C,H,W] in [0,1] and labels [B] to adversarial images,
+always within eps (pixels of [0,1]) and [0,1]. `model` is any callable from images to logits or
+log-probabilities [B,K]. A parameter that is a list is drawn from uniformly, once a call
+(Divided We Fall, arXiv 2512.20821: randomized adversarial training).
+
+The gradient is asked for the input alone: parameters, buffers and `.grad` stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from fmoe.draw import Draw
+from fmoe.schema import Drawn, Pixels, Spec
+
+ModelFn = Callable[[Tensor], Tensor]
+Objective = Literal["ce", "margin", "kl"]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """max over k != y of z_k, minus z_y, per image [B]; positive where misclassified (CW)."""
+    label = F.one_hot(y, logits.shape[1]).bool()
+    return logits.masked_fill(label, -torch.inf).amax(1) - logits[label]
+
+
+def objective_loss(kind: Objective, logits: Tensor, y: Tensor, clean: Tensor | None) -> Tensor:
+    """What the attack ascends, per image [B]. `kl` is TRADES' (arXiv 1901.08573, eq. 4)."""
+    logits = logits.float()
+    if kind == "margin":
+        return margin(logits, y)
+    if kind == "kl":
+        assert clean is not None
+        return F.kl_div(F.log_softmax(logits, 1), clean, reduction="none").sum(1)
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+@contextmanager
+def eval_mode(model: ModelFn) -> Iterator[None]:
+    """Crafting on a module in training mode would update its BatchNorm statistics every step."""
+    was_training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    for module in was_training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in was_training:
+            module.training = True
+
+
+class Attack(Spec):
+    """What all attacks share: draw the parameters, then perturb with them."""
+
+    def sample(self, draw: Draw) -> Attack:
+        """The attack with every list replaced by one value drawn from it."""
+        drawn = {
+            name: draw.pick(value)
+            for name in type(self).model_fields
+            if isinstance(value := getattr(self, name), list)
+        }
+        return self.model_copy(update=drawn) if drawn else self
+
+    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, model: ModelFn, x: Tensor, y: Tensor, *, draw: Draw | None = None) -> Tensor:
+        draw = draw or Draw.from_global()
+        with eval_mode(model):
+            return self.sample(draw).perturb(model, x, y, draw)
+
+
+class Clean(Attack):
+    """No attack: the images as they are."""
+
+    kind: Literal["clean"] = "clean"
+
+    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
+        return x
+
+
+def scalar(value: float | list[float]) -> float:
+    assert not isinstance(value, list), "sample() first"
+    return float(value)
+
+
+def ball(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
+
+
+def input_gradient(
+    model: ModelFn, x: Tensor, y: Tensor, kind: Objective, clean: Tensor | None
+) -> Tensor:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        loss = objective_loss(kind, model(x), y, clean).sum()
+        (gradient,) = torch.autograd.grad(loss, x)
+    return gradient
+
+
+def clean_probabilities(model: ModelFn, x: Tensor, kind: Objective) -> Tensor | None:
+    if kind != "kl":
+        return None
+    with torch.no_grad():
+        return F.softmax(model(x).float(), 1)
+
+
+class FGSM(Attack):
+    """x + eps * sign(gradient) (arXiv 1412.6572), by default from the image itself.
+
+    With `random_start` it is the one-step attack of "Fast is better than free" (arXiv 2001.03994):
+    uniform noise in the ball, then a step of `step_size` (eps where it is not given), then clip.
+    """
+
+    kind: Literal["fgsm"] = "fgsm"
+    eps: Drawn[Pixels] = 8 / 255
+    step_size: Pixels | None = None
+    random_start: bool = False
+    loss: Objective = "ce"
+
+    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
+        eps = scalar(self.eps)
+        lower, upper = ball(x, eps)
+        start = (x + eps * draw.noise(x)).clamp(lower, upper) if self.random_start else x
+        clean = clean_probabilities(model, x, self.loss)
+        gradient = input_gradient(model, start, y, self.loss, clean)
+        step_size = eps if self.step_size is None else self.step_size
+        return (start + step_size * gradient.sign()).clamp(lower, upper).detach()
+
+
+class PGD(Attack):
+    """Projected gradient ascent on the sign (arXiv 1706.06083).
+
+    step_size defaults to eps/4. With several restarts the one kept for an image is the first that
+    is misclassified, or else the one of the highest loss.
+    """
+
+    kind: Literal["pgd"] = "pgd"
+    eps: Drawn[Pixels] = 8 / 255
+    step_size: Drawn[Pixels] | None = None
+    steps: Drawn[PositiveInt] = 10
+    restarts: PositiveInt = 1
+    random_start: bool = True
+    loss: Objective = "ce"
+
+    def once(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw, clean: Tensor | None) -> Tensor:
+        eps, steps = scalar(self.eps), self.steps
+        assert isinstance(steps, int)
+        step_size = eps / 4 if self.step_size is None else scalar(self.step_size)
+        lower, upper = ball(x, eps)
+        x_adv = (x + eps * draw.noise(x)).clamp(lower, upper) if self.random_start else x
+        for _ in range(steps):
+            gradient = input_gradient(model, x_adv, y, self.loss, clean)
+            x_adv = (x_adv + step_size * gradient.sign()).clamp(lower, upper)
+        return x_adv.detach()
+
+    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
+        clean = clean_probabilities(model, x, self.loss)
+        best = self.once(model, x, y, draw, clean)
+        if self.restarts == 1:
+            return best
+        best_wrong, best_loss = self._judge(model, best, y, clean)
+        for _ in range(self.restarts - 1):
+            x_adv = self.once(model, x, y, draw, clean)
+            wrong, loss = self._judge(model, x_adv, y, clean)
+            better = (wrong & ~best_wrong) | ((wrong == best_wrong) & (loss > best_loss))
+            best = torch.where(better[:, None, None, None], x_adv, best)
+            best_wrong, best_loss = best_wrong | wrong, torch.where(better, loss, best_loss)
+        return best
+
+    def _judge(
+        self, model: ModelFn, x_adv: Tensor, y: Tensor, clean: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            logits = model(x_adv)
+        return logits.argmax(1) != y, objective_loss(self.loss, logits, y, clean)
+
+
+class Mix(Attack):
+    """One of several attacks, drawn for every batch with the given weights."""
+
+    kind: Literal["mix"] = "mix"
+    of: list[AttackConfig] = Field(min_length=1)
+    weights: list[Weight] | None = None
+
+    @model_validator(mode="after")
+    def _weights_match(self) -> Self:
+        if self.weights is not None:
+            if len(self.weights) != len(self.of):
+                raise ValueError(f"{len(self.weights)} weights for {len(self.of)} attacks in `of`")
+            if sum(self.weights) <= 0:
+                raise ValueError("weights must not all be 0")
+        return self
+
+    def sample(self, draw: Draw) -> Attack:
+        return draw.pick(self.of, self.weights).sample(draw)
+
+
+AttackConfig = Annotated[Clean | FGSM | PGD | Mix, Field(discriminator="kind")]
+"""A new attack: a class above and its name in this union."""
+
+Mix.model_rebuild()

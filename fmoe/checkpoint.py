@@ -1,0 +1,170 @@
+"""Training checkpoints and model folders: safetensors and JSON, never a pickle.
+
+A checkpoint is `epoch-0003/{state.safetensors, manifest.json}`; the manifest carries the metrics
+of all epochs so far, so nothing that was reported can be lost. Kept are the last two (should the
+newest be damaged, the one before it serves) and the best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+import fmoe
+from fmoe import assembly
+from fmoe.config import Config, parse_yaml, validate
+from fmoe.data import INFO
+from fmoe.errors import UserError, first_line
+from fmoe.mixture import Mixture
+from fmoe.storage import MANIFEST, Damaged, Folder, sha256
+
+Tensors = dict[str, Tensor]
+STATE = "state.safetensors"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """model and momentum tensors after an epoch; history: metrics of every epoch so far."""
+
+    epoch: int
+    model: Tensors
+    momentum: Tensors
+    history: list[dict[str, float]]
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    return save_tensors({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+
+
+def unpack(data: bytes, source: str) -> Tensors:
+    try:
+        return load_tensors(data)
+    except SafetensorError as error:
+        raise Damaged(f"{source}: not a safetensors file ({first_line(error)})") from None
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one phase in a folder. key: hash of what they belong to."""
+
+    folder: Folder
+    key: str
+
+    def save(self, checkpoint: Checkpoint, best_epoch: int) -> None:
+        tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
+        tensors |= {f"momentum.{name}": tensor for name, tensor in checkpoint.momentum.items()}
+        manifest = {"key": self.key, "epoch": checkpoint.epoch, "history": checkpoint.history}
+        self._folder(checkpoint.epoch).commit({STATE: pack(tensors)}, manifest)
+        keep = {checkpoint.epoch, checkpoint.epoch - 1, best_epoch}
+        for epoch in self._epochs():
+            if epoch not in keep and epoch < checkpoint.epoch:
+                self._folder(epoch).delete()
+
+    def latest(self) -> Checkpoint | None:
+        """The newest that is whole; None where there is none. Raises `UserError` for another's."""
+        for epoch in reversed(self._epochs()):
+            try:
+                return self.load(epoch)
+            except Damaged:
+                continue
+        return None
+
+    def load(self, epoch: int) -> Checkpoint:
+        """Raises `Damaged`, or `UserError` where it belongs to other settings."""
+        folder = self._folder(epoch)
+        manifest = folder.manifest()
+        if manifest is None:
+            raise Damaged(f"{folder.uri}: no {MANIFEST}")
+        if manifest.get("key") != self.key:
+            raise UserError(f"{folder.uri}: belongs to other settings; give another --name")
+        tensors = unpack(folder.committed(STATE, manifest), f"{folder.uri}/{STATE}")
+
+        def part(prefix: str) -> Tensors:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        return Checkpoint(epoch, part("model."), part("momentum."), manifest["history"])
+
+    def _folder(self, epoch: int) -> Folder:
+        return self.folder / f"epoch-{epoch:04d}"
+
+    def _epochs(self) -> list[int]:
+        names = (name.removeprefix("epoch-") for name in self.folder.names())
+        return sorted(int(name) for name in names if name.isdigit())
+
+
+def save_model(
+    folder: Folder,
+    weights: Mapping[str, Tensor],
+    config: Config,
+    *,
+    data_digest: str,
+    metrics: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> str:
+    """Writes a model folder; `model.json` last, with the digest of the weights (returned)."""
+    info = INFO[config.data.name]
+    data, tree = pack(weights), config.to_yaml().encode()
+    folder.write(WEIGHTS, data)
+    folder.write("config.yaml", tree)
+    card = {
+        "format": 1,
+        "classes": list(info.classes),
+        "input_shape": list(info.shape),
+        "versions": {"fmoe": fmoe.__version__, "torch": torch.__version__},
+        "data": {"name": config.data.name, "digest": data_digest},
+        "metrics": metrics,
+        "sha256": sha256(data),
+        "config_sha256": sha256(tree),
+        **(extra or {}),
+    }
+    folder.write_json("model.json", card)
+    return sha256(data)
+
+
+def read_card(folder: Folder) -> dict[str, Any]:
+    """`model.json`. Raises `UserError` where the folder holds no model."""
+    try:
+        return folder.read_json("model.json")
+    except FileNotFoundError:
+        raise UserError(f"{folder.uri}: no model folder (has no model.json)") from None
+    except Damaged as error:
+        raise UserError(str(error)) from None
+
+
+def load_model(folder: Folder) -> tuple[Mixture, Config, dict[str, Any]]:
+    """The model in eval mode, its configuration and its card.
+
+    Raises `UserError` naming the file where one is missing, truncated or has a wrong digest.
+    """
+    card = read_card(folder)
+    contents = {}
+    for name, key in ((WEIGHTS, "sha256"), ("config.yaml", "config_sha256")):
+        try:
+            contents[name] = folder.read(name)
+        except FileNotFoundError:
+            raise UserError(f"{folder.uri}/{name}: missing") from None
+        if sha256(contents[name]) != card.get(key):
+            raise UserError(f"{folder.uri}/{name}: damaged: its sha256 is not that of model.json")
+    source = f"{folder.uri}/config.yaml"
+    config = validate(parse_yaml(contents["config.yaml"].decode(), source), source)
+    model = assembly.mixture(config)
+    try:
+        model.load_state_dict(unpack(contents[WEIGHTS], f"{folder.uri}/{WEIGHTS}"))
+    except (Damaged, RuntimeError) as error:
+        raise UserError(f"{folder.uri}/{WEIGHTS}: does not fit ({first_line(error)})") from None
+    return model.eval(), config, card
+
+
+def copy_state(module: nn.Module) -> Tensors:
+    """The module's tensors as they are now, on the CPU."""
+    return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
+
+

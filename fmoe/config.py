@@ -1,0 +1,258 @@
+"""The frozen configuration tree: a recipe (YAML) with `path=value` overrides on top.
+
+    config = load("cifar10", ["experts.width=16", "joint.epochs=3"])
+
+Every part stands beside what it configures (attacks, gates, losses, optim, data); this file nests
+them. What the paper does not publish is an option whose default is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+
+from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
+from fmoe.data import Augment, Name
+from fmoe.errors import UserError, first_line
+from fmoe.experts import Backbone
+from fmoe.gates import Conv, GateConfig
+from fmoe.losses import CrossEntropy, LossConfig
+from fmoe.mixture import Mixing
+from fmoe.optim import SGD
+from fmoe.schema import Pixels, Spec
+
+Precision = Literal["float32", "bfloat16"]
+Update = Literal["all", "heads", "gate"]
+AttackName = Literal["fgsm", "pgd", "pgd50", "autoattack"]
+BatchNorm = Literal["local", "sync"]
+RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+
+
+class DataConfig(Spec):
+    name: Name = "digits"
+    val_images: PositiveInt | None = None
+    """Cut out of train for selection; each data set has a default."""
+    augment: Augment = Augment()
+
+
+class Validation(Spec):
+    """Selection after every epoch, on images of the validation split (never the test split)."""
+
+    attack: AttackConfig = PGD(steps=10)
+    images: PositiveInt | None = 1000
+    """How many of the split; null for all."""
+
+
+class Phase(Spec):
+    """What one training phase needs; both phases run on the same epoch generator."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 128
+    optimizer: SGD = SGD()
+    loss: LossConfig = CrossEntropy()
+    validation: Validation = Validation()
+    patience: PositiveInt | None = None
+    """Stop after so many epochs without a better validation figure; null: never."""
+    crafting: Literal["eval", "train"] = "eval"
+    """BatchNorm while adversarial images are made: running or batch statistics."""
+
+
+class Role(Spec):
+    """A group of experts that are trained against the same attack."""
+
+    count: Annotated[int, Field(ge=0, le=64)] = 1
+    attack: AttackConfig = Clean()
+
+
+class Experts(Spec):
+    backbone: Backbone = "resnet18"
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Channels of the first stage; 64 is ResNet-18."""
+    roles: Annotated[dict[RoleName, Role], Field(min_length=1)] = {
+        "benign": Role(count=1, attack=Clean()),
+        "fgsm": Role(count=4, attack=FGSM(eps=[i / 100 for i in range(1, 10)])),
+        "pgd": Role(
+            count=4, attack=PGD(eps=8 / 255, step_size=2 / 255, steps=[10, 20, 30, 40, 50])
+        ),
+    }
+    train: Phase = Phase()
+
+    @model_validator(mode="after")
+    def _some_expert(self) -> Experts:
+        if not any(role.count for role in self.roles.values()):
+            raise ValueError("every role has count 0: a mixture needs an expert")
+        return self
+
+    @property
+    def members(self) -> list[tuple[str, int]]:
+        """(role, index within the role) of each expert, in the order of `model.experts`."""
+        return [(name, i) for name, role in self.roles.items() for i in range(role.count)]
+
+
+class Joint(Phase):
+    """Experts and gate together on adversarial batches crafted through the whole mixture."""
+
+    attack: AttackConfig = PGD()
+    update: Update = "all"
+    """What learns: everything, the gate with each expert's last layer, or the gate alone."""
+    balance: NonNegativeFloat = 0.0
+    """Weight of the gate-balance loss KL(mean gate weights || uniform)."""
+    batch_norm: BatchNorm = "local"
+    """Statistics of each worker's share (as DDP does), or of the global batch."""
+
+
+class Evaluate(Spec):
+    """The protocol's settings; see `fmoe.evaluation`."""
+
+    eps: Pixels = 8 / 255
+    attacks: list[AttackName] = ["fgsm", "pgd"]
+    images: PositiveInt | None = None
+    """How many test images, from the first; null for all."""
+    batch_size: PositiveInt = 250
+
+
+class Config(Spec):
+    """One run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Precision = "float32"
+    """Of training's forward and backward passes. Losses, mixing and evaluation are float32."""
+    data: DataConfig = DataConfig()
+    experts: Experts = Experts()
+    gate: GateConfig = Conv()
+    mixing: Mixing = "probabilities"
+    joint: Joint = Joint()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> Config:
+        if self.joint.update == "gate" and self.gate.kind == "uniform":
+            raise ValueError("joint.update: gate, but gate.kind: uniform has nothing to learn")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The tree as JSON-like values; `Config.model_validate` reads it back."""
+        return self.model_dump(mode="json")
+
+    def flat(self) -> dict[str, str]:
+        """Dotted path to value, for MLflow's params."""
+        return {path: json.dumps(value).strip('"') for path, value in _leaves("", self.plain())}
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.plain(), sort_keys=False)
+
+
+def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        prefix = f"{path}." if path else ""
+        return [leaf for key, part in value.items() for leaf in _leaves(f"{prefix}{key}", part)]
+    return [(path, value)]
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of canonical JSON: the same for the same settings, whatever their order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def recipes() -> list[str]:
+    folder = resources.files("fmoe") / "recipes"
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def recipe_name(recipe: str) -> str:
+    return Path(recipe).stem
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
+    """A packaged recipe by name, or a YAML file by path, with `dotted.path=value` overrides.
+
+    Raises `UserError` with the key's path and what would be allowed.
+    """
+    if recipe in recipes():
+        text = (resources.files("fmoe") / "recipes" / f"{recipe}.yaml").read_text()
+    elif Path(recipe).is_file():
+        try:
+            text = Path(recipe).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{recipe}: not readable ({first_line(error)})") from None
+    else:
+        raise UserError(
+            f"unknown recipe {recipe!r}: there are {', '.join(recipes())}; or give a YAML file"
+        )
+    tree = parse_yaml(text, recipe)
+    for override in overrides:
+        _set(tree, override)
+    return validate(tree, recipe)
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{source}: expected keys such as data, experts, gate, joint")
+    return tree
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {override}: expected path=value, such as joint.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: the value is not YAML") from None
+    at: Any = tree
+    for key in keys[:-1]:
+        if isinstance(at, list):
+            at = at[_index(at, key, override)]
+        else:
+            if not isinstance(at.get(key), dict | list):
+                at[key] = {}
+            at = at[key]
+        if not isinstance(at, dict | list):
+            raise UserError(f"--set {override}: {key} has no keys below it")
+    if isinstance(at, list):
+        at[_index(at, keys[-1], override)] = value
+    else:
+        at[keys[-1]] = value
+
+
+def _index(at: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(at):
+        raise UserError(f"--set {override}: {key} is no index of a list of {len(at)}")
+    return int(key)
+
+
+def validate(tree: dict[str, Any], source: str) -> Config:
+    """A checked `Config`, or `UserError` naming each faulty key's path."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        faults = [
+            f"{path}: {message}" if (path := _path(fault["loc"], tree)) else message
+            for fault in error.errors()
+            if (message := fault["msg"].removeprefix("Value error, "))
+        ]
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise UserError(f"{source}: {'; '.join(faults[:3])}{more}") from None
+
+
+def _path(loc: tuple[int | str, ...], tree: Any) -> str:
+    """The key's path as the user wrote it: pydantic adds the names of union members."""
+    keys: list[str] = []
+    for key in loc:
+        inside = isinstance(tree, dict) and key in tree
+        if inside or (isinstance(tree, list) and isinstance(key, int) and key < len(tree)):
+            tree = tree[key]
+            keys.append(str(key))
+    return ".".join(keys)

@@ -1,0 +1,256 @@
+"""Data sets as uint8 tensors, a validation split cut out of train, batches on the device.
+
+`load(name, data_dir)` gives train, val and test. Sources, in this order: the Hugging Face layout
+(`<name>/{train,test}-*.parquet`), torchvision's original files, what `fmoe data prepare` wrote.
+Augmentation is a batched tensor operation drawn for the global batch and cut by rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fmoe import readers
+from fmoe.draw import Draw, shard
+from fmoe.errors import UserError
+from fmoe.paths import home
+from fmoe.schema import Spec
+
+Name = Literal["digits", "cifar10", "svhn"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is fixed about a data set. mean, std: per channel, of pixels in [0,1]."""
+
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    val_images: int
+
+
+DIGITS = tuple("0123456789")
+CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+INFO: dict[Name, Info] = {
+    "digits": Info((1, 8, 8), DIGITS, (0.3053,), (0.3760,), 137),
+    "cifar10": Info(
+        (3, 32, 32), CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 5000
+    ),
+    "svhn": Info((3, 32, 32), DIGITS, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 5000),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """images uint8 [N,C,H,W], labels int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Any) -> Split:
+        return Split(self.images[rows], self.labels[rows])
+
+    def to(self, device: torch.device) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def pixels(self) -> Tensor:
+        """Float [N,C,H,W] in [0,1], channels last in memory."""
+        return self.images.float().div(255).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Data:
+    name: Name
+    train: Split
+    val: Split
+    test: Split
+    digest: str
+    """sha256 over images and labels of train and test, whatever files they came from."""
+
+    @property
+    def info(self) -> Info:
+        return INFO[self.name]
+
+
+def digest(train: Split, test: Split) -> str:
+    sha = hashlib.sha256()
+    for split in (train, test):
+        for array in (split.images, split.labels):
+            sha.update(repr(tuple(array.shape)).encode())
+            sha.update(array.contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def check(name: Name, part: str, images: Any, labels: Any) -> Split:
+    """Arrays of a reader as a `Split`, or `UserError` where they are not this data set."""
+    shape, classes = INFO[name].shape, len(INFO[name].classes)
+    images, labels = np.asarray(images), np.asarray(labels, dtype=np.int64)
+    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) != len(labels):
+        raise UserError(
+            f"{name} {part}: {images.dtype} images of shape {images.shape} with {len(labels)} "
+            f"labels; expected uint8 [N,{','.join(map(str, shape))}] and as many labels"
+        )
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
+        raise UserError(f"{name} {part}: labels must lie in 0..{classes - 1}, and there must be some")
+    return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
+
+
+def prepared_path(name: Name) -> Path:
+    return home() / "data" / f"{name}.safetensors"
+
+
+def read(name: str, data_dir: str | Path | None = None) -> tuple[Name, Split, Split]:
+    """Train and test as they are published. Raises `UserError` where nothing can be read."""
+    known: Name | None = next((key for key in INFO if key == name), None)
+    if known is None:
+        raise UserError(f"unknown data set {name!r} (there are: {', '.join(INFO)})")
+    if known == "digits":
+        arrays = readers.digits()
+    else:
+        arrays = _read_files(known, data_dir)
+    (x, y), (x_test, y_test) = arrays
+    return known, check(known, "train", x, y), check(known, "test", x_test, y_test)
+
+
+def _read_files(name: Name, data_dir: str | Path | None) -> readers.Arrays:
+    folder = data_dir or os.environ.get("FMOE_DATA_DIR")
+    if folder is None:
+        if prepared_path(name).exists():
+            return readers.prepared(prepared_path(name))
+        raise UserError(
+            f"{name} is not here: run `fmoe data prepare {name}` (downloads it), "
+            "or give --data-dir (or FMOE_DATA_DIR)"
+        )
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such data folder")
+    original: dict[str, Callable[[Path], readers.Arrays | None]] = {
+        "cifar10": readers.cifar_batches,
+        "svhn": readers.svhn_mat,
+    }
+    for place in (Path(folder) / name, Path(folder)):
+        for reader in (readers.parquet, original[name]):
+            arrays = reader(place)
+            if arrays is not None:
+                return arrays
+    raise UserError(
+        f"{folder}: holds no {name}: expected {name}/{{train,test}}-*.parquet "
+        "or torchvision's original files"
+    )
+
+
+def split(name: Name, train: Split, test: Split, val_images: int | None = None) -> Data:
+    """Cuts the fixed validation split out of train; the same images whatever the run's seed."""
+    count = INFO[name].val_images if val_images is None else val_images
+    if not 0 < count < len(train):
+        raise UserError(
+            f"data.val_images: {count} is not possible with {len(train)} training images"
+        )
+    order = torch.from_numpy(np.random.RandomState(0).permutation(len(train)))
+    val, rest = order[:count].sort().values, order[count:].sort().values
+    return Data(name, train[rest], train[val], test, digest(train, test))
+
+
+def load(
+    name: str, data_dir: str | Path | None = None, *, val_images: int | None = None
+) -> Data:
+    """Train, val and test of `digits`, `cifar10` or `svhn`.
+
+    Raises `UserError` where the data set is unknown, missing or damaged.
+    """
+    return split(*read(name, data_dir), val_images)
+
+
+def prepare(name: str, data_dir: str | Path | None = None) -> Data:
+    """Reads (or downloads) a data set, verifies it and keeps it converted for `load`."""
+    if data_dir is None and not os.environ.get("FMOE_DATA_DIR"):
+        readers.download(name, home() / "data" / "raw" / name)
+        if name in ("cifar10", "svhn"):
+            data_dir = home() / "data" / "raw" / name
+    known, train, test = read(name, data_dir)
+    if known != "digits":
+        readers.write_prepared(
+            prepared_path(known), ((train.images, train.labels), (test.images, test.labels))
+        )
+    return split(known, train, test)
+
+
+class Augment(Spec):
+    """crop: pixels of reflected padding before a random crop. flip: mirror half the images."""
+
+    crop: Annotated[int, Field(ge=0, le=16)] = 0
+    flip: bool = False
+
+    def __call__(self, x_BCHW: Tensor, draw: Draw) -> Tensor:
+        """Float images, the same shape; draws are those of this rank's rows."""
+        if self.crop:
+            batch, _, height, width = x_BCHW.shape
+            padded = F.pad(x_BCHW, (self.crop,) * 4, mode="reflect")
+            top = draw.integers(2 * self.crop + 1, x_BCHW)[:, None]
+            left = draw.integers(2 * self.crop + 1, x_BCHW)[:, None]
+            rows = (top + torch.arange(height, device=x_BCHW.device))[:, :, None]
+            columns = (left + torch.arange(width, device=x_BCHW.device))[:, None, :]
+            images = torch.arange(batch, device=x_BCHW.device)[:, None, None]
+            x_BCHW = padded.permute(0, 2, 3, 1)[images, rows, columns].permute(0, 3, 1, 2)
+        if self.flip:
+            flipped = draw.integers(2, x_BCHW).bool()[:, None, None, None]
+            x_BCHW = torch.where(flipped, x_BCHW.flip(3), x_BCHW)
+        return x_BCHW
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Shuffled batches of one rank: all ranks together see each image at most once an epoch.
+
+    The incomplete last batch is left out. Order and augmentation depend on (seed, epoch, batch)
+    alone, never on the number of ranks.
+    """
+
+    split: Split
+    batch_size: int
+    augment: Augment
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size > len(self.split):
+            raise UserError(
+                f"batch_size: {self.batch_size} is more than the {len(self.split)} training images"
+            )
+        if self.world_size > self.batch_size:
+            raise UserError(f"batch_size: {self.batch_size} for {self.world_size} workers")
+
+    def __len__(self) -> int:
+        return len(self.split) // self.batch_size
+
+    def draw(self, *key: int | str) -> Draw:
+        rows = shard(self.batch_size, self.rank, self.world_size)
+        return Draw(self.seed, *key, total=self.batch_size, rows=rows)
+
+    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Float images in [0,1] and labels, this rank's share of each global batch."""
+        shuffle = Draw(self.seed, "shuffle", index)
+        order = torch.randperm(len(self.split), generator=shuffle.generator(torch.device("cpu")))
+        order = order.to(self.split.images.device)
+        for batch in range(len(self)):
+            draw = self.draw("augment", index, batch)
+            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size][draw.rows]
+            part = self.split[rows]
+            yield self.augment(part.pixels(), draw), part.labels
+
+    def to(self, device: torch.device) -> Batches:
+        return replace(self, split=self.split.to(device))

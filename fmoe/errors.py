@@ -1,0 +1,14 @@
+"""The one error for what a user can mend: printed as one line, exit code 2."""
+
+
+class UserError(ValueError):
+    """A mistake in the input: the message names the file or key and the remedy."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """Training diverged; the message names the step and what was drawn for it."""
+
+
+def first_line(error: BaseException) -> str:
+    """The gist of another library's error, fit for a one-line message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,79 @@
+"""The experts' backbone: ResNet-18 as it is used on CIFAR, of any width.
+
+3x3 stem without max-pool; `width` is the first stage's channels (64 is the paper's). Residual
+blocks are torchvision's. Normalisation is inside, so that every attack works on pixels in [0,1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+Backbone = Literal["resnet18"]
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel, x float [B,C,H,W] in [0,1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return (x_BCHW - self.mean) / self.std
+
+
+def stage(in_channels: int, channels: int, stride: int) -> list[nn.Module]:
+    downsample = None
+    if stride != 1 or in_channels != channels:
+        downsample = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+        )
+    return [BasicBlock(in_channels, channels, stride, downsample), BasicBlock(channels, channels)]
+
+
+class ResNet18(nn.Module):
+    """Images [B,C,H,W] in [0,1] to logits [B,K]."""
+
+    def __init__(
+        self, *, mean: Sequence[float], std: Sequence[float], classes: int, width: int = 64
+    ):
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.conv = nn.Conv2d(len(mean), width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        blocks = [
+            *stage(width, width, 1),
+            *stage(width, 2 * width, 2),
+            *stage(2 * width, 4 * width, 2),
+            *stage(4 * width, 8 * width, 2),
+        ]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(8 * width, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        features = F.relu(self.bn(self.conv(self.normalize(x_BCHW))))
+        pooled: Tensor = self.blocks(features).mean((2, 3))
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+def build_expert(
+    backbone: Backbone, *, mean: Sequence[float], std: Sequence[float], classes: int, width: int
+) -> nn.Module:
+    """A new backbone: a class above, its name in `Backbone`, a case here."""
+    match backbone:
+        case "resnet18":
+            return ResNet18(mean=mean, std=std, classes=classes, width=width)

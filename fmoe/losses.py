@@ -1,0 +1,59 @@
+"""Training losses: like attacks, the configuration is the loss, a frozen value that is called.
+
+`loss(forward, x, x_adv, y)` gives the loss per image [B] and the log-probabilities or logits
+[B,K] of the adversarial images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fmoe.schema import Spec
+
+Forward = Callable[[Tensor], Tensor]
+
+
+class CrossEntropy(Spec):
+    """Cross-entropy on the adversarial images (PGD-AT, arXiv 1706.06083)."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def __call__(
+        self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        out = forward(x_adv).float()
+        smoothing = self.label_smoothing
+        return F.cross_entropy(out, y, label_smoothing=smoothing, reduction="none"), out
+
+
+class Trades(Spec):
+    """CE(x, y) + beta * KL(p(x) || p(x_adv)) (arXiv 1901.08573). Pair it with an attack of
+    `loss: kl`, which ascends the same divergence."""
+
+    kind: Literal["trades"] = "trades"
+    beta: Annotated[float, Field(ge=0, le=1e3)] = 6.0
+
+    def __call__(
+        self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        clean, out = forward(x).float(), forward(x_adv).float()
+        log_p, log_q = F.log_softmax(clean, 1), F.log_softmax(out, 1)
+        divergence = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
+        return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence, out
+
+
+LossConfig = Annotated[CrossEntropy | Trades, Field(discriminator="kind")]
+"""A new loss: a class above and its name in this union."""
+
+
+def gate_balance(weights_BE: Tensor) -> Tensor:
+    """KL(mean weights || uniform) = log E - H(mean weights): 0 when all experts share equally."""
+    mean_E = weights_BE.mean(0)
+    return math.log(len(mean_E)) + (mean_E * mean_E.clamp(min=1e-12).log()).sum()

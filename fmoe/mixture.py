@@ -1,0 +1,91 @@
+"""The fractional mixture of experts (Divided We Fall, arXiv 2512.20821).
+
+Every expert runs on every image; the gate's softmax decides the fractions. Combining is exact
+about probabilities: log sum_e w_e p_e, computed in float32 as logsumexp(log w_e + log p_e).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Mixing = Literal["probabilities", "logits"]
+LARGEST_LOG_RATIO = 20.0  # bounds the straight-through gradient where p_best is near 0
+
+
+def mix_probabilities(log_weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
+    """log sum_e w_e softmax(z_e): log-probabilities [B,K]."""
+    return torch.logsumexp(log_weights_BE[:, :, None] + F.log_softmax(logits_BEK, 2), 1)
+
+
+def mix_logits(weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
+    """log softmax(sum_e w_e z_e): log-probabilities [B,K]."""
+    return F.log_softmax((weights_BE[:, :, None] * logits_BEK).sum(1), 1)
+
+
+def straight_through(log_weights_BE: Tensor) -> Tensor:
+    """One-hot forward, the softmax's gradient backward [B,E]."""
+    soft = log_weights_BE.exp()
+    hard = F.one_hot(log_weights_BE.argmax(1), log_weights_BE.shape[1]).to(soft.dtype)
+    return hard + soft - soft.detach()
+
+
+def mix_hard_probabilities(weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
+    """log sum_e w_e p_e for straight-through weights, relative to the chosen expert's p."""
+    log_probs_BEK = F.log_softmax(logits_BEK, 2)
+    chosen_BK = (log_probs_BEK * weights_BE.detach()[:, :, None]).sum(1).detach()
+    ratio_BEK = (log_probs_BEK - chosen_BK[:, None]).clamp(max=LARGEST_LOG_RATIO).exp()
+    return chosen_BK + (weights_BE[:, :, None] * ratio_BEK).sum(1).log()
+
+
+class Mixture(nn.Module):
+    """Images [B,C,H,W] in [0,1] to log-probabilities [B,K], through all experts and the gate."""
+
+    def __init__(
+        self,
+        experts: Sequence[nn.Module],
+        gate: nn.Module,
+        *,
+        temperature: float = 1.0,
+        mixing: Mixing = "probabilities",
+        hard: bool = False,
+    ):
+        super().__init__()
+        self.experts = nn.ModuleList(experts)
+        self.gate = gate
+        self.temperature, self.mixing, self.hard = temperature, mixing, hard
+
+    def log_gate_weights(self, x_BCHW: Tensor) -> Tensor:
+        """log softmax(gate(x) / temperature) in float32 [B,E], before any hard choice."""
+        return F.log_softmax(self.gate(x_BCHW).float() / self.temperature, 1)
+
+    def gate_weights(self, x_BCHW: Tensor) -> Tensor:
+        """The fraction each expert contributes [B,E]; rows sum to 1."""
+        log_weights = self.log_gate_weights(x_BCHW)
+        return straight_through(log_weights) if self.hard else log_weights.exp()
+
+    def expert_logits(self, x_BCHW: Tensor) -> Tensor:
+        """Each expert's own logits in float32 [B,E,K]."""
+        return torch.stack([expert(x_BCHW).float() for expert in self.experts], 1)
+
+    def combine(self, log_weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
+        """Log-probabilities [B,K] of the experts' logits under the gate's (soft) log-weights."""
+        if self.hard:
+            weights = straight_through(log_weights_BE)
+            mix = mix_logits if self.mixing == "logits" else mix_hard_probabilities
+            return mix(weights, logits_BEK)
+        if self.mixing == "logits":
+            return mix_logits(log_weights_BE.exp(), logits_BEK)
+        return mix_probabilities(log_weights_BE, logits_BEK)
+
+    def outputs(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [B,K] and the soft gate weights [B,E] of one pass."""
+        log_weights = self.log_gate_weights(x_BCHW)
+        return self.combine(log_weights, self.expert_logits(x_BCHW)), log_weights.exp()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.outputs(x_BCHW)[0]

@@ -1,0 +1,42 @@
+"""The base of every configuration class: frozen, unknown keys refused with what is allowed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Spec(BaseModel):
+    """A frozen configuration value. Unknown keys are refused and the allowed ones named."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            unknown = [str(key) for key in data if key not in cls.model_fields]
+            if unknown:
+                allowed = ", ".join(cls.model_fields)
+                raise ValueError(f"unknown key {', '.join(unknown)} (allowed: {allowed})")
+        return data
+
+
+def parse_ratio(value: Any) -> Any:
+    """`"8/255"` -> 0.0313…; anything else is left to the type's own check."""
+    if isinstance(value, str) and value.count("/") == 1:
+        try:
+            numerator, denominator = (float(part) for part in value.split("/"))
+            return numerator / denominator
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{value!r} is not a ratio such as 8/255") from None
+    return value
+
+
+Pixels = Annotated[float, BeforeValidator(parse_ratio), Field(ge=0, le=1, allow_inf_nan=False)]
+"""A distance in pixel values of [0,1]; may be written `8/255`."""
+
+T = TypeVar("T")
+Drawn = T | Annotated[list[T], Field(min_length=1)]
+"""A value, or a list from which one is drawn uniformly for every batch."""

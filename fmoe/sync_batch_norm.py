@@ -1,0 +1,46 @@
+"""BatchNorm over the global batch, on any device.
+
+torch's own SyncBatchNorm runs on GPUs only; this one is plain differentiable all-reduces, so that
+training on one CPU worker and on several gives the same numbers up to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor, nn
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Statistics over all workers' images in training mode; else plain BatchNorm."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(input)
+        x = input.float()
+        count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
+        sums = torch.cat([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), count])
+        total = dist_nn.all_reduce(sums)  # type: ignore[no-untyped-call]
+        size, channels = total[-1], x.shape[1]
+        mean = total[:channels] / size
+        var = total[channels:-1] / size - mean * mean
+        self._update(mean.detach(), var.detach(), size.detach())
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        shift = self.bias - mean * scale
+        return (x * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, var: Tensor, size: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.momentum is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * size / (size - 1), self.momentum)
+
+
+def synchronize(model: nn.Module) -> None:
+    """Turns every BatchNorm of the model into a synchronised one, in place."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d

@@ -1,0 +1,343 @@
+"""One adversarial training step, and the epoch generator that both phases run on.
+
+    for epoch in epochs(model, data, phase, attack, seed=0):
+        print(epoch.metrics)
+
+No Ray and no MLflow: several workers are told apart by (rank, world_size) of an initialised
+torch.distributed group, and by nothing else. What is drawn depends on (seed, global step) alone,
+a checkpoint is written before its epoch is yielded, and a resume goes on from the newest one: on
+CPU a resumed run gives the same bits as an uninterrupted one.
+
+BatchNorm: with several workers its batch statistics are by default each worker's own (what DDP
+does), and running statistics are averaged over the workers after every epoch. `batch_norm="sync"`
+takes them over the global batch; then the number of workers changes nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fmoe.attacks import Attack, AttackConfig
+from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
+from fmoe.config import Joint, Phase, Precision, Update
+from fmoe.data import Augment, Batches, Split
+from fmoe.draw import Draw, shard
+from fmoe.errors import NonFiniteLoss
+from fmoe.losses import gate_balance
+from fmoe.mixture import Mixture
+from fmoe.sync_batch_norm import synchronize
+
+CHECK_LOSS_EVERY = 16  # steps; a check makes the host wait for the device
+VALIDATION_BATCH = 250
+
+Progress = Callable[[int, int, int], None]
+"""(epoch, step within it, steps of it), called after every step."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among the workers, and the device it computes on."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch: its metrics, and the best epoch so far by validation."""
+
+    index: int
+    metrics: dict[str, float]
+    best: int
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def set_trainable(model: nn.Module, update: Update) -> None:
+    """Freezes what `update` leaves out: all but the gate, or but gate and experts' heads."""
+    model.requires_grad_(update == "all")
+    if isinstance(model, Mixture) and update != "all":
+        model.gate.requires_grad_(True)
+        if update == "heads":
+            for expert in model.experts:
+                expert.get_submodule("head").requires_grad_(True)
+
+
+def train_mode(model: nn.Module, update: Update) -> None:
+    """Training mode, but frozen experts keep their BatchNorm statistics."""
+    model.train()
+    if isinstance(model, Mixture) and update != "all":
+        model.experts.eval()
+
+
+class Objective(nn.Module):
+    """Loss and sums to log, inside one forward: what DDP wraps.
+
+    The loss is the sum over this rank's images divided by the global batch, times the number of
+    workers: DDP's mean over workers is then the mean over the global batch, whatever the shares.
+    """
+
+    def __init__(self, model: nn.Module, phase: Phase, precision: Precision, world_size: int):
+        super().__init__()
+        self.model, self.loss, self.precision = model, phase.loss, precision
+        self.balance = phase.balance if isinstance(phase, Joint) else 0.0
+        self.scale = world_size / phase.batch_size
+
+    def forward(self, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        weights: list[Tensor] = []
+
+        def run(images: Tensor) -> Tensor:
+            with autocast(images.device, self.precision):
+                if isinstance(self.model, Mixture):
+                    out, gate_weights = self.model.outputs(images)
+                    weights.append(gate_weights)
+                else:
+                    out = self.model(images)
+            return out
+
+        losses, out = self.loss(run, x, x_adv, y)
+        loss = losses.sum() * self.scale
+        correct = (out.detach().argmax(1) == y).sum()
+        sums = [losses.detach().sum(), correct]
+        if weights:
+            if self.balance:
+                share = len(y) * self.scale
+                loss = loss + self.balance * gate_balance(weights[-1]) * share
+            sums += list(weights[-1].detach().sum(0))
+        return loss, torch.stack([s.double() for s in sums])
+
+
+@contextmanager
+def crafting(model: nn.Module, phase: Phase) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The bare model as adversarial images are made on it; its buffers stay as they are."""
+    if phase.crafting == "eval":
+        model.eval()
+        yield model
+        return
+    kept = [buffer.clone() for buffer in model.buffers()]
+    model.train()
+    # a plain function: attacks put a module into eval mode
+    yield lambda x: model(x)
+    with torch.no_grad():
+        for buffer, value in zip(model.buffers(), kept, strict=True):
+            buffer.copy_(value)
+
+
+@dataclass
+class Trainer:
+    """The state of one phase: model, optimizer, and how far it has come."""
+
+    model: nn.Module
+    phase: Phase
+    attack: AttackConfig
+    batches: Batches
+    place: Place
+    precision: Precision
+    update: Update
+
+    def __post_init__(self) -> None:
+        self.model.to(self.place.device)
+        set_trainable(self.model, self.update)
+        objective = Objective(self.model, self.phase, self.precision, self.place.world_size)
+        self.objective: nn.Module = objective
+        if self.place.world_size > 1:
+            if isinstance(self.phase, Joint) and self.phase.batch_norm == "sync":
+                synchronize(self.model)
+            self.objective = DistributedDataParallel(
+                objective,
+                device_ids=[self.place.device] if self.place.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizer = self.phase.optimizer.build(self.parameters.values())
+        self.steps = self.phase.epochs * len(self.batches)
+
+    def craft(self, attack: Attack, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
+        with crafting(self.model, self.phase) as model:
+
+            def run(images: Tensor) -> Tensor:
+                with autocast(images.device, self.precision):
+                    return model(images)
+
+            return attack.perturb(run, x, y, draw)
+
+    def step(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, Attack]:
+        """One update on one global batch: draw an attack, craft, descend."""
+        draw = self.batches.draw("attack", index)
+        attack = self.attack.sample(draw)
+        x_adv = self.craft(attack, x, y, draw)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.phase.optimizer.lr_at(index, self.steps)
+        train_mode(self.model, self.update)
+        loss, sums = self.objective(x, x_adv, y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return sums, attack
+
+    def epoch(self, index: int, progress: Progress | None) -> dict[str, float]:
+        """One pass over the training images; metrics are means over all workers' images."""
+        start, steps = time.perf_counter(), len(self.batches)
+        unchecked: list[tuple[int, Tensor, Attack]] = []
+        total: Tensor | None = None
+        for batch, (x, y) in enumerate(self.batches.epoch(index)):
+            step = index * steps + batch
+            sums, attack = self.step(step, x, y)
+            total = sums if total is None else total + sums
+            unchecked.append((step, sums[0], attack))
+            if len(unchecked) == CHECK_LOSS_EVERY or batch == steps - 1:
+                check_losses(unchecked)
+                unchecked = []
+            if progress:
+                progress(index, batch + 1, steps)
+        assert total is not None
+        self._average_buffers()
+        mean = reduce_sum(total, self.place) / (steps * self.batches.batch_size)
+        seconds = time.perf_counter() - start
+        weights = {f"gate_weight_{i}": w for i, w in enumerate(mean[2:].tolist())}
+        return {
+            "train_loss": mean[0].item(),
+            "train_accuracy": mean[1].item(),
+            **weights,
+            "lr": self.phase.optimizer.lr_at((index + 1) * steps - 1, self.steps),
+            "train_seconds": seconds,
+            "images_per_second": steps * self.batches.batch_size / seconds,
+        }
+
+    def _average_buffers(self) -> None:
+        if self.place.world_size == 1:
+            return
+        running = [b for b in self.model.buffers() if b.is_floating_point()]
+        flat = torch.cat([b.flatten() for b in running])
+        dist.all_reduce(flat)
+        flat /= self.place.world_size
+        for buffer, mean in zip(running, flat.split([b.numel() for b in running]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
+    def momentum(self) -> dict[str, Tensor]:
+        state = self.optimizer.state
+        kept = {n: state[p].get("momentum_buffer") for n, p in self.parameters.items()}
+        return {n: m.detach().cpu().clone() for n, m in kept.items() if m is not None}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        self.model.load_state_dict(checkpoint.model)
+        for name, tensor in checkpoint.momentum.items():
+            parameter = self.parameters[name]
+            kept = torch.empty_like(parameter).copy_(tensor)
+            self.optimizer.state[parameter] = {"momentum_buffer": kept}
+
+
+def check_losses(losses: list[tuple[int, Tensor, Attack]]) -> None:
+    """Raises `NonFiniteLoss` for the first of these steps whose loss is not finite."""
+    finite = torch.stack([loss for _, loss, _ in losses]).isfinite().tolist()
+    for (step, loss, attack), is_finite in zip(losses, finite, strict=True):
+        if not is_finite:
+            raise NonFiniteLoss(
+                f"the loss is {loss.item()} at step {step}, with the attack {attack!r}; "
+                "a lower optimizer.lr is the usual remedy"
+            )
+
+
+def reduce_sum(tensor: Tensor, place: Place) -> Tensor:
+    if place.world_size > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def validation_accuracy(
+    model: nn.Module, split: Split, attack: Attack, seed: int, place: Place
+) -> tuple[float, float]:
+    """(clean, robust) accuracy in float32 and eval mode; the same whatever the workers."""
+    model.eval()
+    counts = torch.zeros(2, dtype=torch.float64, device=place.device)
+    for start in range(0, len(split), VALIDATION_BATCH):
+        total = min(VALIDATION_BATCH, len(split) - start)
+        draw = Draw(seed, "validation", start, total=total)
+        draw.rows = shard(total, place.rank, place.world_size)
+        part = split[start : start + total][draw.rows]
+        if len(part) == 0:
+            continue
+        x, y = part.pixels(), part.labels
+        with torch.no_grad():
+            counts[0] += (model(x).argmax(1) == y).sum()
+        x_adv = attack(model, x, y, draw=draw)
+        with torch.no_grad():
+            counts[1] += (model(x_adv).argmax(1) == y).sum()
+    clean, robust = (reduce_sum(counts, place) / len(split)).tolist()
+    return clean, robust
+
+
+def selection(metrics: Mapping[str, float], attack: Attack) -> float:
+    """What the best epoch is chosen by: validation accuracy under the validation attack, or clean
+    accuracy where training itself is clean."""
+    return metrics["val_clean" if attack.kind == "clean" else "val_robust"]  # type: ignore[attr-defined]
+
+
+def best_epoch(history: list[dict[str, float]], attack: Attack) -> int:
+    scores = [selection(metrics, attack) for metrics in history]
+    return scores.index(max(scores))
+
+
+def epochs(
+    model: nn.Module,
+    train: Split,
+    val: Split,
+    phase: Phase,
+    attack: AttackConfig,
+    *,
+    augment: Augment,
+    seed: int,
+    precision: Precision = "float32",
+    checkpoints: Checkpoints | None = None,
+    place: Place | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Epoch]:
+    """Trains `model` in place, an epoch an iteration; resumes from the newest checkpoint.
+
+    Epochs that a checkpoint already holds are yielded again from its history, so that whoever
+    listens hears of every epoch. Raises `NonFiniteLoss` with the step and its draw.
+    """
+    place = place or Place()
+    batches = Batches(train, phase.batch_size, augment, seed, place.rank, place.world_size)
+    update: Update = phase.update if isinstance(phase, Joint) else "all"
+    trainer = Trainer(
+        model, phase, attack, batches.to(place.device), place, precision, update
+    )
+    val = val[: phase.validation.images].to(place.device)
+    history: list[dict[str, float]] = []
+    latest = checkpoints.latest() if checkpoints else None
+    if latest is not None:
+        trainer.restore(latest)
+        history = copy.deepcopy(latest.history)
+    for index, metrics in enumerate(history):
+        yield Epoch(index, metrics, best_epoch(history[: index + 1], attack))
+
+    for index in range(len(history), phase.epochs):
+        best = best_epoch(history, attack) if history else 0
+        if phase.patience and index - best > phase.patience:
+            return
+        start = time.perf_counter()
+        metrics = trainer.epoch(index, progress)
+        clean, robust = validation_accuracy(model, val, phase.validation.attack, seed, place)
+        seconds = time.perf_counter() - start
+        metrics |= {"val_clean": clean, "val_robust": robust, "seconds": seconds}
+        history.append(metrics)
+        best = best_epoch(history, attack)
+        if checkpoints and place.rank == 0:
+            state = Checkpoint(index, copy_state(model), trainer.momentum(), list(history))
+            checkpoints.save(state, best)
+        yield Epoch(index, metrics, best)
