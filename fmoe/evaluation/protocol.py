@@ -91,12 +91,11 @@ class Evaluation:
         }
 
 
-def judge_chunk(model: nn.Module, split: Split, start: int, settings: Settings) -> Verdicts:
-    """Clean and robust verdicts of the images from `start` on, one chunk of them.
+def judge_chunk(model: nn.Module, part: Split, start: int, settings: Settings) -> Verdicts:
+    """Clean and robust verdicts of one chunk; start: the first image's place in the data set.
 
     An attack is run on the images that the model gets right: the others count as broken.
     """
-    part = split[start : start + settings.batch_size]
     chunk = Chunk(part.pixels(), part.labels, (settings.seed, start))
     model.eval()
     with torch.no_grad():
@@ -144,7 +143,8 @@ def evaluate(
     split = Split(images, labels).to(torch.device(device))
     model = model.to(device)
     for start in range(0, len(split), batch_size):
-        parts.append(judge_chunk(model, split, start, settings))
+        part = split[start : start + batch_size]
+        parts.append(judge_chunk(model, part, start, settings))
         if progress:
             progress(min(start + batch_size, len(split)), len(split))
     return summarise(parts, settings, time.perf_counter() - begin)

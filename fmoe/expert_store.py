@@ -1,0 +1,157 @@
+"""Phase one: pre-trained experts in a content-addressed store.
+
+The key is the hash of everything that decides an expert's weights, so a run or a Tune trial asks
+for its experts by configuration and trains only those that are not there. A half-written expert
+has no manifest and is never read; two processes on one machine that ask at once train it once (a
+file lock). On an object store there is no lock: both would train and write the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from filelock import FileLock
+
+import fmoe
+from fmoe import assembly
+from fmoe.checkpoint import WEIGHTS, Checkpoints, Tensors, pack, unpack
+from fmoe.config import Config, fingerprint
+from fmoe.data import Data
+from fmoe.draw import Draw
+from fmoe.storage import Damaged, Folder
+from fmoe.training import Epoch, Place, Progress, epochs
+
+
+@dataclass(frozen=True)
+class ExpertStore:
+    folder: Folder
+
+    def obtain(
+        self,
+        config: Config,
+        member: tuple[str, int],
+        data: Data,
+        *,
+        place: Place | None = None,
+        progress: Progress | None = None,
+        on_epoch: Callable[[Epoch], None] | None = None,
+    ) -> dict[str, Any]:
+        """Trains the expert unless it is there; gives its manifest with `trained` added.
+
+        An interrupted training goes on from its newest checkpoint. Raises `NonFiniteLoss`.
+        """
+        key = expert_key(config, member, data.digest)
+        found = self.find(key)
+        if found:
+            return {**found, "trained": False}
+        with self._lock(key):
+            found = self.find(key)
+            if found:
+                return {**found, "trained": False}
+            return {**self._train(key, config, member, data, place, progress, on_epoch), "trained": True}
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The manifest of a finished expert whose weights are whole, or None."""
+        try:
+            manifest = (self.folder / key).manifest()
+            if manifest is not None:
+                (self.folder / key).committed(WEIGHTS, manifest)
+            return manifest
+        except Damaged:
+            return None
+
+    def weights(self, key: str) -> Tensors:
+        """Raises `Damaged` where the expert is not there or not whole."""
+        folder = self.folder / key
+        manifest = folder.manifest()
+        if manifest is None:
+            raise Damaged(f"{folder.uri}: no such expert")
+        return unpack(folder.committed(WEIGHTS, manifest), f"{folder.uri}/{WEIGHTS}")
+
+    def _train(
+        self,
+        key: str,
+        config: Config,
+        member: tuple[str, int],
+        data: Data,
+        place: Place | None,
+        progress: Progress | None,
+        on_epoch: Callable[[Epoch], None] | None,
+    ) -> dict[str, Any]:
+        role, index = member
+        start, seed = time.perf_counter(), expert_seed(config, member)
+        checkpoints = Checkpoints(self.folder / key / "epochs", key)
+        history, best = [], 0
+        for epoch in epochs(
+            assembly.seeded_expert(config, seed),
+            data.train,
+            data.val,
+            config.experts.train,
+            config.experts.roles[role].attack,
+            augment=config.data.augment,
+            seed=seed,
+            precision=config.precision,
+            checkpoints=checkpoints,
+            place=place,
+            progress=progress,
+        ):
+            history.append(epoch.metrics)
+            best = epoch.best
+            if on_epoch:
+                on_epoch(epoch)
+        manifest = {
+            "key": key,
+            "role": role,
+            "index": index,
+            "settings": expert_settings(config, member, data.digest),
+            "history": history,
+            "best_epoch": best,
+            "seconds": time.perf_counter() - start,
+        }
+        (self.folder / key).commit({WEIGHTS: pack(checkpoints.load(best).model)}, manifest)
+        checkpoints.folder.delete()
+        committed = (self.folder / key).manifest()
+        assert committed is not None
+        return committed
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        local = self.folder.local
+        if local is None:
+            yield
+            return
+        local.mkdir(parents=True, exist_ok=True)
+        # released by the kernel when the holder dies, however it dies
+        with FileLock(local / f".{key}.lock"):
+            yield
+
+
+def expert_seed(config: Config, member: tuple[str, int]) -> int:
+    """Its own for each (run seed, role, index): other roles' counts do not change it."""
+    return Draw(config.seed, *member).seed % 2**31
+
+
+def expert_settings(config: Config, member: tuple[str, int], data_digest: str) -> dict[str, Any]:
+    """Everything that decides the weights."""
+    role, _ = member
+    tree = config.plain()
+    return {
+        "format": 1,
+        "fmoe": fmoe.__version__,
+        "backbone": tree["experts"]["backbone"],
+        "width": tree["experts"]["width"],
+        "role": role,
+        "attack": tree["experts"]["roles"][role]["attack"],
+        "train": tree["experts"]["train"],
+        "precision": tree["precision"],
+        "data": {**tree["data"], "digest": data_digest},
+        "seed": expert_seed(config, member),
+    }
+
+
+def expert_key(config: Config, member: tuple[str, int], data_digest: str) -> str:
+    return fingerprint(expert_settings(config, member, data_digest))[:32]

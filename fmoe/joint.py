@@ -1,0 +1,71 @@
+"""Phase two: the mixture of pre-trained experts and a new gate, trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fmoe
+from fmoe import assembly
+from fmoe.checkpoint import Checkpoints
+from fmoe.config import Config, fingerprint
+from fmoe.data import Data
+from fmoe.expert_store import ExpertStore, expert_key
+from fmoe.mixture import Mixture
+from fmoe.storage import Folder
+from fmoe.training import Epoch, Place, Progress, best_epoch, epochs
+
+
+def joint_key(config: Config, data_digest: str) -> str:
+    """Hash of everything that decides the joint phase's numbers, but for the number of workers."""
+    tree = config.plain()
+    del tree["evaluate"]
+    return fingerprint({"fmoe": fmoe.__version__, "config": tree, "digest": data_digest})[:32]
+
+
+def checkpoints(run: Folder, config: Config, data_digest: str) -> Checkpoints:
+    return Checkpoints(run / "joint", joint_key(config, data_digest))
+
+
+def initial(config: Config, store: ExpertStore, data_digest: str) -> Mixture:
+    """The mixture before the joint phase: experts from the store, the gate untrained."""
+    model = assembly.seeded_mixture(config)
+    for expert, member in zip(model.experts, config.experts.members, strict=True):
+        expert.load_state_dict(store.weights(expert_key(config, member, data_digest)))
+    return model
+
+
+def joint_epochs(
+    config: Config,
+    data: Data,
+    store: ExpertStore,
+    run: Folder,
+    *,
+    place: Place | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Epoch]:
+    """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there."""
+    yield from epochs(
+        initial(config, store, data.digest),
+        data.train,
+        data.val,
+        config.joint,
+        config.joint.attack,
+        augment=config.data.augment,
+        seed=config.seed,
+        precision=config.precision,
+        checkpoints=checkpoints(run, config, data.digest),
+        place=place,
+        progress=progress,
+    )
+
+
+def trained(config: Config, run: Folder, data_digest: str, epoch: int) -> Mixture:
+    """The mixture as it was after an epoch that is kept."""
+    model = assembly.mixture(config)
+    model.load_state_dict(checkpoints(run, config, data_digest).load(epoch).model)
+    return model.eval()
+
+
+def best(config: Config, history: list[dict[str, float]]) -> int:
+    """The epoch that selection chose, by validation."""
+    return best_epoch(history, config.joint.attack)

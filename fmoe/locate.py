@@ -1,0 +1,89 @@
+"""MODEL as users write it: a model folder, a run folder, or a registry URI."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmoe import checkpoint
+from fmoe.errors import UserError
+from fmoe.mixture import Mixture
+from fmoe.storage import Folder
+
+
+@contextmanager
+def located(model: str) -> Iterator[Folder]:
+    """The model folder, for as long as the block runs. Raises `UserError` where there is none."""
+    if model.startswith("models:"):
+        with tempfile.TemporaryDirectory() as aside:
+            target = Path(aside) / "model"
+            pull(model, target)
+            yield Folder.at(target)
+        return
+    folder = Folder.at(model)
+    if folder.local is not None and not folder.local.exists():
+        raise UserError(f"{model}: no such folder")
+    yield folder if folder.exists("model.json") else _inside_run(folder, model)
+
+
+def _inside_run(folder: Folder, model: str) -> Folder:
+    inside = folder / "model"
+    if inside.exists("model.json"):
+        return inside
+    unfinished = folder.exists("config.yaml")
+    why = "its run has not finished" if unfinished else "expected a model folder or a run folder"
+    raise UserError(f"{model}: holds no model: {why}")
+
+
+def load_model(model: str, *, device: str = "cpu") -> Mixture:
+    """See `fmoe.load`."""
+    with located(model) as folder:
+        return checkpoint.load_model(folder)[0].to(device)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    path: Path
+    version: int
+    digest: str
+
+
+def pull(uri: str, target: Path) -> Pulled:
+    """A registered version's model folder, verified, at `target`: whole or not at all.
+
+    A model folder that is there already is replaced. Raises `UserError` for a digest that is not
+    the registry's, and for a target that holds something else.
+    """
+    from fmoe import tracking
+
+    if not uri.startswith("models:/"):
+        raise UserError(f"{uri}: pull takes a registry URI such as models:/fmoe-digits@candidate")
+    if target.exists() and not (target / "model.json").exists() and not _empty(target):
+        raise UserError(f"{target}: is there already and is no model folder; give another --to")
+    version = tracking.find_version(uri)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+    try:
+        fresh = aside / "model"
+        fresh.mkdir()
+        tracking.download(version, fresh)
+        _, _, card = checkpoint.load_model(Folder.at(fresh))
+        if card["sha256"] != version.digest:
+            raise UserError(f"{uri}: the weights are not those that were registered (sha256 differs)")
+        if target.exists():
+            target.rename(aside / "old")
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Pulled(target, version.number, card["sha256"])
+
+
+def _empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

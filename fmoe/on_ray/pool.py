@@ -1,0 +1,72 @@
+"""The expert store filled by Ray tasks, one expert a task."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+
+from fmoe.config import Config
+from fmoe.data import Data
+from fmoe.expert_store import ExpertStore
+from fmoe.on_ray.session import Listener, Resources, SharedData, mailbox, results
+from fmoe.storage import Folder
+from fmoe.training import Epoch, Place
+
+PROGRESS_SECONDS = 0.5
+
+
+class Reporter:
+    """Sends a worker's progress to the mailbox, at most twice a second."""
+
+    def __init__(self, box: Any, **about: Any):
+        self.box, self.about, self.last = box, about, 0.0
+
+    def progress(self, epoch: int, step: int, steps: int) -> None:
+        now = time.monotonic()
+        if step == steps or now - self.last > PROGRESS_SECONDS:
+            self.last = now
+            self.box.put.remote({"kind": "step", "at": epoch + step / steps, **self.about})
+
+    def epoch(self, epoch: Epoch) -> None:
+        event = {"kind": "epoch", "epoch": epoch.index, "metrics": epoch.metrics}
+        self.box.put.remote({**event, "best": epoch.best, **self.about})
+
+
+@ray.remote
+def train_expert(
+    shared: SharedData,
+    tree: dict[str, Any],
+    member: tuple[str, int],
+    store: Folder,
+    resources: Resources,
+    box: Any,
+) -> dict[str, Any]:
+    reporter = Reporter(box, phase="pool", member=list(member))
+    return ExpertStore(store).obtain(
+        Config.model_validate(tree),
+        member,
+        shared.data(),
+        place=Place(device=resources.device()),
+        progress=reporter.progress,
+        on_epoch=reporter.epoch,
+    )
+
+
+def fill(
+    config: Config, data: Data, shared: Any, store: ExpertStore, gpus: int, listener: Listener
+) -> list[dict[str, Any]]:
+    """The manifests of all of the mixture's experts, in order; missing ones are trained.
+
+    shared: the reference of a `SharedData` in the object store. One CPU an expert: as many are
+    trained at once as the cluster has CPUs (or GPUs).
+    """
+    resources = Resources(cpus=1, gpus=gpus)
+    train = train_expert.options(num_cpus=1, num_gpus=gpus, max_retries=3)
+    with mailbox(listener) as box:
+        tasks = [
+            train.remote(shared, config.plain(), member, store.folder, resources, box)
+            for member in config.experts.members
+        ]
+        return results(tasks)

@@ -1,0 +1,95 @@
+"""The joint phase under Ray Train: one DDP worker a process, the same epoch generator in each."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from fmoe.config import Config
+from fmoe.errors import NonFiniteLoss, UserError
+from fmoe.expert_store import ExpertStore
+from fmoe.joint import joint_epochs
+from fmoe.on_ray.pool import Reporter
+from fmoe.on_ray.session import Listener, Resources, mailbox
+from fmoe.storage import Folder
+from fmoe.training import Place
+
+MAX_FAILURES = 3
+ERRORS = {error.__name__: error for error in (UserError, NonFiniteLoss)}
+
+
+def worker(settings: dict[str, Any]) -> dict[str, str] | None:
+    """One rank of the joint phase. An error that a retry cannot mend is returned, not raised."""
+    context = ray.train.get_context()
+    place = Place(
+        context.get_world_rank(), context.get_world_size(), settings["resources"].device()
+    )
+    reporter = Reporter(settings["mailbox"], phase="joint")
+    rank_0 = place.rank == 0
+    shared = ray.get(settings["shared"])
+    try:
+        for epoch in joint_epochs(
+            Config.model_validate(settings["config"]),
+            shared.data(),
+            ExpertStore(settings["store"]),
+            settings["run"],
+            place=place,
+            progress=reporter.progress if rank_0 else None,
+        ):
+            if rank_0:
+                reporter.epoch(epoch)
+            ray.train.report({"epoch": epoch.index, "best": epoch.best, **epoch.metrics})
+    except (UserError, NonFiniteLoss) as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return None
+
+
+def fit(
+    config: Config,
+    shared: Any,
+    store: ExpertStore,
+    run: Folder,
+    *,
+    workers: int,
+    resources: Resources,
+    listener: Listener,
+) -> None:
+    """Trains the mixture on `workers`; checkpoints land in `run`, epochs at `listener`.
+
+    A killed worker costs the epoch in flight: the rest resume from our own newest checkpoint. Ray
+    is told of metrics only, so a run of the same name under another Ray session resumes as well.
+    """
+    with mailbox(listener) as box:
+        trainer = TorchTrainer(
+            worker,
+            train_loop_config={
+                "config": config.plain(),
+                "shared": shared,
+                "store": store.folder,
+                "run": run,
+                "resources": resources,
+                "mailbox": box,
+            },
+            torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=bool(resources.gpus),
+                resources_per_worker={"CPU": resources.cpus, **({"GPU": 1} if resources.gpus else {})},
+            ),
+            run_config=RunConfig(
+                name=f"joint-{uuid.uuid4().hex[:8]}",
+                storage_path=f"{run.uri}/ray",
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                logging_config=LoggingConfig(log_level=os.environ.get("FMOE_RAY_LOG", "ERROR")),
+            ),
+        )
+        outcome = trainer.fit().return_value
+    if outcome:
+        raise ERRORS[outcome["error"]](outcome["message"])

@@ -1,0 +1,278 @@
+"""The only file that imports mlflow: runs, metrics, models, the registry.
+
+Default store: one SQLite file and an artifact folder under `FMOE_HOME`; `MLFLOW_TRACKING_URI` is
+respected. A server that is away when a run starts fails it at once; one that goes away later costs
+nothing: what could not be logged is kept and logged when it is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+import mlflow.pytorch
+import numpy as np
+import torch
+from filelock import FileLock
+from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types.schema import Schema, TensorSpec
+from torch import nn
+
+from fmoe.errors import UserError, first_line
+from fmoe.paths import home
+
+EXPERIMENT = "fmoe"
+CANDIDATE = "candidate"
+PARAMS_AT_ONCE = 100
+WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
+MODEL_FILES = ("model.safetensors", "config.yaml", "model.json")
+
+
+def store_uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home()}/mlflow/mlflow.db"
+
+
+def client() -> MlflowClient:
+    """A client of the store, which is made where it is our own. Raises `UserError` if it is away."""
+    for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    uri = store_uri()
+    if uri.startswith(("http://", "https://")):
+        _check_server(uri)
+        return MlflowClient(uri)
+    own = not os.environ.get("MLFLOW_TRACKING_URI")
+    folder = home() / "mlflow"
+    if own:
+        folder.mkdir(parents=True, exist_ok=True)
+    # several processes that make a fresh SQLite store at once leave it broken
+    with FileLock(folder / ".lock") if own else contextlib.nullcontext():
+        try:
+            store = MlflowClient(uri)
+            if store.get_experiment_by_name(EXPERIMENT) is None:
+                store.create_experiment(
+                    EXPERIMENT, (folder / "artifacts").as_uri() if own else None
+                )
+        except MlflowException as error:
+            raise UserError(f"MLflow store {uri}: {first_line(error)}") from None
+    return store
+
+
+def _check_server(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10) as answer:  # noqa: S310
+            answer.read()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return  # there is a server; it asks for the credentials that mlflow itself will send
+        raise UserError(f"MLflow server {uri} answers {error.code}") from None
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(
+            f"MLflow server {uri} is away ({first_line(error)}): start it or unset MLFLOW_TRACKING_URI"
+        ) from None
+
+
+@dataclass
+class Tracker:
+    """One MLflow run. Metrics that could not be logged wait in `pending`."""
+
+    store: MlflowClient
+    run_id: str
+    logged: set[tuple[str, int]] = field(default_factory=set)
+    pending: list[Metric] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls, name: str, params: Mapping[str, str], tags: Mapping[str, str], run_id: str | None
+    ) -> Tracker:
+        """A new run, or the given one again. Raises `UserError` where the store is away."""
+        store = client()
+        try:
+            if run_id is not None:
+                store.update_run(run_id, "RUNNING")
+                tracker = cls(store, run_id)
+                tracker._remember()
+                return tracker
+            experiment = store.get_experiment_by_name(EXPERIMENT)
+            experiment_id = (
+                experiment.experiment_id if experiment else store.create_experiment(EXPERIMENT)
+            )
+            run_id = store.create_run(experiment_id, run_name=name).info.run_id
+            everything = [Param(key, value[:6000]) for key, value in params.items()]
+            for start in range(0, len(everything), PARAMS_AT_ONCE):
+                store.log_batch(run_id, params=everything[start : start + PARAMS_AT_ONCE])
+            store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        except MlflowException as error:
+            raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
+        return cls(store, run_id)
+
+    def _remember(self) -> None:
+        """What a run that is resumed has logged already."""
+        for key in self.store.get_run(self.run_id).data.metrics:
+            history = self.store.get_metric_history(self.run_id, key)
+            self.logged |= {(key, metric.step) for metric in history}
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Metrics of an epoch; each (name, step) is logged once, however often it is reported."""
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            if (name, step) not in self.logged:
+                self.logged.add((name, step))
+                self.pending.append(Metric(name, float(value), now, step))
+        self.flush()
+
+    def flush(self) -> bool:
+        """Sends what is pending; False where the server is away."""
+        while self.pending:
+            part = self.pending[:500]
+            try:
+                self.store.log_batch(self.run_id, metrics=part)
+            except (MlflowException, OSError):
+                return False
+            self.pending = self.pending[len(part) :]
+        return True
+
+    def settle(self) -> None:
+        """Waits for a server that is away. Raises `UserError` when it does not come back."""
+        deadline, pause = time.monotonic() + WAIT_AT_THE_END, 1.0
+        while not self._reachable():
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"MLflow store {store_uri()} did not come back: give the same command again "
+                    "when it is there; nothing is trained twice"
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 15.0)
+
+    def _reachable(self) -> bool:
+        try:
+            self.store.get_run(self.run_id)
+        except (MlflowException, OSError):
+            return False
+        return self.flush()
+
+    def log_figures(self, figures: Mapping[str, Figure]) -> None:
+        for name, figure in figures.items():
+            self.store.log_figure(self.run_id, figure, f"plots/{name}.png")
+
+    def log_json(self, name: str, value: Mapping[str, Any]) -> None:
+        self.store.log_dict(self.run_id, dict(value), name)
+
+    def log_text(self, name: str, text: str) -> None:
+        self.store.log_text(self.run_id, text, name)
+
+    def register(
+        self, model: nn.Module, folder: Path, name: str, shape: tuple[int, ...], tags: Mapping[str, str]
+    ) -> int:
+        """Logs the model as pt2 with its model folder beside it and moves the alias `candidate`.
+
+        The exported program serves predictions; the folder is what `fmoe.load` and `pull` read,
+        since an exported program can neither move to a device nor be trained.
+        """
+        example = np.zeros((2, *shape), dtype=np.float32)
+        with torch.no_grad():
+            classes = model(torch.from_numpy(example)).shape[1]
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
+            Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
+        )
+        torch_version = torch.__version__.split("+")[0]
+        mlflow.set_tracking_uri(store_uri())
+        with mlflow.start_run(run_id=self.run_id):
+            info = mlflow.pytorch.log_model(
+                model,
+                name="model",
+                signature=signature,
+                input_example=example,
+                serialization_format="pt2",
+                extra_files=[(folder / file).as_uri() for file in MODEL_FILES],
+                pip_requirements=[f"torch=={torch_version}", f"mlflow=={mlflow.__version__}"],
+                registered_model_name=name,
+            )
+        version = int(info.registered_model_version)
+        for key, value in tags.items():
+            self.store.set_model_version_tag(name, str(version), key, value)
+        self.store.set_registered_model_alias(name, CANDIDATE, str(version))
+        return version
+
+    def finish(self, status: str) -> None:
+        """FINISHED, FAILED or KILLED; a server that is away at this moment is not waited for."""
+        with contextlib.suppress(MlflowException, OSError):
+            self.flush()
+            self.store.set_terminated(self.run_id, status)
+
+
+@contextlib.contextmanager
+def finishing(tracker: Tracker) -> Iterator[Tracker]:
+    """Whatever ends the block also ends the run, with the status that says how."""
+    try:
+        yield tracker
+    except Exception:
+        tracker.finish("FAILED")
+        raise
+    except BaseException:  # Ctrl-C, or SIGTERM as SystemExit
+        tracker.finish("KILLED")
+        raise
+    tracker.finish("FINISHED")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version; digest: sha256 of its weights, as tagged when it was registered."""
+
+    name: str
+    number: int
+    digest: str | None
+
+
+def find_version(uri: str) -> Version:
+    """`models:/NAME/3` or `models:/NAME@alias`. Raises `UserError` where there is none."""
+    rest = uri.removeprefix("models:/").strip("/")
+    store = client()
+    try:
+        if "@" in rest:
+            name, alias = rest.split("@", 1)
+            found = store.get_model_version_by_alias(name, alias)
+        else:
+            name, slash, number = rest.rpartition("/")
+            if not slash or not number.isdigit():
+                raise UserError(f"{uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
+            found = store.get_model_version(name, number)
+    except MlflowException as error:
+        raise UserError(f"{uri}: not in the registry of {store_uri()} ({first_line(error)})") from None
+    return Version(found.name, int(found.version), found.tags.get("fmoe.sha256"))
+
+
+def download(version: Version, folder: Path) -> None:
+    """The version's model folder, and nothing else of it, into an existing empty folder."""
+    mlflow.set_tracking_uri(store_uri())
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        for file in MODEL_FILES:
+            uri = f"models:/{version.name}/{version.number}/extra_files/{file}"
+            try:
+                path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside)
+            except (MlflowException, OSError) as error:
+                raise UserError(
+                    f"models:/{version.name}/{version.number}: has no {file}: "
+                    f"not registered by fmoe? ({first_line(error)})"
+                ) from None
+            shutil.move(path, folder / file)

@@ -1,0 +1,80 @@
+"""The `fmoe` command: mounts every pipeline and turns mistakes into one line and exit code 2."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import fmoe
+from fmoe.errors import NonFiniteLoss, UserError
+from pipelines import data, evaluate, predict, pull, train
+
+app = typer.Typer(
+    name="fmoe",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Adversarially robust mixtures of experts: train, evaluate, register, pull, predict.",
+    epilog="Start with `fmoe train digits`; `fmoe COMMAND --help` shows examples.",
+)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("pull")(pull.pull)
+app.command("predict")(predict.predict)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"fmoe {fmoe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
+    ] = False,
+) -> None:
+    """Adversarially robust mixtures of experts (Divided We Fall) on Ray and MLflow."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    # so that `finally` runs: an MLflow run must not be left RUNNING
+    raise SystemExit(128 + signum)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; exits 0, 2 for a user's mistake, 1 for a failed run."""
+    signal.signal(signal.SIGTERM, _terminate)
+    command = typer.main.get_command(app)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(command.main(given, prog_name="fmoe", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        _fail(" ".join(message.split()).rstrip(".") + hint, 2)
+    except UserError as error:
+        _fail(" ".join(str(error).split()), 2)
+    except NonFiniteLoss as error:
+        _fail(f"training stopped: {error}", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; the same command goes on from the last finished epoch", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"fmoe: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""`fmoe predict`: labels of images, and which experts decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.options import Json
+from pipelines.output import percent, result, say
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="Model folder, run folder or registry URI.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files; resized to the model's size.")],
+    json: Json = False,
+) -> None:
+    """Predict the label of each image, with its probability and the gate's weights.
+
+    \b
+    fmoe predict models:/fmoe-cifar10@candidate cat.png dog.jpg
+    """
+    import torch
+
+    from fmoe import checkpoint
+    from fmoe.images import read_image
+    from fmoe.locate import located
+
+    with result(json) as answer:
+        with located(model) as folder:
+            network, config, card = checkpoint.load_model(folder)
+        shape, classes = card["input_shape"], card["classes"]
+        x = torch.stack([read_image(image, shape) for image in images])
+        with torch.no_grad():
+            probabilities, weights = network(x).exp(), network.gate_weights(x)
+        experts = [f"{role}-{i}" for role, i in config.experts.members]
+        answer["predictions"] = predictions = []
+        for i, image in enumerate(images):
+            best = int(probabilities[i].argmax())
+            predictions.append(
+                {
+                    "image": str(image),
+                    "label": classes[best],
+                    "probability": probabilities[i, best].item(),
+                    "gate_weights": dict(zip(experts, weights[i].tolist(), strict=True)),
+                }
+            )
+            top = max(zip(weights[i].tolist(), experts, strict=True))
+            say(
+                json,
+                f"{image}: {classes[best]} {percent(probabilities[i, best].item())} "
+                f"(most weight: {top[1]} {percent(top[0])})",
+            )
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    main(["predict", *sys.argv[1:]])

@@ -1,0 +1,72 @@
+"""`fmoe train`: pool -> joint -> evaluate -> register, resumable at every step."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipelines.options import DataDir, Gpu, Json, Workers
+from pipelines.output import figures, result, say
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="digits, cifar10-small, cifar10, svhn or a file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Override a recipe's value; repeatable."),
+    ] = None,
+    workers: Workers = 1,
+    name: Annotated[str | None, typer.Option(help="Run name; the same name resumes.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Folder or URI for runs and experts (s3://, gs://).")
+    ] = None,
+    expert_store: Annotated[
+        str | None, typer.Option(help="Folder or URI of the expert store.")
+    ] = None,
+    register_as: Annotated[
+        str | None, typer.Option(help="Registered model; by default fmoe-<data>.")
+    ] = None,
+    data_dir: DataDir = None,
+    gpu: Gpu = None,
+    json: Json = False,
+) -> None:
+    """Train a mixture: pre-train its experts, train jointly, evaluate, register.
+
+    The same command again resumes an unfinished run.
+
+    \b
+    fmoe train digits --workers 2
+    fmoe train cifar10-small --data-dir ~/data --workers 2
+    fmoe train cifar10 --workers 8 --storage s3://bucket/fmoe --set seed=1
+    fmoe train digits --set gate.temperature=2 --set experts.roles.pgd.count=2
+    """
+    from pipelines.training_run import Request, run
+
+    request = Request(
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        workers=workers,
+        name=name,
+        storage=storage,
+        expert_store=expert_store,
+        register_as=register_as,
+        data_dir=data_dir,
+        gpu=gpu,
+    )
+    with result(json) as answer:
+        answer |= run(request)
+    say(
+        json,
+        f"run    {answer['run_dir']}",
+        f"test   {figures(answer['test'])}  ({answer['images']} images, linf eps {answer['eps']:.5f})",
+        f"model  {answer['model_uri']}",
+    )
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    main(["train", *sys.argv[1:]])

@@ -1,0 +1,311 @@
+"""One training run from a request to a registered model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from filelock import FileLock, Timeout
+
+from fmoe import checkpoint, config, data, joint, plots, provenance
+from fmoe.config import Config
+from fmoe.data import Data
+from fmoe.errors import UserError
+from fmoe.evaluation import Evaluation, Settings
+from fmoe.expert_store import ExpertStore
+from fmoe.on_ray import evaluate, pool
+from fmoe.on_ray import train as on_ray_train
+from fmoe.on_ray.session import Event, Resources, SharedData, session
+from fmoe.paths import home
+from fmoe.storage import Damaged, Folder
+from fmoe.tracking import Tracker, finishing
+from pipelines.output import Display, percent
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    workers: int
+    name: str | None
+    storage: str | None
+    expert_store: str | None
+    register_as: str | None
+    data_dir: Path | None
+    gpu: bool | None
+
+
+def run(request: Request) -> dict[str, Any]:
+    """Trains, evaluates and registers; gives what `fmoe train --json` prints.
+
+    Raises `UserError` for bad input, `NonFiniteLoss` where training diverged.
+    """
+    settings = config.load(request.recipe, request.overrides)
+    recipe = config.recipe_name(request.recipe)
+    name = request.name or f"{recipe}-{config.fingerprint(settings.plain())[:8]}"
+    storage = Folder.at(request.storage or home())
+    store = ExpertStore(
+        Folder.at(request.expert_store) if request.expert_store else storage / "experts"
+    )
+    folder = Folder.at(f"{storage.uri}/runs/{checked(name)}")
+    with Display() as display, only_one(folder):
+        finished = claim(folder, settings)
+        if finished is not None:
+            display.line(f"{name} is finished: this is its result; --name NEW trains anew")
+            return finished
+        loaded = data.load(settings.data.name, request.data_dir, val_images=settings.data.val_images)
+        tracker = start_tracking(folder, settings, recipe, name, loaded)
+        with finishing(tracker):
+            training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
+            return training.complete()
+
+
+def checked(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] in ".-":
+        raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
+    return name
+
+
+@contextmanager
+def only_one(folder: Folder) -> Iterator[None]:
+    """Two drivers on one run would overwrite each other's epochs."""
+    if folder.local is None:
+        yield
+        return
+    try:
+        folder.local.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--storage {folder.uri}: cannot be written ({error.strerror})") from None
+    lock = FileLock(folder.local / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder.uri}: another process is training this run") from None
+    with lock:
+        lock.release()  # acquired twice: once to tell a timeout, once by the block
+        yield
+
+
+def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
+    """Makes the run folder this configuration's; gives the result of a run that is finished."""
+    try:
+        if folder.exists("config.yaml"):
+            tree = config.parse_yaml(folder.read("config.yaml").decode(), f"{folder.uri}/config.yaml")
+            if tree != settings.plain():
+                raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
+        else:
+            folder.write("config.yaml", settings.to_yaml().encode())
+        return folder.read_json("result.json") if folder.exists("result.json") else None
+    except Damaged as error:
+        raise UserError(str(error)) from None
+
+
+def start_tracking(
+    folder: Folder, settings: Config, recipe: str, name: str, loaded: Data
+) -> Tracker:
+    known = folder.read_json("run.json") if folder.exists("run.json") else {}
+    tags = {
+        "fmoe.recipe": recipe,
+        "fmoe.data": loaded.name,
+        "fmoe.data_digest": loaded.digest,
+        "fmoe.git_revision": provenance.git_revision(),
+        **{f"fmoe.{key}": value for key, value in provenance.hardware().items()},
+    }
+    tracker = Tracker.start(name, settings.flat(), tags, known.get("run_id"))
+    if not known:
+        tracker.log_text("environment.txt", provenance.packages())
+        tracker.log_text("config.yaml", settings.to_yaml())
+        folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})
+    return tracker
+
+
+@dataclass
+class TrainingRun:
+    """The four steps of a run; each finds what an earlier try has finished."""
+
+    config: Config
+    data: Data
+    folder: Folder
+    store: ExpertStore
+    tracker: Tracker
+    display: Display
+    request: Request
+
+    def complete(self) -> dict[str, Any]:
+        seconds: dict[str, float] = {}
+        shared = SharedData.of(self.data)
+        with session(self.request.workers, shared.nbytes):
+            resources = Resources.per_worker(self.request.workers, self.request.gpu)
+            reference = ray.put(shared)
+            with timed(seconds, "pool"):
+                self.pool(reference, resources)
+            with timed(seconds, "joint"):
+                history = self.joint(reference, resources)
+            best = joint.best(self.config, history)
+            last = len(history) - 1
+            with timed(seconds, "evaluate"):
+                found = self.evaluate(best, resources, "best")
+                at_last = found if best == last else self.evaluate(last, resources, "last")
+        with tempfile.TemporaryDirectory() as aside:
+            uri, digest = self.register(best, history, found, Path(aside))
+        answer = {
+            "run_dir": self.folder.uri,
+            "run_id": self.tracker.run_id,
+            "model_uri": uri,
+            "digest": digest,
+            "test": {"clean": found.clean, **found.robust},
+            "test_last_epoch": {"clean": at_last.clean, **at_last.robust},
+            "worst_case": found.worst_case,
+            "validation": {k: history[best][k] for k in ("val_clean", "val_robust")},
+            "best_epoch": best,
+            "epochs": len(history),
+            "images": found.images,
+            "eps": self.config.evaluate.eps,
+            "seconds": seconds,
+        }
+        self.folder.write_json("result.json", answer)
+        return answer
+
+    def pool(self, reference: Any, resources: Resources) -> None:
+        members = self.config.experts.members
+        bar = self.display.task("experts", len(members) * self.config.experts.train.epochs)
+        at = {member: 0.0 for member in members}
+
+        def listen(event: Event) -> None:
+            role, index = event["member"]
+            if event["kind"] == "step":
+                at[role, index] = event["at"]
+                self.display.update(bar, sum(at.values()))
+            else:
+                metrics = event["metrics"]
+                self.display.line(f"expert {role}-{index}  {epoch_line(event)}")
+                self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
+
+        manifests = pool.fill(
+            self.config, self.data, reference, self.store, resources.gpus, listen
+        )
+        for (role, index), manifest in zip(members, manifests, strict=True):
+            for epoch, metrics in enumerate(manifest["history"]):
+                self.log(f"expert/{role}-{index}/", metrics, epoch)
+        trained = sum(manifest["trained"] for manifest in manifests)
+        saved = sum(m["seconds"] for m in manifests if not m["trained"])
+        self.display.update(bar, len(members) * self.config.experts.train.epochs)
+        self.display.line(
+            f"experts: {trained} trained, {len(members) - trained} from the store"
+            + (f" (saved {saved:.0f} s of training)" if saved else "")
+        )
+
+    def joint(self, reference: Any, resources: Resources) -> list[dict[str, float]]:
+        epochs = self.config.joint.epochs
+        bar = self.display.task("joint", epochs)
+        seen: set[int] = set()
+
+        def listen(event: Event) -> None:
+            if event["kind"] == "step":
+                self.display.update(bar, event["at"])
+                return
+            metrics, epoch = event["metrics"], event["epoch"]
+            if epoch not in seen:
+                seen.add(epoch)
+                note = f"{metrics['images_per_second']:.0f} images/s"
+                self.display.update(bar, epoch + 1, f"{note}, robust {percent(metrics['val_robust'])}")
+                self.display.line(f"joint  {epoch_line(event)}  {note}")
+                self.log("", metrics, epoch)
+
+        on_ray_train.fit(
+            self.config,
+            reference,
+            self.store,
+            self.folder,
+            workers=self.request.workers,
+            resources=resources,
+            listener=listen,
+        )
+        latest = joint.checkpoints(self.folder, self.config, self.data.digest).latest()
+        assert latest is not None
+        for epoch, metrics in enumerate(latest.history):
+            self.log("", metrics, epoch)
+        lines = [json.dumps({"epoch": i, **metrics}) for i, metrics in enumerate(latest.history)]
+        self.folder.write("metrics.jsonl", ("\n".join(lines) + "\n").encode())
+        return latest.history
+
+    def log(self, prefix: str, metrics: dict[str, float], epoch: int) -> None:
+        self.tracker.log({f"{prefix}{key}": value for key, value in metrics.items()}, epoch)
+
+    def evaluate(self, epoch: int, resources: Resources, which: str) -> Evaluation:
+        wanted = self.config.evaluate
+        test = self.data.test[: wanted.images]
+        bar = self.display.task(f"evaluate {which}", len(test))
+        return evaluate.evaluate(
+            joint.trained(self.config, self.folder, self.data.digest, epoch),
+            self.config,
+            test,
+            Settings(tuple(wanted.attacks), wanted.eps, wanted.batch_size, self.config.seed),
+            resources=resources,
+            progress=lambda done, total: self.display.update(bar, done),
+        )
+
+    def register(
+        self, best: int, history: list[dict[str, float]], found: Evaluation, aside: Path
+    ) -> tuple[str, str]:
+        """Model folder, plots and evaluation to the run folder and MLflow; the version's URI."""
+        self.display.line("registering the model")
+        model = joint.trained(self.config, self.folder, self.data.digest, best)
+        report = found.to_json() | {"data": self.data.name, "digest": self.data.digest, "epoch": best}
+        self.folder.write_json("evaluation.json", report)
+        details = {"data_digest": self.data.digest, "metrics": report}
+        for place in (Folder.at(aside), self.folder / "model"):
+            digest = checkpoint.save_model(
+                place, model.state_dict(), self.config, extra={"run_id": self.tracker.run_id}, **details
+            )
+        names = [f"{role}-{i}" for role, i in self.config.experts.members]
+        charts = {
+            "training_curves": plots.training_curves(history),
+            "gate_weights": plots.gate_weights(history, names),
+            "adversarial_images": plots.adversarial_row(
+                model, self.data.test, self.config.evaluate.eps, self.data.info.classes
+            ),
+        }
+        self.tracker.settle()
+        for name, figure in charts.items():
+            self.folder_figure(name, figure)
+        self.tracker.log_figures(charts)
+        self.tracker.log_json("evaluation.json", report)
+        test = {"clean": found.clean, **found.robust, "worst_case": found.worst_case}
+        self.tracker.log({f"test_{key}": value for key, value in test.items()}, best)
+        name = self.request.register_as or f"fmoe-{self.data.name}"
+        tags = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in test.items()}
+        tags |= {"fmoe.sha256": digest, "fmoe.data_digest": self.data.digest}
+        version = self.tracker.register(model, aside, name, self.data.info.shape, tags)
+        return f"models:/{name}/{version}", digest
+
+    def folder_figure(self, name: str, figure: Any) -> None:
+        with tempfile.TemporaryFile() as file:
+            figure.savefig(file, format="png", dpi=110)
+            file.seek(0)
+            (self.folder / "plots").write(f"{name}.png", file.read())
+
+
+def epoch_line(event: Event) -> str:
+    metrics = event["metrics"]
+    return (
+        f"epoch {event['epoch'] + 1}  loss {metrics['train_loss']:.3f}  "
+        f"val clean {percent(metrics['val_clean'])}  robust {percent(metrics['val_robust'])}  "
+        f"{metrics['seconds']:.0f} s"
+    )
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
