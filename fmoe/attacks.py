@@ -47,7 +47,9 @@ def objective_loss(kind: Objective, logits: Tensor, y: Tensor, clean: Tensor | N
 @contextmanager
 def eval_mode(model: ModelFn) -> Iterator[None]:
     """Crafting on a module in training mode would update its BatchNorm statistics every step."""
-    was_training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    was_training = (
+        [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    )
     for module in was_training:
         module.training = False
     try:
@@ -151,7 +153,9 @@ class PGD(Attack):
     random_start: bool = True
     loss: Objective = "ce"
 
-    def once(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw, clean: Tensor | None) -> Tensor:
+    def once(
+        self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw, clean: Tensor | None
+    ) -> Tensor:
         eps, steps = scalar(self.eps), self.steps
         assert isinstance(steps, int)
         step_size = eps / 4 if self.step_size is None else scalar(self.step_size)

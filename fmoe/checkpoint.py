@@ -166,5 +166,3 @@ def load_model(folder: Folder) -> tuple[Mixture, Config, dict[str, Any]]:
 def copy_state(module: nn.Module) -> Tensors:
     """The module's tensors as they are now, on the CPU."""
     return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
-
-

@@ -41,12 +41,12 @@ class Info:
 
 
 DIGITS = tuple("0123456789")
-CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+CIFAR10 = tuple(
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+)
 INFO: dict[Name, Info] = {
     "digits": Info((1, 8, 8), DIGITS, (0.3053,), (0.3760,), 137),
-    "cifar10": Info(
-        (3, 32, 32), CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 5000
-    ),
+    "cifar10": Info((3, 32, 32), CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 5000),
     "svhn": Info((3, 32, 32), DIGITS, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 5000),
 }
 
@@ -105,7 +105,9 @@ def check(name: Name, part: str, images: Any, labels: Any) -> Split:
             f"labels; expected uint8 [N,{','.join(map(str, shape))}] and as many labels"
         )
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"{name} {part}: labels must lie in 0..{classes - 1}, and there must be some")
+        raise UserError(
+            f"{name} {part}: labels must lie in 0..{classes - 1}, and there must be some"
+        )
     return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
 
 
@@ -164,9 +166,7 @@ def split(name: Name, train: Split, test: Split, val_images: int | None = None) 
     return Data(name, train[rest], train[val], test, digest(train, test))
 
 
-def load(
-    name: str, data_dir: str | Path | None = None, *, val_images: int | None = None
-) -> Data:
+def load(name: str, data_dir: str | Path | None = None, *, val_images: int | None = None) -> Data:
     """Train, val and test of `digits`, `cifar10` or `svhn`.
 
     Raises `UserError` where the data set is unknown, missing or damaged.

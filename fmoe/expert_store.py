@@ -52,7 +52,10 @@ class ExpertStore:
             found = self.find(key)
             if found:
                 return {**found, "trained": False}
-            return {**self._train(key, config, member, data, place, progress, on_epoch), "trained": True}
+            return {
+                **self._train(key, config, member, data, place, progress, on_epoch),
+                "trained": True,
+            }
 
     def find(self, key: str) -> dict[str, Any] | None:
         """The manifest of a finished expert whose weights are whole, or None."""

@@ -76,7 +76,9 @@ def pull(uri: str, target: Path) -> Pulled:
         tracking.download(version, fresh)
         _, _, card = checkpoint.load_model(Folder.at(fresh))
         if card["sha256"] != version.digest:
-            raise UserError(f"{uri}: the weights are not those that were registered (sha256 differs)")
+            raise UserError(
+                f"{uri}: the weights are not those that were registered (sha256 differs)"
+            )
         if target.exists():
             target.rename(aside / "old")
         fresh.rename(target)

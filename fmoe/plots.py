@@ -64,7 +64,9 @@ def adversarial_row(
                 right = labels[i] == y[i].item()
                 axis.set_title(classes[labels[i]], fontsize=8, color="black" if right else "red")
     for axes, label in zip(grid, ("clean", f"PGD-20, ε={eps:.3f}", "difference"), strict=True):
-        axes[0].text(-0.1, 0.5, label, rotation=90, va="center", ha="right", transform=axes[0].transAxes)
+        axes[0].text(
+            -0.1, 0.5, label, rotation=90, va="center", ha="right", transform=axes[0].transAxes
+        )
     return figure
 
 

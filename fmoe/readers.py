@@ -125,7 +125,14 @@ def cifar_batches(folder: Path) -> Arrays | None:
                     batch = _ArraysOnly(stream, encoding="latin1").load()
                 images.append(np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
                 labels.append(np.asarray(batch["labels"], dtype=np.int64))
-            except (OSError, EOFError, ValueError, KeyError, TypeError, pickle.PickleError) as error:
+            except (
+                OSError,
+                EOFError,
+                ValueError,
+                KeyError,
+                TypeError,
+                pickle.PickleError,
+            ) as error:
                 raise UserError(
                     f"{inner / name}: not a CIFAR-10 batch ({first_line(error)})"
                 ) from None
@@ -195,4 +202,3 @@ def prepared(file: Path) -> Arrays:
         raise UserError(
             f"{file}: damaged ({first_line(error)}); run `fmoe data prepare` again"
         ) from None
-

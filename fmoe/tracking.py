@@ -181,7 +181,12 @@ class Tracker:
         self.store.log_text(self.run_id, text, name)
 
     def register(
-        self, model: nn.Module, folder: Path, name: str, shape: tuple[int, ...], tags: Mapping[str, str]
+        self,
+        model: nn.Module,
+        folder: Path,
+        name: str,
+        shape: tuple[int, ...],
+        tags: Mapping[str, str],
     ) -> int:
         """Logs the model as pt2 with its model folder beside it and moves the alias `candidate`.
 
@@ -258,7 +263,9 @@ def find_version(uri: str) -> Version:
                 raise UserError(f"{uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
             found = store.get_model_version(name, number)
     except MlflowException as error:
-        raise UserError(f"{uri}: not in the registry of {store_uri()} ({first_line(error)})") from None
+        raise UserError(
+            f"{uri}: not in the registry of {store_uri()} ({first_line(error)})"
+        ) from None
     return Version(found.name, int(found.version), found.tags.get("fmoe.sha256"))
 
 

@@ -314,9 +314,7 @@ def epochs(
     place = place or Place()
     batches = Batches(train, phase.batch_size, augment, seed, place.rank, place.world_size)
     update: Update = phase.update if isinstance(phase, Joint) else "all"
-    trainer = Trainer(
-        model, phase, attack, batches.to(place.device), place, precision, update
-    )
+    trainer = Trainer(model, phase, attack, batches.to(place.device), place, precision, update)
     val = val[: phase.validation.images].to(place.device)
     history: list[dict[str, float]] = []
     latest = checkpoints.latest() if checkpoints else None

@@ -62,7 +62,9 @@ def run(request: Request) -> dict[str, Any]:
         if finished is not None:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
             return finished
-        loaded = data.load(settings.data.name, request.data_dir, val_images=settings.data.val_images)
+        loaded = data.load(
+            settings.data.name, request.data_dir, val_images=settings.data.val_images
+        )
         tracker = start_tracking(folder, settings, recipe, name, loaded)
         with finishing(tracker):
             training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
@@ -99,7 +101,9 @@ def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
     """Makes the run folder this configuration's; gives the result of a run that is finished."""
     try:
         if folder.exists("config.yaml"):
-            tree = config.parse_yaml(folder.read("config.yaml").decode(), f"{folder.uri}/config.yaml")
+            tree = config.parse_yaml(
+                folder.read("config.yaml").decode(), f"{folder.uri}/config.yaml"
+            )
             if tree != settings.plain():
                 raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
         else:
@@ -178,7 +182,7 @@ class TrainingRun:
     def pool(self, reference: Any, resources: Resources) -> None:
         members = self.config.experts.members
         bar = self.display.task("experts", len(members) * self.config.experts.train.epochs)
-        at = {member: 0.0 for member in members}
+        at = dict.fromkeys(members, 0.0)
 
         def listen(event: Event) -> None:
             role, index = event["member"]
@@ -190,9 +194,7 @@ class TrainingRun:
                 self.display.line(f"expert {role}-{index}  {epoch_line(event)}")
                 self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
 
-        manifests = pool.fill(
-            self.config, self.data, reference, self.store, resources.gpus, listen
-        )
+        manifests = pool.fill(self.config, self.data, reference, self.store, resources.gpus, listen)
         for (role, index), manifest in zip(members, manifests, strict=True):
             for epoch, metrics in enumerate(manifest["history"]):
                 self.log(f"expert/{role}-{index}/", metrics, epoch)
@@ -217,7 +219,9 @@ class TrainingRun:
             if epoch not in seen:
                 seen.add(epoch)
                 note = f"{metrics['images_per_second']:.0f} images/s"
-                self.display.update(bar, epoch + 1, f"{note}, robust {percent(metrics['val_robust'])}")
+                self.display.update(
+                    bar, epoch + 1, f"{note}, robust {percent(metrics['val_robust'])}"
+                )
                 self.display.line(f"joint  {epoch_line(event)}  {note}")
                 self.log("", metrics, epoch)
 
@@ -260,12 +264,20 @@ class TrainingRun:
         """Model folder, plots and evaluation to the run folder and MLflow; the version's URI."""
         self.display.line("registering the model")
         model = joint.trained(self.config, self.folder, self.data.digest, best)
-        report = found.to_json() | {"data": self.data.name, "digest": self.data.digest, "epoch": best}
+        report = found.to_json() | {
+            "data": self.data.name,
+            "digest": self.data.digest,
+            "epoch": best,
+        }
         self.folder.write_json("evaluation.json", report)
         details = {"data_digest": self.data.digest, "metrics": report}
         for place in (Folder.at(aside), self.folder / "model"):
             digest = checkpoint.save_model(
-                place, model.state_dict(), self.config, extra={"run_id": self.tracker.run_id}, **details
+                place,
+                model.state_dict(),
+                self.config,
+                extra={"run_id": self.tracker.run_id},
+                **details,
             )
         names = [f"{role}-{i}" for role, i in self.config.experts.members]
         charts = {

@@ -6,6 +6,7 @@ Images are judged in chunks, each on its own and with draws of its own, so that 
 depend on how many workers share the chunks.
 """
 
+from fmoe.evaluation.intervals import wilson
 from fmoe.evaluation.protocol import (
     ATTACKS,
     PROTOCOL,
@@ -16,7 +17,6 @@ from fmoe.evaluation.protocol import (
     judge_chunk,
     summarise,
 )
-from fmoe.evaluation.intervals import wilson
 
 __all__ = [
     "ATTACKS",

@@ -39,7 +39,9 @@ def assert_within(x_adv: Tensor, x: Tensor, eps: float) -> None:
     assert x_adv.min() >= 0 and x_adv.max() <= 1, "an adversarial image leaves [0,1]"
 
 
-def survivors(model: nn.Module, chunk: Chunk, alive: Tensor, attack: Attack, *key: str | int) -> Tensor:
+def survivors(
+    model: nn.Module, chunk: Chunk, alive: Tensor, attack: Attack, *key: str | int
+) -> Tensor:
     """alive [B] with the images removed that this attack breaks."""
     rows = alive.nonzero()[:, 0]
     if len(rows) == 0:

@@ -174,9 +174,7 @@ def mailbox(listener: Listener, interval: float = 0.3) -> Iterator[Any]:
         ray.kill(box)
 
 
-def results(
-    tasks: Sequence[Any], on_done: Callable[[int], None] | None = None
-) -> list[Any]:
+def results(tasks: Sequence[Any], on_done: Callable[[int], None] | None = None) -> list[Any]:
     """The tasks' results in order; `on_done` hears how many are there.
 
     A task's own error is raised as it was, and the others are cancelled.

@@ -81,7 +81,10 @@ def fit(
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=bool(resources.gpus),
-                resources_per_worker={"CPU": resources.cpus, **({"GPU": 1} if resources.gpus else {})},
+                resources_per_worker={
+                    "CPU": resources.cpus,
+                    **({"GPU": 1} if resources.gpus else {}),
+                },
             ),
             run_config=RunConfig(
                 name=f"joint-{uuid.uuid4().hex[:8]}",

@@ -1,0 +1,45 @@
+"""What every test shares: few threads, a home of its own, small networks and real digits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fmoe import config, data
+from fmoe.config import Config
+from fmoe.data import Data
+
+SMALL = [
+    "experts.width=4",
+    "experts.train.epochs=1",
+    "joint.epochs=2",
+    "gate.width=4",
+    "experts.roles.fgsm.count=1",
+    "experts.roles.pgd.count=1",
+    "joint.validation.images=32",
+    "experts.train.validation.images=32",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own runs, data or MLflow store."""
+    monkeypatch.setenv("FMOE_HOME", str(tmp_path_factory.mktemp("home")))
+    for name in ("FMOE_DATA_DIR", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return data.load("digits")
+
+
+@pytest.fixture
+def small() -> Config:
+    """The digits recipe with three width-4 experts and an epoch or two."""
+    return config.load("digits", SMALL)
