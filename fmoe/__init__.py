@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fmoe.version import VERSION
+
 if TYPE_CHECKING:
     import torch
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def load(model: str, *, device: str = "cpu") -> torch.nn.Module:

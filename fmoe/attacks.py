@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from fmoe.draw import Draw
+from fmoe.precision import at_least_float32
 from fmoe.schema import Drawn, Pixels, Spec
 
 ModelFn = Callable[[Tensor], Tensor]
@@ -35,7 +36,7 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 def objective_loss(kind: Objective, logits: Tensor, y: Tensor, clean: Tensor | None) -> Tensor:
     """What the attack ascends, per image [B]. `kl` is TRADES' (arXiv 1901.08573, eq. 4)."""
-    logits = logits.float()
+    logits = at_least_float32(logits)
     if kind == "margin":
         return margin(logits, y)
     if kind == "kl":
@@ -112,7 +113,7 @@ def clean_probabilities(model: ModelFn, x: Tensor, kind: Objective) -> Tensor | 
     if kind != "kl":
         return None
     with torch.no_grad():
-        return F.softmax(model(x).float(), 1)
+        return F.softmax(at_least_float32(model(x)), 1)
 
 
 class FGSM(Attack):

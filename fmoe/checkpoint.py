@@ -17,13 +17,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-import fmoe
 from fmoe import assembly
 from fmoe.config import Config, parse_yaml, validate
 from fmoe.data import INFO
 from fmoe.errors import UserError, first_line
 from fmoe.mixture import Mixture
 from fmoe.storage import MANIFEST, Damaged, Folder, sha256
+from fmoe.version import VERSION
 
 Tensors = dict[str, Tensor]
 STATE = "state.safetensors"
@@ -41,14 +41,16 @@ class Checkpoint:
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    return save_tensors({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+    data: bytes = save_tensors({n: tensor.detach().contiguous() for n, tensor in tensors.items()})
+    return data
 
 
 def unpack(data: bytes, source: str) -> Tensors:
     try:
-        return load_tensors(data)
+        tensors: Tensors = load_tensors(data)
     except SafetensorError as error:
         raise Damaged(f"{source}: not a safetensors file ({first_line(error)})") from None
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def save_model(
         "format": 1,
         "classes": list(info.classes),
         "input_shape": list(info.shape),
-        "versions": {"fmoe": fmoe.__version__, "torch": torch.__version__},
+        "versions": {"fmoe": VERSION, "torch": torch.__version__},
         "data": {"name": config.data.name, "digest": data_digest},
         "metrics": metrics,
         "sha256": sha256(data),

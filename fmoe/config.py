@@ -71,17 +71,22 @@ class Role(Spec):
     attack: AttackConfig = Clean()
 
 
-class Experts(Spec):
-    backbone: Backbone = "resnet18"
-    width: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Channels of the first stage; 64 is ResNet-18."""
-    roles: Annotated[dict[RoleName, Role], Field(min_length=1)] = {
+def published_roles() -> dict[str, Role]:
+    """One clean, four FGSM and four PGD experts, as in the paper; PGD's eps and step are ours."""
+    return {
         "benign": Role(count=1, attack=Clean()),
         "fgsm": Role(count=4, attack=FGSM(eps=[i / 100 for i in range(1, 10)])),
         "pgd": Role(
             count=4, attack=PGD(eps=8 / 255, step_size=2 / 255, steps=[10, 20, 30, 40, 50])
         ),
     }
+
+
+class Experts(Spec):
+    backbone: Backbone = "resnet18"
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Channels of the first stage; 64 is ResNet-18."""
+    roles: dict[RoleName, Role] = Field(default_factory=published_roles, min_length=1)
     train: Phase = Phase()
 
     @model_validator(mode="after")
@@ -103,16 +108,20 @@ class Joint(Phase):
     update: Update = "all"
     """What learns: everything, the gate with each expert's last layer, or the gate alone."""
     balance: NonNegativeFloat = 0.0
-    """Weight of the gate-balance loss KL(mean gate weights || uniform)."""
+    """Weight of KL(mean gate weights || uniform), the mean over each worker's share."""
     batch_norm: BatchNorm = "local"
     """Statistics of each worker's share (as DDP does), or of the global batch."""
+
+
+def default_attacks() -> list[AttackName]:
+    return ["fgsm", "pgd"]
 
 
 class Evaluate(Spec):
     """The protocol's settings; see `fmoe.evaluation`."""
 
     eps: Pixels = 8 / 255
-    attacks: list[AttackName] = ["fgsm", "pgd"]
+    attacks: list[AttackName] = Field(default_factory=default_attacks, min_length=1)
     images: PositiveInt | None = None
     """How many test images, from the first; null for all."""
     batch_size: PositiveInt = 250

@@ -41,9 +41,7 @@ class Info:
 
 
 DIGITS = tuple("0123456789")
-CIFAR10 = tuple(
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-)
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 INFO: dict[Name, Info] = {
     "digits": Info((1, 8, 8), DIGITS, (0.3053,), (0.3760,), 137),
     "cifar10": Info((3, 32, 32), CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 5000),
@@ -120,11 +118,8 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Name, Split, Sp
     known: Name | None = next((key for key in INFO if key == name), None)
     if known is None:
         raise UserError(f"unknown data set {name!r} (there are: {', '.join(INFO)})")
-    if known == "digits":
-        arrays = readers.digits()
-    else:
-        arrays = _read_files(known, data_dir)
-    (x, y), (x_test, y_test) = arrays
+    embedded = known == "digits"
+    (x, y), (x_test, y_test) = readers.digits() if embedded else _read_files(known, data_dir)
     return known, check(known, "train", x, y), check(known, "test", x_test, y_test)
 
 

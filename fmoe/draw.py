@@ -28,14 +28,17 @@ def shard(total: int, rank: int, world_size: int) -> slice:
 class Draw:
     """A stream of draws for one key.
 
-    total, rows: the global batch's size and this rank's rows of it; noise is drawn for the whole
-    batch and cut, so that it does not depend on the number of ranks.
+    total, rows: the global batch's size and this rank's rows (or indices) of it; noise is drawn
+    for the whole batch and cut, so that it does not depend on the number of ranks.
     """
 
-    def __init__(self, *key: int | str, total: int | None = None, rows: slice | None = None):
+    def __init__(
+        self, *key: int | str, total: int | None = None, rows: slice | Tensor | None = None
+    ):
         digest = hashlib.sha256(repr(key).encode()).digest()
         self.seed = int.from_bytes(digest[:8], "big") >> 1
-        self.total, self.rows = total, rows if rows is not None else slice(None)
+        self.total = total
+        self.rows: slice | Tensor = slice(None) if rows is None else rows
         self._random = random.Random(self.seed)
         self._generators: dict[torch.device, torch.Generator] = {}
 

@@ -9,6 +9,10 @@ class NonFiniteLoss(ArithmeticError):
     """Training diverged; the message names the step and what was drawn for it."""
 
 
+class TrainingFailed(RuntimeError):
+    """Workers failed more often than is retried."""
+
+
 def first_line(error: BaseException) -> str:
     """The gist of another library's error, fit for a one-line message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

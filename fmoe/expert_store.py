@@ -16,7 +16,6 @@ from typing import Any
 
 from filelock import FileLock
 
-import fmoe
 from fmoe import assembly
 from fmoe.checkpoint import WEIGHTS, Checkpoints, Tensors, pack, unpack
 from fmoe.config import Config, fingerprint
@@ -24,6 +23,7 @@ from fmoe.data import Data
 from fmoe.draw import Draw
 from fmoe.storage import Damaged, Folder
 from fmoe.training import Epoch, Place, Progress, epochs
+from fmoe.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def expert_settings(config: Config, member: tuple[str, int], data_digest: str) -
     tree = config.plain()
     return {
         "format": 1,
-        "fmoe": fmoe.__version__,
+        "fmoe": VERSION,
         "backbone": tree["experts"]["backbone"],
         "width": tree["experts"]["width"],
         "role": role,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import fmoe
 from fmoe import assembly
 from fmoe.checkpoint import Checkpoints
 from fmoe.config import Config, fingerprint
@@ -13,13 +12,14 @@ from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.mixture import Mixture
 from fmoe.storage import Folder
 from fmoe.training import Epoch, Place, Progress, best_epoch, epochs
+from fmoe.version import VERSION
 
 
 def joint_key(config: Config, data_digest: str) -> str:
     """Hash of everything that decides the joint phase's numbers, but for the number of workers."""
     tree = config.plain()
     del tree["evaluate"]
-    return fingerprint({"fmoe": fmoe.__version__, "config": tree, "digest": data_digest})[:32]
+    return fingerprint({"fmoe": VERSION, "config": tree, "digest": data_digest})[:32]
 
 
 def checkpoints(run: Folder, config: Config, data_digest: str) -> Checkpoints:

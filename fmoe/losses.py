@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fmoe.precision import at_least_float32
 from fmoe.schema import Spec
 
 Forward = Callable[[Tensor], Tensor]
@@ -28,7 +29,7 @@ class CrossEntropy(Spec):
     def __call__(
         self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
-        out = forward(x_adv).float()
+        out = at_least_float32(forward(x_adv))
         smoothing = self.label_smoothing
         return F.cross_entropy(out, y, label_smoothing=smoothing, reduction="none"), out
 
@@ -43,7 +44,7 @@ class Trades(Spec):
     def __call__(
         self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
-        clean, out = forward(x).float(), forward(x_adv).float()
+        clean, out = at_least_float32(forward(x)), at_least_float32(forward(x_adv))
         log_p, log_q = F.log_softmax(clean, 1), F.log_softmax(out, 1)
         divergence = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
         return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence, out

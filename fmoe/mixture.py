@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmoe.precision import at_least_float32
+
 Mixing = Literal["probabilities", "logits"]
 LARGEST_LOG_RATIO = 20.0  # bounds the straight-through gradient where p_best is near 0
 
@@ -61,7 +63,7 @@ class Mixture(nn.Module):
 
     def log_gate_weights(self, x_BCHW: Tensor) -> Tensor:
         """log softmax(gate(x) / temperature) in float32 [B,E], before any hard choice."""
-        return F.log_softmax(self.gate(x_BCHW).float() / self.temperature, 1)
+        return F.log_softmax(at_least_float32(self.gate(x_BCHW)) / self.temperature, 1)
 
     def gate_weights(self, x_BCHW: Tensor) -> Tensor:
         """The fraction each expert contributes [B,E]; rows sum to 1."""
@@ -70,7 +72,7 @@ class Mixture(nn.Module):
 
     def expert_logits(self, x_BCHW: Tensor) -> Tensor:
         """Each expert's own logits in float32 [B,E,K]."""
-        return torch.stack([expert(x_BCHW).float() for expert in self.experts], 1)
+        return torch.stack([at_least_float32(expert(x_BCHW)) for expert in self.experts], 1)
 
     def combine(self, log_weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
         """Log-probabilities [B,K] of the experts' logits under the gate's (soft) log-weights."""

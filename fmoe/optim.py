@@ -29,7 +29,7 @@ class Piecewise(Spec):
     """Constant, times `gamma` at each milestone (fractions of the run)."""
 
     kind: Literal["piecewise"] = "piecewise"
-    milestones: list[Fraction] = [0.5, 0.75]
+    milestones: list[Fraction] = Field(default_factory=lambda: [0.5, 0.75])
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     def factor(self, step: int, steps: int) -> float:

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import torch
 
-import fmoe
-
 
 def git_revision() -> str:
     """The checkout's commit, `-dirty` where files differ from it; `unknown` outside of one."""
-    folder = Path(fmoe.__file__).parent
+    folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -38,5 +38,5 @@ Pixels = Annotated[float, BeforeValidator(parse_ratio), Field(ge=0, le=1, allow_
 """A distance in pixel values of [0,1]; may be written `8/255`."""
 
 T = TypeVar("T")
-Drawn = T | Annotated[list[T], Field(min_length=1)]
+Drawn: TypeAlias = T | Annotated[list[T], Field(min_length=1)]
 """A value, or a list from which one is drawn uniformly for every batch."""

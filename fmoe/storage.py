@@ -39,7 +39,8 @@ class Folder:
         """Raises `UserError` for a URI of a kind that pyarrow does not know."""
         text = str(place)
         uri = text if "://" in text else Path(text).expanduser().resolve().as_posix()
-        folder = cls(uri.rstrip("/"))
+        base, mark, options = uri.partition("?")
+        folder = cls(f"{base.rstrip('/')}{mark}{options}")
         folder._resolve()
         return folder
 
@@ -59,8 +60,9 @@ class Folder:
         return Path(path) if isinstance(filesystem, pafs.LocalFileSystem) else None
 
     def __truediv__(self, name: str) -> Folder:
-        assert name and not name.startswith("/") and ".." not in name.split("/")
-        return Folder(f"{self.uri}/{name}")
+        assert all(part not in ("", "..") for part in name.split("/"))
+        base, mark, options = self.uri.partition("?")  # s3://bucket/runs?region=…
+        return Folder(f"{base}/{name}{mark}{options}")
 
     def write(self, name: str, data: bytes) -> None:
         filesystem, folder = self._resolve()

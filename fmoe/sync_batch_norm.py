@@ -21,7 +21,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         x = input.float()
         count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
         sums = torch.cat([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), count])
-        total = dist_nn.all_reduce(sums)  # type: ignore[no-untyped-call]
+        total: Tensor = dist_nn.all_reduce(sums)  # type: ignore[no-untyped-call]
         size, channels = total[-1], x.shape[1]
         mean = total[:channels] / size
         var = total[channels:-1] / size - mean * mean
@@ -32,8 +32,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor, size: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.momentum is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * size / (size - 1), self.momentum)

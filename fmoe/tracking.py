@@ -53,7 +53,7 @@ def store_uri() -> str:
 
 
 def client() -> MlflowClient:
-    """A client of the store, which is made where it is our own. Raises `UserError` if it is away."""
+    """A client of the store, which is made where it is ours. Raises `UserError` if it is away."""
     for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = store_uri()
@@ -87,7 +87,8 @@ def _check_server(uri: str) -> None:
         raise UserError(f"MLflow server {uri} answers {error.code}") from None
     except (urllib.error.URLError, OSError) as error:
         raise UserError(
-            f"MLflow server {uri} is away ({first_line(error)}): start it or unset MLFLOW_TRACKING_URI"
+            f"MLflow server {uri} is away ({first_line(error)}): "
+            "start it or unset MLFLOW_TRACKING_URI"
         ) from None
 
 

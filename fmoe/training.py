@@ -225,7 +225,9 @@ class Trainer:
         flat = torch.cat([b.flatten() for b in running])
         dist.all_reduce(flat)
         flat /= self.place.world_size
-        for buffer, mean in zip(running, flat.split([b.numel() for b in running]), strict=True):
+        for buffer, mean in zip(
+            running, torch.split(flat, [b.numel() for b in running]), strict=True
+        ):
             buffer.copy_(mean.view_as(buffer))
 
     def momentum(self) -> dict[str, Tensor]:
@@ -266,9 +268,9 @@ def validation_accuracy(
     counts = torch.zeros(2, dtype=torch.float64, device=place.device)
     for start in range(0, len(split), VALIDATION_BATCH):
         total = min(VALIDATION_BATCH, len(split) - start)
-        draw = Draw(seed, "validation", start, total=total)
-        draw.rows = shard(total, place.rank, place.world_size)
-        part = split[start : start + total][draw.rows]
+        rows = shard(total, place.rank, place.world_size)
+        draw = Draw(seed, "validation", start, total=total, rows=rows)
+        part = split[start : start + total][rows]
         if len(part) == 0:
             continue
         x, y = part.pixels(), part.labels

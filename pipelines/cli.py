@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import fmoe
-from fmoe.errors import NonFiniteLoss, UserError
+from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError
 from pipelines import data, evaluate, predict, pull, train
 
 app = typer.Typer(
@@ -46,7 +46,7 @@ def root(
     """Adversarially robust mixtures of experts (Divided We Fall) on Ray and MLflow."""
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
     # so that `finally` runs: an MLflow run must not be left RUNNING
     raise SystemExit(128 + signum)
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(" ".join(message.split()).rstrip(".") + hint, 2)
     except UserError as error:
         _fail(" ".join(str(error).split()), 2)
-    except NonFiniteLoss as error:
+    except (NonFiniteLoss, TrainingFailed) as error:
         _fail(f"training stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; the same command goes on from the last finished epoch", 130)

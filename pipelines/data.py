@@ -9,7 +9,7 @@ import typer
 from pipelines.options import DataDir, Json
 from pipelines.output import result, say
 
-app = typer.Typer(help="Data sets.", no_args_is_help=True)
+app: typer.Typer = typer.Typer(help="Data sets.", no_args_is_help=True)
 
 
 @app.callback()

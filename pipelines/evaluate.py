@@ -63,7 +63,7 @@ def evaluate(
                 test,
                 settings,
                 resources=Resources.per_worker(workers, gpu),
-                progress=lambda done, total: display.update(bar, done),
+                progress=lambda done, _: display.update(bar, done),
             )
         answer |= found.to_json() | {"model": model, "data": loaded.name, "digest": loaded.digest}
     figures = {"clean": found.clean, **found.robust, "worst_case": found.worst_case}

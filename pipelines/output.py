@@ -88,5 +88,6 @@ class Display:
         return self.progress.add_task(description, total=total, note="")
 
     def update(self, task: TaskID, completed: float, note: str | None = None) -> None:
-        fields = {} if note is None else {"note": note}
-        self.progress.update(task, completed=round(completed, 1), **fields)
+        self.progress.update(task, completed=round(completed, 1))
+        if note is not None:
+            self.progress.update(task, note=note)

@@ -59,7 +59,8 @@ def train(
     say(
         json,
         f"run    {answer['run_dir']}",
-        f"test   {figures(answer['test'])}  ({answer['images']} images, linf eps {answer['eps']:.5f})",
+        f"test   {figures(answer['test'])}  "
+        f"({answer['images']} images, linf eps {answer['eps']:.5f})",
         f"model  {answer['model_uri']}",
     )
 

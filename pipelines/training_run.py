@@ -56,7 +56,7 @@ def run(request: Request) -> dict[str, Any]:
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
     )
-    folder = Folder.at(f"{storage.uri}/runs/{checked(name)}")
+    folder = storage / "runs" / checked(name)
     with Display() as display, only_one(folder):
         finished = claim(folder, settings)
         if finished is not None:
@@ -92,9 +92,10 @@ def only_one(folder: Folder) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise UserError(f"{folder.uri}: another process is training this run") from None
-    with lock:
-        lock.release()  # acquired twice: once to tell a timeout, once by the block
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
@@ -194,7 +195,7 @@ class TrainingRun:
                 self.display.line(f"expert {role}-{index}  {epoch_line(event)}")
                 self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
 
-        manifests = pool.fill(self.config, self.data, reference, self.store, resources.gpus, listen)
+        manifests = pool.fill(self.config, reference, self.store, resources.gpus, listen)
         for (role, index), manifest in zip(members, manifests, strict=True):
             for epoch, metrics in enumerate(manifest["history"]):
                 self.log(f"expert/{role}-{index}/", metrics, epoch)
@@ -255,7 +256,7 @@ class TrainingRun:
             test,
             Settings(tuple(wanted.attacks), wanted.eps, wanted.batch_size, self.config.seed),
             resources=resources,
-            progress=lambda done, total: self.display.update(bar, done),
+            progress=lambda done, _: self.display.update(bar, done),
         )
 
     def register(
@@ -270,14 +271,14 @@ class TrainingRun:
             "epoch": best,
         }
         self.folder.write_json("evaluation.json", report)
-        details = {"data_digest": self.data.digest, "metrics": report}
         for place in (Folder.at(aside), self.folder / "model"):
             digest = checkpoint.save_model(
                 place,
                 model.state_dict(),
                 self.config,
+                data_digest=self.data.digest,
+                metrics=report,
                 extra={"run_id": self.tracker.run_id},
-                **details,
             )
         names = [f"{role}-{i}" for role, i in self.config.experts.members]
         charts = {

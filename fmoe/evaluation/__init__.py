@@ -8,7 +8,6 @@ depend on how many workers share the chunks.
 
 from fmoe.evaluation.intervals import wilson
 from fmoe.evaluation.protocol import (
-    ATTACKS,
     PROTOCOL,
     Evaluation,
     Settings,
@@ -17,6 +16,7 @@ from fmoe.evaluation.protocol import (
     judge_chunk,
     summarise,
 )
+from fmoe.evaluation.standard import ATTACKS
 
 __all__ = [
     "ATTACKS",

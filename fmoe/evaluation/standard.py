@@ -36,7 +36,8 @@ Survivors = tuple[Tensor, list[str]]
 def assert_within(x_adv: Tensor, x: Tensor, eps: float) -> None:
     distance = (x_adv - x).abs().max().item()
     assert distance <= eps + ROUNDING, f"an adversarial image is {distance} away, eps is {eps}"
-    assert x_adv.min() >= 0 and x_adv.max() <= 1, "an adversarial image leaves [0,1]"
+    assert x_adv.min() >= 0, "an adversarial image leaves [0,1]"
+    assert x_adv.max() <= 1, "an adversarial image leaves [0,1]"
 
 
 def survivors(
@@ -46,8 +47,7 @@ def survivors(
     rows = alive.nonzero()[:, 0]
     if len(rows) == 0:
         return alive
-    draw = Draw(*chunk.key, *key, total=len(chunk.y))
-    draw.rows = rows
+    draw = Draw(*chunk.key, *key, total=len(chunk.y), rows=rows)
     x, y = chunk.x[rows], chunk.y[rows]
     x_adv = attack(model, x, y, draw=draw)
     assert_within(x_adv, x, attack.eps)  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from fmoe.evaluation import Evaluation, Settings, Verdicts, judge_chunk, summari
 from fmoe.on_ray.session import Resources, results
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def judge(
     state: dict[str, Any],
     tree: dict[str, Any],

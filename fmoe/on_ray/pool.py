@@ -8,7 +8,6 @@ from typing import Any
 import ray
 
 from fmoe.config import Config
-from fmoe.data import Data
 from fmoe.expert_store import ExpertStore
 from fmoe.on_ray.session import Listener, Resources, SharedData, mailbox, results
 from fmoe.storage import Folder
@@ -34,7 +33,7 @@ class Reporter:
         self.box.put.remote({**event, "best": epoch.best, **self.about})
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def train_expert(
     shared: SharedData,
     tree: dict[str, Any],
@@ -55,7 +54,7 @@ def train_expert(
 
 
 def fill(
-    config: Config, data: Data, shared: Any, store: ExpertStore, gpus: int, listener: Listener
+    config: Config, shared: Any, store: ExpertStore, gpus: int, listener: Listener
 ) -> list[dict[str, Any]]:
     """The manifests of all of the mixture's experts, in order; missing ones are trained.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import secrets
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -47,22 +49,22 @@ class Resources:
     def device(self) -> torch.device:
         """In a worker: the device it was given; sets the number of threads."""
         if self.gpus:
-            return torch.device("cuda")
+            return torch.device("cuda:0")
         torch.set_num_threads(self.cpus)
         return torch.device("cpu")
 
 
-@contextmanager
-def private_files() -> Iterator[None]:
-    """Ray would write its authentication token for all to read."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
-        token = Path.home() / ".ray" / "auth_token"
-        if token.exists():
-            token.chmod(0o600)
+def make_token() -> None:
+    """Ray would make its authentication token readable for all; ours is there before it looks."""
+    token = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    token.parent.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    token.chmod(0o600)
 
 
 @contextmanager
@@ -72,8 +74,8 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
             ray.init(address=address, **quiet)
@@ -82,7 +84,8 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
     else:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        with warnings.catch_warnings(), private_files():
+        make_token()
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(
                 num_cpus=max(os.cpu_count() or 1, workers),

@@ -8,12 +8,14 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from fmoe.config import Config
-from fmoe.errors import NonFiniteLoss, UserError
+from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
 from fmoe.expert_store import ExpertStore
 from fmoe.joint import joint_epochs
 from fmoe.on_ray.pool import Reporter
@@ -28,9 +30,10 @@ ERRORS = {error.__name__: error for error in (UserError, NonFiniteLoss)}
 def worker(settings: dict[str, Any]) -> dict[str, str] | None:
     """One rank of the joint phase. An error that a retry cannot mend is returned, not raised."""
     context = ray.train.get_context()
-    place = Place(
-        context.get_world_rank(), context.get_world_size(), settings["resources"].device()
-    )
+    device = settings["resources"].device()
+    if device.type == "cuda":
+        device = ray.train.torch.get_device()  # a node's workers see all of its GPUs
+    place = Place(context.get_world_rank(), context.get_world_size(), device)
     reporter = Reporter(settings["mailbox"], phase="joint")
     rank_0 = place.rank == 0
     shared = ray.get(settings["shared"])
@@ -88,11 +91,20 @@ def fit(
             ),
             run_config=RunConfig(
                 name=f"joint-{uuid.uuid4().hex[:8]}",
-                storage_path=f"{run.uri}/ray",
+                storage_path=(run / "ray").uri,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
                 logging_config=LoggingConfig(log_level=os.environ.get("FMOE_RAY_LOG", "ERROR")),
             ),
         )
-        outcome = trainer.fit().return_value
+        try:
+            outcome = trainer.fit().return_value
+        except TrainingFailedError as error:
+            raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
     if outcome:
         raise ERRORS[outcome["error"]](outcome["message"])
+
+
+def _gist(error: TrainingFailedError) -> str:
+    """The last line of the first worker's traceback."""
+    failures = getattr(error, "worker_failures", {}) or {0: error}
+    return first_line(Exception(str(next(iter(failures.values()))).strip().splitlines()[-1]))

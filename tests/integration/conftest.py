@@ -1,0 +1,95 @@
+"""One Ray cluster and one trained run for all tests of this folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SMALL
+
+TRAIN = [f"--set={override}" for override in [*SMALL, "joint.epochs=3", "joint.batch_size=32"]]
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    from fmoe.on_ray.session import session
+
+    with session(2):
+        yield
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `fmoe train --json` printed, and the FMOE_HOME it ran under."""
+
+    home: Path
+    answer: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def trained_once(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    from pipelines.training_run import Request, run
+
+    home = tmp_path_factory.mktemp("trained")
+    before = os.environ.get("FMOE_HOME")
+    os.environ["FMOE_HOME"] = str(home)
+    overrides = tuple(flag.removeprefix("--set=") for flag in TRAIN)
+    request = Request("digits", overrides, 2, "small", None, None, None, None, None)
+    try:
+        answer = run(request)
+    finally:
+        if before is None:
+            del os.environ["FMOE_HOME"]
+        else:
+            os.environ["FMOE_HOME"] = before
+    return Trained(home, answer)
+
+
+@pytest.fixture
+def trained(trained_once: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    monkeypatch.setenv("FMOE_HOME", str(trained_once.home))
+    return trained_once
+
+
+@pytest.fixture
+def model_copy(trained: Trained, tmp_path: Path) -> Path:
+    """A model folder of the test's own, to be damaged."""
+    return Path(shutil.copytree(Path(trained.answer["run_dir"]) / "model", tmp_path / "model"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        lines = self.out.splitlines()
+        assert len(lines) == 1, f"more than one line on stdout: {lines}"
+        value = json.loads(lines[0])
+        assert isinstance(value, dict)
+        return value
+
+
+@pytest.fixture
+def fmoe(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The command line, in this process (so that it finds the Ray cluster running)."""
+    from pipelines.cli import main
+
+    def run(*arguments: str | Path) -> Outcome:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        code = exit_info.value.code
+        return Outcome(code if isinstance(code, int) else 0, out, err)
+
+    return run

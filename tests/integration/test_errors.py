@@ -1,0 +1,146 @@
+"""A user's mistakes: exit code 2, one line, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Outcome, Trained
+
+pytestmark = [pytest.mark.xdist_group("ray")]
+Fmoe = Callable[..., Outcome]
+
+
+def refused(outcome: Outcome, *parts: str) -> None:
+    lines = outcome.err.splitlines()
+    assert (outcome.code, len(lines), outcome.out) == (2, 1, ""), outcome
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+def parquet_without_label(folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / "cifar10").mkdir()
+    for part in ("train", "test"):
+        pq.write_table(
+            pa.table({"img": [{"bytes": b"x", "path": "x"}]}),
+            folder / "cifar10" / f"{part}-00000-of-00001.parquet",
+        )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train", "nonesuch"], ["unknown recipe 'nonesuch'", "cifar10-small", "digits"]),
+        (["train", "digits", "--set", "joint.epoch=3"], ["joint", "epoch", "epochs"]),
+        (["train", "digits", "--set", "experts.width=1000000000"], ["experts.width", "1024"]),
+        (["train", "digits", "--set", "seed"], ["path=value"]),
+        (["train", "digits", "--workers", "0"], ["--workers"]),
+        (["train", "digits", "--nonesuch"], ["--nonesuch"]),
+        (["train", "digits", "--name", "../x"], ["--name"]),
+        (["train", "digits", "--storage", "nonesuch://x/y"], ["nonesuch://x/y"]),
+        (["train", "cifar10"], ["fmoe data prepare cifar10"]),
+        (["train", "cifar10", "--data-dir", "/nonesuch"], ["/nonesuch"]),
+        (["evaluate", "/nonesuch"], ["/nonesuch"]),
+        (["evaluate", "models:/nonesuch@candidate"], ["models:/nonesuch@candidate"]),
+        (["evaluate", "models:/nonesuch"], ["models:/NAME/VERSION"]),
+        (["pull", "models:/nonesuch/1", "--to", "x"], ["models:/nonesuch/1"]),
+        (["pull", "/nonesuch", "--to", "x"], ["registry URI"]),
+        (["data", "prepare", "mnist"], ["mnist", "cifar10"]),
+        (["nonesuch"], ["nonesuch"]),
+    ],
+)
+def test_refused_with_one_line(fmoe: Fmoe, arguments: list[str], parts: list[str]) -> None:
+    refused(fmoe(*arguments), *parts)
+
+
+def test_parquet_without_label(fmoe: Fmoe, tmp_path: Path) -> None:
+    folder = parquet_without_label(tmp_path)
+    refused(fmoe("train", "cifar10-small", "--data-dir", folder), ".parquet", "label")
+
+
+def test_truncated_weights(fmoe: Fmoe, model_copy: Path) -> None:
+    weights = model_copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refused(fmoe("evaluate", model_copy), "model.safetensors")
+
+
+def test_a_doctored_digest_does_not_help(fmoe: Fmoe, model_copy: Path) -> None:
+    """Truncated weights whose digest in model.json was corrected."""
+    import hashlib
+    import json
+
+    weights, card = model_copy / "model.safetensors", model_copy / "model.json"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    tree = json.loads(card.read_text())
+    tree["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    card.write_text(json.dumps(tree))
+    refused(fmoe("evaluate", model_copy), "model.safetensors")
+
+
+def test_missing_and_damaged_images(fmoe: Fmoe, trained: Trained, tmp_path: Path) -> None:
+    run = trained.answer["run_dir"]
+    refused(fmoe("predict", run, tmp_path / "no.png"), "no.png")
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG nothing")
+    refused(fmoe("predict", run, tmp_path / "bad.png"), "bad.png")
+
+
+def test_unknown_attack_and_eps(fmoe: Fmoe, trained: Trained) -> None:
+    run = trained.answer["run_dir"]
+    refused(fmoe("evaluate", run, "--attacks", "pgd,nonesuch"), "nonesuch", "autoattack")
+    refused(fmoe("evaluate", run, "--eps", "8/0"), "--eps")
+    refused(fmoe("evaluate", run, "--eps", "9"), "--eps")
+
+
+def test_pull_does_not_overwrite_what_is_no_model(
+    fmoe: Fmoe, trained: Trained, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    refused(fmoe("pull", trained.answer["model_uri"], "--to", tmp_path / "mine"), "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_weights_swapped_in_the_registry_are_refused(
+    fmoe: Fmoe, trained: Trained, tmp_path: Path
+) -> None:
+    """A whole, consistent model folder that is not the one registered."""
+    from mlflow.tracking import MlflowClient
+
+    from fmoe import tracking
+
+    client = MlflowClient(tracking.store_uri())
+    client.set_model_version_tag("fmoe-digits", "1", "fmoe.sha256", "0" * 64)
+    try:
+        refused(fmoe("pull", "models:/fmoe-digits/1", "--to", tmp_path / "m"), "sha256")
+    finally:
+        client.set_model_version_tag("fmoe-digits", "1", "fmoe.sha256", trained.answer["digest"])
+    assert not (tmp_path / "m").exists()
+
+
+def test_tracking_server_that_is_away(fmoe: Fmoe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    refused(fmoe("train", "digits"), "http://127.0.0.1:9", "away")
+
+
+def test_no_traceback_from_the_installed_command(tmp_path: Path) -> None:
+    """The same through a process of its own, as a module."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pipelines.train", "digits", "--set", "gate.kind=nonesuch"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FMOE_HOME": str(tmp_path)},
+        check=False,
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "gate" in result.stderr
+    assert list(tmp_path.iterdir()) == []

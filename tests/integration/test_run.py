@@ -1,0 +1,237 @@
+"""The main job on real digits, Ray processes and an MLflow store: what a finished run leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+import fmoe as library
+from fmoe import checkpoint, config, data, joint, tracking
+from fmoe.evaluation import evaluate
+from fmoe.storage import Folder
+from tests.integration.conftest import Outcome, Trained
+
+pytestmark = [pytest.mark.xdist_group("ray")]
+
+
+def test_answer_has_the_contract_keys(trained: Trained) -> None:
+    answer = trained.answer
+    assert {"run_dir", "run_id", "model_uri", "test", "seconds"} <= answer.keys()
+    assert answer["test"].keys() == {"clean", "fgsm", "pgd"}
+    assert answer["seconds"].keys() == {"pool", "joint", "evaluate"}
+    assert answer["model_uri"] == "models:/fmoe-digits/1"
+
+
+def test_training_learned(trained: Trained) -> None:
+    test = trained.answer["test"]
+    assert test["clean"] > 0.5 > 0.1 < test["pgd"] <= test["clean"]
+
+
+def test_mlflow_run_is_complete(trained: Trained) -> None:
+    run = MlflowClient(tracking.store_uri()).get_run(trained.answer["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["experts.width"] == "4"
+    assert run.data.params["joint.epochs"] == "3"
+    assert run.data.tags["fmoe.data_digest"] == data.load("digits").digest
+    assert len(run.data.tags["fmoe.git_revision"]) >= 7
+    metrics = run.data.metrics
+    assert metrics["test_pgd"] == pytest.approx(trained.answer["test"]["pgd"])
+    assert {"train_loss", "val_clean", "val_robust", "gate_weight_0"} <= metrics.keys()
+    assert "expert/fgsm-0/val_robust" in metrics
+
+
+def test_every_epoch_is_logged_once(trained: Trained) -> None:
+    client = MlflowClient(tracking.store_uri())
+    history = client.get_metric_history(trained.answer["run_id"], "val_robust")
+    assert [metric.step for metric in history] == [0, 1, 2]
+
+
+def test_artifacts_are_there(trained: Trained) -> None:
+    client = MlflowClient(tracking.store_uri())
+    run_id = trained.answer["run_id"]
+    assert {"environment.txt", "config.yaml", "evaluation.json", "plots"} <= {
+        item.path for item in client.list_artifacts(run_id)
+    }
+    assert {item.path for item in client.list_artifacts(run_id, "plots")} == {
+        "plots/training_curves.png",
+        "plots/gate_weights.png",
+        "plots/adversarial_images.png",
+    }
+    folder = Path(trained.answer["run_dir"])
+    report = json.loads((folder / "evaluation.json").read_text())
+    assert report["robust"]["pgd"] == trained.answer["test"]["pgd"]
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    for name in ("training_curves", "gate_weights", "adversarial_images"):
+        assert (folder / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_alias_and_tags(trained: Trained) -> None:
+    version = MlflowClient(tracking.store_uri()).get_model_version_by_alias(
+        "fmoe-digits", "candidate"
+    )
+    assert int(version.version) == 1
+    assert version.tags["fmoe.sha256"] == trained.answer["digest"]
+    assert float(version.tags["fmoe.test_pgd"]) == pytest.approx(
+        trained.answer["test"]["pgd"], abs=1e-4
+    )
+
+
+def test_registered_program_is_pt2_and_agrees(trained: Trained) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking.store_uri())
+    program = mlflow.pytorch.load_model(trained.answer["model_uri"])
+    x = data.load("digits").test.pixels()[:5].contiguous()
+    model = library.load(trained.answer["model_uri"])
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), model(x), atol=1e-5, rtol=0)
+    folder = mlflow.artifacts.download_artifacts(trained.answer["model_uri"])
+    assert not [p for p in Path(folder).rglob("*") if p.suffix in {".pkl", ".pickle", ".pth"}]
+
+
+def test_the_same_command_again_gives_the_same_result(
+    trained: Trained, fmoe: Callable[..., Outcome]
+) -> None:
+    from tests.integration.conftest import TRAIN
+
+    again = fmoe("train", "digits", "--name", "small", "--workers", "2", "--json", *TRAIN)
+    assert again.code == 0
+    assert again.json == trained.answer
+
+
+def test_another_configuration_under_the_same_name_is_refused(
+    trained: Trained, fmoe: Callable[..., Outcome]
+) -> None:
+    other = fmoe("train", "digits", "--name", "small", "--set", "seed=5")
+    assert (other.code, len(other.err.splitlines())) == (2, 1)
+    assert "--name" in other.err
+
+
+def test_evaluation_is_the_same_for_any_number_of_workers(
+    trained: Trained, fmoe: Callable[..., Outcome]
+) -> None:
+    one = fmoe("evaluate", trained.answer["run_dir"], "--limit", "300", "--json").json
+    two = fmoe("evaluate", trained.answer["model_uri"], "--limit=300", "--workers=2", "--json").json
+    for answer in (one, two):
+        for key in ("seconds", "attack_seconds", "model"):
+            del answer[key]
+    assert one == two
+    assert {"clean", "robust", "worst_case", "flags", "images"} <= one.keys()
+
+
+def test_evaluation_in_process_agrees_with_ray(
+    trained: Trained, fmoe: Callable[..., Outcome]
+) -> None:
+    test = data.load("digits").test
+    model = library.load(trained.answer["run_dir"])
+    found = evaluate(model, test.images[:300], test.labels[:300], eps=0.1)
+    answer = fmoe("evaluate", trained.answer["run_dir"], "--limit", "300", "--json").json
+    assert answer["robust"] == found.robust
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:foolbox", "ignore::UserWarning:torchattacks")
+def test_independent_libraries_agree_on_robust_accuracy(
+    trained: Trained, fmoe: Callable[..., Outcome]
+) -> None:
+    """PGD-20 of torchattacks and foolbox within 1.5 points of `fmoe evaluate`, same images."""
+    import foolbox
+    import torchattacks
+
+    test = data.load("digits").test
+    model = library.load(trained.answer["model_uri"])
+    x, y = test.pixels(), test.labels
+    ours = fmoe("evaluate", trained.answer["run_dir"], "--attacks", "pgd", "--json").json
+    torch.manual_seed(0)
+    theirs = torchattacks.PGD(model, eps=0.1, alpha=0.025, steps=20, random_start=True)(x, y)
+    with torch.no_grad():
+        accuracy = (model(theirs).argmax(1) == y).double().mean().item()
+    assert abs(accuracy - ours["robust"]["pgd"]) <= 0.015
+    attack = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=20, random_start=True)
+    _, _, broken = attack(foolbox.PyTorchModel(model, bounds=(0, 1)), x, y, epsilons=0.1)
+    assert abs((~broken).double().mean().item() - ours["robust"]["pgd"]) <= 0.015
+
+
+def test_pulled_model_in_a_fresh_process_gives_the_same_logits(
+    trained: Trained, fmoe: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    pulled = fmoe("pull", "models:/fmoe-digits@candidate", "--to", tmp_path / "m", "--json").json
+    assert pulled == {
+        "path": str(tmp_path / "m"),
+        "version": 1,
+        "digest": trained.answer["digest"],
+    }
+    script = (
+        "import fmoe, sys, torch, fmoe.data\n"
+        "x = fmoe.data.load('digits').test.pixels()[:20]\n"
+        "model = fmoe.load(sys.argv[1])\n"
+        "torch.save({'out': model(x).detach(), 'w': model.gate_weights(x).detach(),"
+        " 'n': len(model.experts)}, sys.argv[2])\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "m"), str(tmp_path / "out.pt")], check=True
+    )
+    fresh = torch.load(tmp_path / "out.pt", weights_only=True)
+    settings = config.validate(
+        config.parse_yaml((Path(trained.answer["run_dir"]) / "config.yaml").read_text(), "run"),
+        "run",
+    )
+    digits = data.load("digits")
+    model = joint.trained(
+        settings,
+        Folder.at(trained.answer["run_dir"]),
+        digits.digest,
+        trained.answer["best_epoch"],
+    )
+    x = digits.test.pixels()[:20]
+    with torch.no_grad():
+        torch.testing.assert_close(fresh["out"], model(x), atol=1e-5, rtol=0)
+        torch.testing.assert_close(fresh["w"], model.gate_weights(x), atol=1e-5, rtol=0)
+    assert fresh["n"] == 3
+
+
+def test_pull_replaces_a_model_folder_whole(
+    trained: Trained, fmoe: Callable[..., Outcome], model_copy: Path
+) -> None:
+    (model_copy / "config.yaml").write_text("old")
+    assert fmoe("pull", "models:/fmoe-digits/1", "--to", model_copy).code == 0
+    checkpoint.load_model(Folder.at(model_copy))
+    assert [path.name for path in model_copy.parent.iterdir()] == ["model"]
+
+
+def test_predict(trained: Trained, fmoe: Callable[..., Outcome], tmp_path: Path) -> None:
+    from PIL import Image
+
+    digits = data.load("digits")
+    names = []
+    for i in range(3):
+        Image.fromarray(digits.test.images[i, 0].numpy()).save(tmp_path / f"{i}.png")
+        names.append(tmp_path / f"{i}.png")
+    answer = fmoe("predict", trained.answer["run_dir"], *names, "--json").json
+    model = library.load(trained.answer["run_dir"])
+    with torch.no_grad():
+        out = model(digits.test.pixels()[:3])
+    for i, prediction in enumerate(answer["predictions"]):
+        assert prediction["label"] == str(int(out[i].argmax()))
+        assert prediction["probability"] == pytest.approx(out[i].exp().max().item(), abs=1e-5)
+        assert sum(prediction["gate_weights"].values()) == pytest.approx(1, abs=1e-5)
+        assert list(prediction["gate_weights"]) == ["benign-0", "fgsm-0", "pgd-0"]
+
+
+def test_a_second_run_takes_its_experts_from_the_store(
+    trained: Trained, fmoe: Callable[..., Outcome]
+) -> None:
+    from tests.integration.conftest import TRAIN
+
+    other = fmoe(
+        "train", "digits", "--name=second", "--json", *TRAIN,
+        "--set=gate.temperature=2", "--set=joint.epochs=1", "--register-as=other",
+    )  # fmt: skip
+    assert other.json["model_uri"] == "models:/other/1"
+    assert "0 trained, 3 from the store" in other.err

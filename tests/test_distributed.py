@@ -1,0 +1,303 @@
+"""Two gloo processes on this machine against one process with the same global batch.
+
+All cases run in one pair of processes, started once; each writes what it found to a file.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
+
+from fmoe import assembly, config, data, training
+from fmoe.attacks import FGSM
+from fmoe.checkpoint import Checkpoints, Tensors, copy_state
+from fmoe.config import Config
+from fmoe.data import Batches
+from fmoe.storage import Folder
+from fmoe.sync_batch_norm import SyncBatchNorm2d, synchronize
+from fmoe.training import Place, Trainer
+from tests.conftest import SMALL
+
+WORLD = 2
+
+CLEAN = "joint.attack={kind: clean}"
+PGD = "joint.attack={kind: pgd, eps: 0.1, step_size: 0.05, steps: 2}"
+SYNC = "joint.batch_norm=sync"
+
+SYNCHRONISED = {
+    "sync": [SYNC, CLEAN],
+    "sync, odd batch": [SYNC, CLEAN, "joint.batch_size=15"],
+    "sync, pgd": [SYNC, PGD],
+    "sync, pgd on batch statistics, odd batch": [
+        SYNC,
+        PGD,
+        "joint.crafting=train",
+        "joint.batch_size=15",
+    ],
+    "sync, trades": [SYNC, PGD, "joint.loss={kind: trades, beta: 1}"],
+}
+"""BatchNorm over the global batch: equal to one process."""
+
+FROZEN = {
+    "experts frozen, gate without BatchNorm": [PGD, "joint.update=gate", "gate={kind: linear}"],
+    "heads, odd batch": [
+        PGD,
+        "joint.update=heads",
+        "gate={kind: linear}",
+        "joint.batch_size=15",
+    ],
+    "uniform gate, heads": [CLEAN, "joint.update=heads", "gate={kind: uniform}"],
+}
+"""No BatchNorm in training mode: equal to one process without `sync`."""
+
+LOCAL = {
+    "local": [PGD],
+    "local, odd batch": [PGD, "joint.batch_size=15"],
+    "local, balance": [PGD, "joint.balance=0.5"],
+    "local, bfloat16": [PGD, "precision=bfloat16"],
+}
+"""Each worker's own batch statistics: not equal to one process, but equal among the workers."""
+
+STEPS = SYNCHRONISED | FROZEN | LOCAL
+
+
+def settings(*overrides: str) -> Config:
+    quick = [
+        "joint.batch_size=16",
+        "joint.epochs=1",
+        "joint.optimizer.schedule={kind: constant}",
+        "experts.roles.fgsm.count=0",
+    ]
+    return config.load("digits", [*SMALL, *quick, *overrides])
+
+
+def one_step(chosen: Config, place: Place) -> Tensors:
+    model, joint = assembly.seeded_mixture(chosen), chosen.joint
+    train = data.load("digits").train[:32]
+    batches = Batches(train, joint.batch_size, chosen.data.augment, 0, place.rank, place.world_size)
+    trainer = Trainer(model, joint, joint.attack, batches, place, chosen.precision, joint.update)
+    x, y = next(batches.epoch(0))
+    trainer.step(0, x, y)
+    return copy_state(model)
+
+
+def one_epoch(chosen: Config, place: Place, folder: Path) -> Tensors:
+    """All buffers and parameters after an epoch, and its metrics."""
+    model, digits = assembly.seeded_mixture(chosen), data.load("digits")
+    (epoch,) = training.epochs(
+        model,
+        digits.train[:32],
+        digits.val,
+        chosen.joint,
+        chosen.joint.attack,
+        augment=chosen.data.augment,
+        seed=0,
+        checkpoints=Checkpoints(Folder.at(folder), "key"),
+        place=place,
+    )
+    timing = {"seconds", "train_seconds", "images_per_second"}
+    metrics = {
+        f"metric.{name}": torch.tensor(value, dtype=torch.float64)
+        for name, value in epoch.metrics.items()
+        if name not in timing
+    }
+    buffers = {f"buffer.{name}": b.clone() for name, b in model.named_buffers()}
+    return copy_state(model) | buffers | metrics
+
+
+def layer(norm: nn.BatchNorm2d, rows: slice) -> Tensors:
+    """Output, gradients and statistics of one BatchNorm on some of 7 images."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 3, 4, 4, generator=generator) * 2 + 1
+    weight = torch.randn(7, 3, 4, 4, generator=generator)
+    x = x[rows].requires_grad_(True)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, 1, 2]))
+        norm.bias.copy_(torch.tensor([0.1, 0, -1]))
+    out = norm(x)
+    (out * weight[rows]).sum().backward()
+    found = {"out": out, "x": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
+    tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
+    return {name: t.detach().clone() for name, t in (tensors | dict(norm.named_buffers())).items()}
+
+
+def validation(place: Place) -> Tensors:
+    """Accuracies of an odd number of images under an attack with a random start."""
+    model = assembly.seeded_mixture(settings())
+    split = data.load("digits").val[:33]
+    attack = FGSM(eps=0.1, random_start=True)
+    found = training.validation_accuracy(model, split, attack, 0, place)
+    return {"accuracy": torch.tensor(found, dtype=torch.float64)}
+
+
+def worker(rank: int, folder: Path) -> None:
+    """What each of the two processes does."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=WORLD,
+        timeout=datetime.timedelta(seconds=120),
+    )
+    place = Place(rank, WORLD)
+    found = {name: one_step(settings(*overrides), place) for name, overrides in STEPS.items()}
+    found["epoch"] = one_epoch(settings(PGD), place, folder / "epoch")
+    found["sync epoch"] = one_epoch(settings(SYNC, CLEAN), place, folder / "sync-epoch")
+    found["layer"] = layer(SyncBatchNorm2d(3), slice(0, 4) if rank == 0 else slice(4, 7))
+    found["validation"] = validation(place)
+    flat = {f"{case}/{n}": t.contiguous() for case, part in found.items() for n, t in part.items()}
+    save_file(flat, folder / f"{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What the two processes found."""
+
+    folder: Path
+    found: list[Tensors]
+
+    def of(self, case: str) -> list[Tensors]:
+        prefix = f"{case}/"
+        return [
+            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            for tensors in self.found
+        ]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    folder = tmp_path_factory.mktemp("ranks")
+    start_processes(worker, args=(folder,), nprocs=WORLD)  # type: ignore[no-untyped-call]
+    return Ranks(folder, [load_file(folder / f"{rank}.safetensors") for rank in range(WORLD)])
+
+
+def different(one: Tensors, other: Tensors) -> list[str]:
+    """Names of tensors that are not the same bits."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def assert_close(one: Tensors, other: Tensors) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(
+            tensor, other[name], rtol=1e-5, atol=1e-5, msg=partial("{}: {}".format, name)
+        )
+
+
+def parameters(chosen: Config, state: Tensors) -> Tensors:
+    names = {name for name, _ in assembly.mixture(chosen).named_parameters()}
+    return {name: tensor for name, tensor in state.items() if name in names}
+
+
+@pytest.mark.parametrize("case", SYNCHRONISED | FROZEN)
+def test_a_step_equals_that_of_one_process(ranks: Ranks, case: str) -> None:
+    alone = one_step(settings(*STEPS[case]), Place())
+    for state in ranks.of(case):
+        assert_close(state, alone)
+
+
+@pytest.mark.parametrize("case", SYNCHRONISED | FROZEN)
+def test_the_step_was_one(ranks: Ranks, case: str) -> None:
+    """Guards the comparison above: something moved by 200 times its tolerance."""
+    chosen = settings(*STEPS[case])
+    initial = copy_state(assembly.seeded_mixture(chosen))
+    moved = [(ranks.of(case)[0][n].float() - t.float()).abs().max() for n, t in initial.items()]
+    assert max(moved) > 2e-3
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_parameters_are_the_same_on_all_ranks(ranks: Ranks, case: str) -> None:
+    chosen = settings(*STEPS[case])
+    first, second = (parameters(chosen, state) for state in ranks.of(case))
+    assert len(first) > 100
+    assert different(first, second) == []
+
+
+@pytest.mark.parametrize("case", SYNCHRONISED)
+def test_synchronised_statistics_are_the_same_on_all_ranks(ranks: Ranks, case: str) -> None:
+    assert different(*ranks.of(case)) == []
+
+
+def test_local_statistics_differ_until_the_epoch_ends(ranks: Ranks) -> None:
+    assert any("running" in name for name in different(*ranks.of("local")))
+
+
+@pytest.mark.parametrize("case", ["epoch", "sync epoch"])
+def test_after_an_epoch_ranks_agree(ranks: Ranks, case: str) -> None:
+    """Parameters, every buffer and every metric."""
+    first, second = ranks.of(case)
+    assert sum(name.startswith("buffer.") for name in first) > 100
+    assert different(first, second) == []
+
+
+def test_a_synchronised_epoch_equals_that_of_one_process(ranks: Ranks, tmp_path: Path) -> None:
+    """Two steps: rounding has grown, so the tolerance is wider than for one."""
+    alone, found = one_epoch(settings(SYNC, CLEAN), Place(), tmp_path), ranks.of("sync epoch")[0]
+    assert alone.keys() == found.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_the_checkpoint_is_what_ranks_agree_on(ranks: Ranks) -> None:
+    latest = Checkpoints(Folder.at(ranks.folder / "epoch"), "key").latest()
+    assert latest is not None
+    found = ranks.of("epoch")[1]
+    assert different(latest.model, {name: found[name] for name in latest.model}) == []
+
+
+def test_validation_is_the_same_for_any_number_of_workers(ranks: Ranks) -> None:
+    alone = validation(Place())["accuracy"]
+    for found in ranks.of("validation"):
+        assert torch.equal(found["accuracy"], alone)
+
+
+def test_synchronised_layer_equals_batch_norm_of_all_images(ranks: Ranks) -> None:
+    whole, parts = layer(nn.BatchNorm2d(3), slice(None)), ranks.of("layer")
+    for name in ("out", "x"):
+        whole_of_parts = torch.cat([part[name] for part in parts])
+        torch.testing.assert_close(whole_of_parts, whole[name], rtol=1e-5, atol=1e-5)
+    for name in ("weight", "bias"):  # each worker's share of the sum that DDP makes
+        torch.testing.assert_close(sum(p[name] for p in parts), whole[name], rtol=1e-4, atol=1e-5)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        for part in parts:
+            torch.testing.assert_close(part[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def pair_of_layers() -> tuple[nn.BatchNorm2d, SyncBatchNorm2d]:
+    plain, synchronised = nn.BatchNorm2d(3), SyncBatchNorm2d(3)
+    for norm in (plain, synchronised):
+        norm.get_buffer("running_mean").copy_(torch.tensor([0.0, 1, 2]))
+        norm.get_buffer("running_var").copy_(torch.tensor([1.0, 2, 3]))
+    return plain, synchronised
+
+
+@pytest.mark.parametrize("training_mode", [True, False])
+def test_on_one_process_it_is_plain_batch_norm(training_mode: bool) -> None:
+    plain, synchronised = (norm.train(training_mode) for norm in pair_of_layers())
+    assert different(layer(plain, slice(None)), layer(synchronised, slice(None))) == []
+
+
+def test_synchronize_changes_the_class_and_nothing_else() -> None:
+    chosen = settings()
+    model = assembly.seeded_mixture(chosen)
+    state, kinds = copy_state(model), [type(module) for module in model.modules()]
+    synchronize(model)
+    assert different(state, copy_state(model)) == []
+    expected: list[Any] = [SyncBatchNorm2d if kind is nn.BatchNorm2d else kind for kind in kinds]
+    assert [type(module) for module in model.modules()] == expected
+    x: Tensor = data.load("digits").train[:4].pixels()
+    plain = assembly.seeded_mixture(chosen)
+    assert torch.equal(model.eval()(x), plain.eval()(x))

@@ -1,0 +1,82 @@
+"""ResNet-18 as it is used on CIFAR: its size, its shapes, normalisation inside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fmoe.experts import Normalize, ResNet18, build_expert
+
+RGB = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+GREY = (0.3053,), (0.3760,)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_width_64_has_the_parameters_of_resnet18_on_cifar() -> None:
+    # stem 3*64*9 + 128; stages 147,968 + 525,568 + 2,099,712 + 8,393,728; head 512*10 + 10
+    assert 1856 + 147_968 + 525_568 + 2_099_712 + 8_393_728 + 5130 == 11_173_962
+    mean, std = RGB
+    assert parameters(ResNet18(mean=mean, std=std, classes=10)) == 11_173_962
+
+
+@pytest.mark.parametrize("width", [1, 4, 8, 16])
+def test_width_scales_every_layer(width: int) -> None:
+    mean, std = RGB
+    stages = [(width, width), (width, 2 * width), (2 * width, 4 * width), (4 * width, 8 * width)]
+    count = 3 * 9 * width + 2 * width + 8 * width * 10 + 10  # stem, its norm, head
+    for before, after in stages:
+        count += 9 * before * after + 3 * 9 * after * after + 4 * 2 * after
+        count += before * after + 2 * after if before != after else 0  # the 1x1 shortcut
+    assert parameters(ResNet18(mean=mean, std=std, classes=10, width=width)) == count
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "shape"), [(RGB, (3, 32, 32)), (GREY, (1, 8, 8)), (RGB, (3, 17, 23))]
+)
+def test_images_become_logits(
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]], shape: tuple[int, int, int]
+) -> None:
+    mean, std = normalisation
+    net = build_expert("resnet18", mean=mean, std=std, classes=7, width=4)
+    logits = net(torch.rand(5, *shape))
+    assert logits.shape == (5, 7)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+def test_the_stem_keeps_the_resolution() -> None:
+    net = ResNet18(mean=GREY[0], std=GREY[1], classes=10, width=4)
+    assert net.conv(torch.rand(2, 1, 8, 8)).shape == (2, 4, 8, 8)
+    assert net.blocks(torch.rand(2, 4, 8, 8)).shape == (2, 32, 1, 1)
+
+
+def test_normalize_by_hand() -> None:
+    # (0.5 - 0.25) / 0.5 = 0.5 and (0.5 - 0.75) / 0.25 = -1
+    found = Normalize((0.25, 0.75), (0.5, 0.25))(torch.full((1, 2, 1, 1), 0.5))
+    assert found.flatten().tolist() == [0.5, -1.0]
+
+
+def test_normalisation_is_inside() -> None:
+    torch.manual_seed(0)
+    net = ResNet18(mean=RGB[0], std=RGB[1], classes=10, width=4).eval()
+    x = torch.rand(3, 3, 32, 32)
+    normalized = (x - torch.tensor(RGB[0]).view(3, 1, 1)) / torch.tensor(RGB[1]).view(3, 1, 1)
+    expected = net(x)
+    net.normalize = Normalize((0.0,) * 3, (1.0,) * 3)
+    torch.testing.assert_close(net(normalized), expected)
+
+
+def test_mean_and_std_are_no_part_of_the_weights() -> None:
+    state = ResNet18(mean=RGB[0], std=RGB[1], classes=10, width=4).state_dict()
+    assert not [name for name in state if name.startswith("normalize")]
+
+
+def test_initial_logits_differ_between_images_and_stay_small() -> None:
+    torch.manual_seed(0)
+    logits = ResNet18(mean=GREY[0], std=GREY[1], classes=10, width=4)(torch.rand(32, 1, 8, 8))
+    assert logits.std(0).min() > 1e-3
+    assert logits.abs().max() < 10
