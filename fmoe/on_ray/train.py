@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import ray
 import ray.train
@@ -23,6 +26,7 @@ from fmoe.on_ray.session import Listener, Resources, mailbox
 from fmoe.storage import Folder
 from fmoe.training import Place
 
+T = TypeVar("T")
 MAX_FAILURES = 3
 ERRORS = {error.__name__: error for error in (UserError, NonFiniteLoss)}
 
@@ -97,11 +101,28 @@ def fit(
             ),
         )
         try:
-            outcome = trainer.fit().return_value
+            outcome = interruptible(trainer.fit).return_value
         except TrainingFailedError as error:
             raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
     if outcome:
         raise ERRORS[outcome["error"]](outcome["message"])
+
+
+def interruptible(call: Callable[[], T]) -> T:
+    """Runs `call` in a thread of its own, so that Ctrl-C ends the wait for it.
+
+    In the main thread `TorchTrainer.fit` takes SIGINT for itself and returns as if it had failed.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def _gist(error: TrainingFailedError) -> str:
