@@ -92,7 +92,10 @@ class Checkpoints:
         def part(prefix: str) -> Tensors:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
-        return Checkpoint(epoch, part("model."), part("momentum."), manifest["history"])
+        history = manifest.get("history")
+        if not isinstance(history, list) or len(history) != epoch + 1:
+            raise Damaged(f"{folder.uri}/{MANIFEST}: not the history of {epoch + 1} epochs")
+        return Checkpoint(epoch, part("model."), part("momentum."), history)
 
     def _folder(self, epoch: int) -> Folder:
         return self.folder / f"epoch-{epoch:04d}"
@@ -135,7 +138,7 @@ def read_card(folder: Folder) -> dict[str, Any]:
     """`model.json`. Raises `UserError` where the folder holds no model."""
     try:
         return folder.read_json("model.json")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder.uri}: no model folder (has no model.json)") from None
     except Damaged as error:
         raise UserError(str(error)) from None

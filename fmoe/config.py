@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
-from fmoe.data import Augment, Name
+from fmoe.data import INFO, Augment, Name
 from fmoe.errors import UserError, first_line
 from fmoe.experts import Backbone
 from fmoe.gates import Conv, GateConfig
@@ -107,7 +107,7 @@ class Joint(Phase):
     attack: AttackConfig = PGD()
     update: Update = "all"
     """What learns: everything, the gate with each expert's last layer, or the gate alone."""
-    balance: NonNegativeFloat = 0.0
+    balance: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """Weight of KL(mean gate weights || uniform), the mean over each worker's share."""
     batch_norm: BatchNorm = "local"
     """Statistics of each worker's share (as DDP does), or of the global batch."""
@@ -141,9 +141,12 @@ class Config(Spec):
     evaluate: Evaluate = Evaluate()
 
     @model_validator(mode="after")
-    def _something_learns(self) -> Config:
+    def _possible(self) -> Config:
         if self.joint.update == "gate" and self.gate.kind == "uniform":
             raise ValueError("joint.update: gate, but gate.kind: uniform has nothing to learn")
+        height = INFO[self.data.name].shape[1]
+        if self.data.augment.crop >= height:
+            raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
         return self
 
     def plain(self) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{source}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):
         raise UserError(f"{source}: expected keys such as data, experts, gate, joint")
@@ -218,7 +221,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: expected path=value, such as joint.epochs=3")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"--set {override}: the value is not YAML") from None
     at: Any = tree
     for key in keys[:-1]:

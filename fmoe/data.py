@@ -124,7 +124,7 @@ def read(name: str, data_dir: str | Path | None = None) -> tuple[Name, Split, Sp
 
 
 def _read_files(name: Name, data_dir: str | Path | None) -> readers.Arrays:
-    folder = data_dir or os.environ.get("FMOE_DATA_DIR")
+    folder = data_dir or os.environ.get("FMOE_DATA_DIR") or None
     if folder is None:
         if prepared_path(name).exists():
             return readers.prepared(prepared_path(name))
@@ -176,11 +176,12 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Data:
         if name in ("cifar10", "svhn"):
             data_dir = home() / "data" / "raw" / name
     known, train, test = read(name, data_dir)
+    prepared = split(known, train, test)
     if known != "digits":
         readers.write_prepared(
             prepared_path(known), ((train.images, train.labels), (test.images, test.labels))
         )
-    return split(known, train, test)
+    return prepared
 
 
 class Augment(Spec):

@@ -27,6 +27,8 @@ def located(model: str) -> Iterator[Folder]:
     folder = Folder.at(model)
     if folder.local is not None and not folder.local.exists():
         raise UserError(f"{model}: no such folder")
+    if folder.local is not None and not folder.local.is_dir():
+        raise UserError(f"{model}: is a file; expected a model folder or a run folder")
     yield folder if folder.exists("model.json") else _inside_run(folder, model)
 
 

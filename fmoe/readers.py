@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import urllib.error
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def _parquet_part(files: list[Path]) -> tuple[Any, Any]:
             raise UserError(f"{file}: empty cells in `img` or `label`")
         images += _decode(table["img"].combine_chunks().field("bytes").to_pylist(), file)
         labels.append(table["label"].to_numpy())
+    if not images:
+        raise UserError(f"{files[0].parent}: {files[0].name} and its like hold no rows")
     try:
         return np.stack(images), np.concatenate(labels)
     except ValueError:
@@ -125,14 +128,7 @@ def cifar_batches(folder: Path) -> Arrays | None:
                     batch = _ArraysOnly(stream, encoding="latin1").load()
                 images.append(np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
                 labels.append(np.asarray(batch["labels"], dtype=np.int64))
-            except (
-                OSError,
-                EOFError,
-                ValueError,
-                KeyError,
-                TypeError,
-                pickle.PickleError,
-            ) as error:
+            except Exception as error:  # noqa: BLE001 - a damaged pickle raises any kind
                 raise UserError(
                     f"{inner / name}: not a CIFAR-10 batch ({first_line(error)})"
                 ) from None
@@ -183,7 +179,7 @@ def write_prepared(file: Path, arrays: tuple[tuple[Tensor, Tensor], tuple[Tensor
 
     (x, y), (x_test, y_test) = arrays
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".tmp")
+    aside = file.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
     save_file({"x": x, "y": y, "x_test": x_test, "y_test": y_test}, aside)
     aside.replace(file)
 
@@ -198,7 +194,7 @@ def prepared(file: Path) -> Arrays:
             (kept["x"].numpy(), kept["y"].numpy()),
             (kept["x_test"].numpy(), kept["y_test"].numpy()),
         )
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, OSError) as error:
         raise UserError(
             f"{file}: damaged ({first_line(error)}); run `fmoe data prepare` again"
         ) from None

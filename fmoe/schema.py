@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 
 class Spec(BaseModel):
@@ -14,12 +20,18 @@ class Spec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
+    def _check_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
             unknown = [str(key) for key in data if key not in cls.model_fields]
             if unknown:
                 allowed = ", ".join(cls.model_fields)
                 raise ValueError(f"unknown key {', '.join(unknown)} (allowed: {allowed})")
+            for key, value in data.items():
+                # python counts True as 1, and pydantic 1 as True; who writes one means it
+                wants_bool = cls.model_fields[key].annotation is bool
+                parts = value if isinstance(value, list) else [value]
+                if any(isinstance(part, bool) is not wants_bool for part in parts):
+                    raise ValueError(f"{key}: {value!r} is {'no' if wants_bool else 'a'} boolean")
         return data
 
 

@@ -38,8 +38,13 @@ class Folder:
     def at(cls, place: str | Path) -> Folder:
         """Raises `UserError` for a URI of a kind that pyarrow does not know."""
         text = str(place)
-        uri = text if "://" in text else Path(text).expanduser().resolve().as_posix()
+        try:
+            uri = text if "://" in text else Path(text).expanduser().resolve().as_posix()
+        except RuntimeError as error:  # ~nosuchuser
+            raise UserError(f"{text}: not a folder ({first_line(error)})") from None
         base, mark, options = uri.partition("?")
+        if base.endswith("://"):
+            raise UserError(f"{text}: names no folder")
         folder = cls(f"{base.rstrip('/')}{mark}{options}")
         folder._resolve()
         return folder
@@ -137,7 +142,8 @@ class Folder:
             data = self.read(name)
         except FileNotFoundError:
             raise Damaged(f"{self.uri}/{name}: missing") from None
-        if sha256(data) != manifest.get("sha256", {}).get(name):
+        digests = manifest.get("sha256")
+        if not isinstance(digests, dict) or sha256(data) != digests.get(name):
             raise Damaged(f"{self.uri}/{name}: its digest differs from {MANIFEST}")
         return data
 

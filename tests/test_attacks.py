@@ -156,9 +156,7 @@ def test_the_modes_come_back_after_an_error(attack: Attack) -> None:
 
 
 @every_attack
-def test_same_draw_same_images(
-    attack: Attack, net: ResNet18, batch: tuple[Tensor, Tensor]
-) -> None:
+def test_same_draw_same_images(attack: Attack, net: ResNet18, batch: tuple[Tensor, Tensor]) -> None:
     before = torch.get_rng_state()
     first, second = (attack(net, *batch, draw=Draw(3, "step")) for _ in range(2))
     assert torch.equal(first, second)
@@ -189,7 +187,7 @@ def test_the_model_sees_float_images_only(attack: Attack) -> None:
 
     def model(x: Tensor) -> Tensor:  # any callable will do
         seen.append(x.detach())
-        return linear(x)
+        return linear.forward(x)
 
     attack(model, *random_batch(), draw=Draw(0))
     assert seen or isinstance(attack, Clean | Mix)
@@ -429,7 +427,9 @@ def test_ranks_share_the_attack_and_cut_the_noise(attack: Attack, world_size: in
         whole = attack(model, x, y, draw=Draw(0, step, total=len(x), rows=slice(None)))
         slices = [shard(len(x), rank, world_size) for rank in range(world_size)]
         draws = [Draw(0, step, total=len(x), rows=rows) for rows in slices]
-        assert len({repr(attack.sample(Draw(0, step, total=16, rows=rows))) for rows in slices}) == 1
+        assert (
+            len({repr(attack.sample(Draw(0, step, total=16, rows=rows))) for rows in slices}) == 1
+        )
         parts = [
             attack(model, x[rows], y[rows], draw=draw)
             for rows, draw in zip(slices, draws, strict=True)
@@ -506,4 +506,4 @@ def test_refuses(value: object, message: str) -> None:
 
 def test_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        PGD().eps = 1
+        PGD().eps = 1  # type: ignore[misc]

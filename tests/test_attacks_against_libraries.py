@@ -33,7 +33,7 @@ def net(digits: Data) -> nn.Module:
             rows = torch.randint(len(y), (64,))
             x_adv = attack(model, x[rows], y[rows], draw=Draw(step))
             optimizer.zero_grad()
-            F.cross_entropy(model(x_adv), y[rows]).backward()
+            torch.autograd.backward(F.cross_entropy(model(x_adv), y[rows]))
             optimizer.step()
     return model.eval()
 
@@ -45,7 +45,8 @@ def batch(digits: Data) -> Batch:
 
 def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
-        return (net(x).argmax(1) == y).float().mean().item()
+        right: Tensor = net(x).argmax(1) == y
+    return right.float().mean().item()
 
 
 def by_foolbox(attack: object, net: nn.Module, batch: Batch) -> Tensor:

@@ -44,7 +44,7 @@ def net(digits: Data) -> nn.Module:
         for _ in range(80):
             rows = torch.randint(len(y), (64,))
             optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            torch.autograd.backward(F.cross_entropy(model(x[rows]), y[rows]))
             optimizer.step()
     return model.eval()
 
@@ -198,8 +198,10 @@ def test_the_seed_moves_the_random_starts(net: nn.Module, part: Split) -> None:
 def test_chunks_may_be_judged_anywhere_in_any_order(net: nn.Module, part: Split) -> None:
     settings = Settings(("fgsm", "pgd"), 0.06, batch_size=16)
     starts = range(0, len(part), 16)
-    judged = {start: judge_chunk(net, part[start : start + 16], start, settings)
-              for start in reversed(starts)}
+    judged = {
+        start: judge_chunk(net, part[start : start + 16], start, settings)
+        for start in reversed(starts)
+    }
     apart = summarise([judged[start] for start in starts], settings, 0.0)
     at_once = evaluate(
         net, part.images, part.labels, attacks=["fgsm", "pgd"], eps=0.06, batch_size=16
@@ -251,7 +253,6 @@ def test_judges_in_eval_mode_and_leaves_the_weights_alone(net: nn.Module, part: 
     assert torch.equal(found.clean, expected.clean)
     assert torch.equal(found.robust["fgsm"], expected.robust["fgsm"])
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
-    assert all(p.grad is None or not p.grad.any() for p in Constant().parameters())
     net.eval()
 
 
@@ -282,7 +283,7 @@ def test_json_holds_the_figures_and_how_they_came(cheap: Evaluation) -> None:
 
 @pytest.mark.parametrize("attacks", [["apgd"], ["fgsm", "PGD"]])
 def test_refuses_an_unknown_attack(part: Split, attacks: list[str]) -> None:
-    with pytest.raises(UserError, match="unknown attack .*fgsm, pgd, pgd50, autoattack"):
+    with pytest.raises(UserError, match=r"unknown attack .*fgsm, pgd, pgd50, autoattack"):
         evaluate(Constant(), part.images, part.labels, attacks=attacks)
 
 
@@ -334,31 +335,27 @@ def test_rounding_is_within() -> None:
 # autoattack
 
 
-def test_autoattack_is_the_library_on_the_images_that_were_right(
-    net: nn.Module, part: Split
-) -> None:
-    few, seed = part[:8], 3
-    result = evaluate(
-        net, few.images, few.labels, attacks=["pgd", "autoattack"], eps=0.06, seed=seed
-    )
-    x, y = few.pixels().contiguous(), few.labels
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        right = net(x).argmax(1) == y
-        library = AutoAttack(net, eps=0.06, seed=seed, version="standard")
-        x_adv, _ = library.run_standard_evaluation(x[right], y[right], batch_size=len(y))
-        expected = right.clone()
-        expected[right] = net(x_adv).argmax(1) == y[right]
+def test_autoattack_is_the_library_on_the_images_that_were_right(digits: Data, part: Split) -> None:
+    model, eps, seed = LinearDigits(digits), 0.15, 3  # linear, for Square asks it 5,000 times
+    images, labels = part.images[:8], part.labels[:8].clone()
+    labels[0] = (labels[0] + 1) % 10  # one that is wrong before any attack
+    result = evaluate(model, images, labels, attacks=["pgd", "autoattack"], eps=eps, seed=seed)
+    x = Split(images, labels).pixels().contiguous()
+    with torch.random.fork_rng(devices=[]):
+        right = model(x).argmax(1) == labels
+        library = AutoAttack(model, eps=eps, seed=seed, version="standard")
+        x_adv, _ = library.run_standard_evaluation(x[right], labels[right], batch_size=8)
+    expected = right.clone()
+    expected[right] = model(x_adv).argmax(1) == labels[right]
     assert torch.equal(result.verdicts.robust["autoattack"], expected)
     assert result.robust["autoattack"] <= result.robust["pgd"]
-    assert 0 < result.robust["autoattack"] < result.clean  # else this shows little
+    assert 0 < result.robust["autoattack"] < result.clean < 1  # else this shows little
 
 
 def test_autoattacks_warnings_become_flags(digits: Data, part: Split) -> None:
     few = part[:16]  # in chunks of 4, the flag of each is one flag of all
     model = LinearDigits(digits, probabilities=True)
-    result = evaluate(
-        model, few.images, few.labels, attacks=["autoattack"], eps=0.6, batch_size=4
-    )
+    result = evaluate(model, few.images, few.labels, attacks=["autoattack"], eps=0.6, batch_size=4)
     flags = [flag for flag in result.verdicts.flags if "probability distribution" in flag]
     assert len(flags) == 1
     assert flags[0].startswith("autoattack: ")

@@ -103,7 +103,7 @@ def test_the_gates_parameters_get_gradients_that_finite_differences_confirm(
     mixing: Mixing,
 ) -> None:
     model, x = tiny(Conv(width=4), mixing), images()
-    loss(model, x).sum().backward()
+    torch.autograd.backward(loss(model, x).sum())
     for name, parameter in model.gate.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name

@@ -60,8 +60,10 @@ def test_linear_by_hand() -> None:
 
 def test_width_is_the_networks() -> None:
     sizes = [
-        sum(p.numel() for p in Conv(width=w).build(shape=SHAPE, mean=MEAN, std=STD, experts=2)
-            .parameters())
+        sum(
+            p.numel()
+            for p in Conv(width=w).build(shape=SHAPE, mean=MEAN, std=STD, experts=2).parameters()
+        )
         for w in (4, 8)
     ]
     # w: 27 w + 2 w + 18 w^2 + 4 w + 2 (2 w + 1): 4 -> 438, 8 -> 1450

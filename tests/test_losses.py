@@ -64,7 +64,7 @@ def test_trades_trains_through_both_passes() -> None:
     x, x_adv, y = random_logits()
     x.requires_grad_(True)
     x_adv.requires_grad_(True)
-    Trades()(identity, x, x_adv, y)[0].sum().backward()
+    torch.autograd.backward(Trades()(identity, x, x_adv, y)[0].sum())
     assert x.grad is not None
     assert x_adv.grad is not None
     # KL's gradient by the attacked logits is q - p
@@ -101,7 +101,7 @@ def test_gate_balance_by_hand() -> None:
 
 def test_gate_balance_pushes_toward_equal_shares() -> None:
     gate = torch.tensor([[30.0, 0.0], [2.0, 0.0]], requires_grad=True)
-    gate_balance(gate.softmax(1)).backward()
+    torch.autograd.backward(gate_balance(gate.softmax(1)))
     assert gate.grad is not None
     assert gate.grad.isfinite().all()
     assert gate.grad[1, 0] > 0 > gate.grad[1, 1]

@@ -62,7 +62,7 @@ def test_one_step_by_hand() -> None:
     # g = 2 + 0.5 * 1 = 2.5; the buffer is g; Nesterov: g + 0.9 g = 4.75; 1 - 0.1 * 4.75 = 0.525
     parameter = nn.Parameter(torch.ones(()))
     optimizer = SGD(lr=0.1, momentum=0.9, weight_decay=0.5).build([parameter])
-    (2 * parameter).backward()
+    torch.autograd.backward(2 * parameter)
     optimizer.step()
     assert parameter.item() == pytest.approx(0.525)
 

@@ -88,6 +88,7 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(
+                address="local",  # not whatever cluster runs on this machine
                 num_cpus=max(os.cpu_count() or 1, workers),
                 include_dashboard=False,
                 object_store_memory=200 * MEBIBYTE + 2 * data_bytes,
