@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## train, evaluate and register nine experts on scikit-learn's digits
 	$(BIN)/fmoe train digits --workers 2
 
-test: setup
-	$(BIN)/python -m pytest --cov --cov-report=term -n 2 --dist loadgroup
+test: setup  ## the second half shares one Ray cluster
+	$(BIN)/python -m pytest --ignore=tests/integration -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest tests/integration --cov --cov-append --cov-fail-under=90
 
 lint: setup
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ from fmoe.schema import Drawn, Pixels, Spec
 
 ModelFn = Callable[[Tensor], Tensor]
 Objective = Literal["ce", "margin", "kl"]
+KL_START = 1e-3
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -99,6 +100,14 @@ def ball(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
 
 
+def starting_point(attack: FGSM | PGD, x: Tensor, draw: Draw, eps: float) -> Tensor:
+    """Uniform in the ball, or the image. At the image itself `kl` is 0 and flat: its gradient
+    would be rounding noise, so there it starts a hair away (TRADES starts at 0.001)."""
+    if attack.random_start:
+        return x + eps * draw.noise(x)
+    return x + KL_START * draw.noise(x) if attack.loss == "kl" else x
+
+
 def input_gradient(
     model: ModelFn, x: Tensor, y: Tensor, kind: Objective, clean: Tensor | None
 ) -> Tensor:
@@ -132,7 +141,7 @@ class FGSM(Attack):
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         eps = scalar(self.eps)
         lower, upper = ball(x, eps)
-        start = (x + eps * draw.noise(x)).clamp(lower, upper) if self.random_start else x
+        start = starting_point(self, x, draw, eps).clamp(lower, upper)
         clean = clean_probabilities(model, x, self.loss)
         gradient = input_gradient(model, start, y, self.loss, clean)
         step_size = eps if self.step_size is None else self.step_size
@@ -142,8 +151,8 @@ class FGSM(Attack):
 class PGD(Attack):
     """Projected gradient ascent on the sign (arXiv 1706.06083).
 
-    step_size defaults to eps/4. With several restarts the one kept for an image is the first that
-    is misclassified, or else the one of the highest loss.
+    step_size defaults to eps/4. With several restarts the one kept for an image is a misclassified
+    one before any other, then the one of the highest loss.
     """
 
     kind: Literal["pgd"] = "pgd"
@@ -161,7 +170,7 @@ class PGD(Attack):
         assert isinstance(steps, int)
         step_size = eps / 4 if self.step_size is None else scalar(self.step_size)
         lower, upper = ball(x, eps)
-        x_adv = (x + eps * draw.noise(x)).clamp(lower, upper) if self.random_start else x
+        x_adv = starting_point(self, x, draw, eps).clamp(lower, upper)
         for _ in range(steps):
             gradient = input_gradient(model, x_adv, y, self.loss, clean)
             x_adv = (x_adv + step_size * gradient.sign()).clamp(lower, upper)

@@ -93,8 +93,8 @@ class Checkpoints:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
         history = manifest.get("history")
-        if not isinstance(history, list) or len(history) != epoch + 1:
-            raise Damaged(f"{folder.uri}/{MANIFEST}: not the history of {epoch + 1} epochs")
+        if not isinstance(history, list):
+            raise Damaged(f"{folder.uri}/{MANIFEST}: holds no history")
         return Checkpoint(epoch, part("model."), part("momentum."), history)
 
     def _folder(self, epoch: int) -> Folder:

@@ -115,7 +115,12 @@ class ExpertStore:
             "best_epoch": best,
             "seconds": time.perf_counter() - start,
         }
-        (self.folder / key).commit({WEIGHTS: pack(checkpoints.load(best).model)}, manifest)
+        try:
+            weights = checkpoints.load(best).model
+        except Damaged:  # the best epoch's file, while the newest is whole
+            checkpoints.folder.delete()
+            return self._train(key, config, member, data, place, progress, on_epoch)
+        (self.folder / key).commit({WEIGHTS: pack(weights)}, manifest)
         checkpoints.folder.delete()
         committed = (self.folder / key).manifest()
         assert committed is not None

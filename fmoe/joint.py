@@ -8,9 +8,10 @@ from fmoe import assembly
 from fmoe.checkpoint import Checkpoints
 from fmoe.config import Config, fingerprint
 from fmoe.data import Data
+from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.mixture import Mixture
-from fmoe.storage import Folder
+from fmoe.storage import Damaged, Folder
 from fmoe.training import Epoch, Place, Progress, best_epoch, epochs
 from fmoe.version import VERSION
 
@@ -62,7 +63,10 @@ def joint_epochs(
 def trained(config: Config, run: Folder, data_digest: str, epoch: int) -> Mixture:
     """The mixture as it was after an epoch that is kept."""
     model = assembly.mixture(config)
-    model.load_state_dict(checkpoints(run, config, data_digest).load(epoch).model)
+    try:
+        model.load_state_dict(checkpoints(run, config, data_digest).load(epoch).model)
+    except Damaged as error:
+        raise UserError(f"{error}: delete {run.uri}/joint and train again") from None
     return model.eval()
 
 

@@ -10,12 +10,14 @@ CPU a resumed run gives the same bits as an uninterrupted one.
 
 BatchNorm: with several workers its batch statistics are by default each worker's own (what DDP
 does), and running statistics are averaged over the workers after every epoch. `batch_norm="sync"`
-takes them over the global batch; then the number of workers changes nothing but rounding.
+takes them over the global batch; then the number of workers changes nothing but rounding (but
+for `balance`, which is taken over each worker's share).
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -129,11 +131,13 @@ def crafting(model: nn.Module, phase: Phase) -> Iterator[Callable[[Tensor], Tens
         return
     kept = [buffer.clone() for buffer in model.buffers()]
     model.train()
-    # a plain function: attacks put a module into eval mode
-    yield lambda x: model(x)
-    with torch.no_grad():
-        for buffer, value in zip(model.buffers(), kept, strict=True):
-            buffer.copy_(value)
+    try:
+        # a plain function: attacks put a module into eval mode
+        yield lambda x: model(x)
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), kept, strict=True):
+                buffer.copy_(value)
 
 
 @dataclass
@@ -200,12 +204,12 @@ class Trainer:
             total = sums if total is None else total + sums
             unchecked.append((step, sums[0], attack))
             if len(unchecked) == CHECK_LOSS_EVERY or batch == steps - 1:
-                check_losses(unchecked)
+                check_losses(unchecked, self.place)
                 unchecked = []
             if progress:
                 progress(index, batch + 1, steps)
         assert total is not None
-        self._average_buffers()
+        self._average_statistics()
         mean = reduce_sum(total, self.place) / (steps * self.batches.batch_size)
         seconds = time.perf_counter() - start
         weights = {f"gate_weight_{i}": w for i, w in enumerate(mean[2:].tolist())}
@@ -218,10 +222,14 @@ class Trainer:
             "images_per_second": steps * self.batches.batch_size / seconds,
         }
 
-    def _average_buffers(self) -> None:
+    def _average_statistics(self) -> None:
+        """Of what has just been trained: frozen experts keep theirs bit for bit."""
         if self.place.world_size == 1:
             return
-        running = [b for b in self.model.buffers() if b.is_floating_point()]
+        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+        running = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        if not running:
+            return
         flat = torch.cat([b.flatten() for b in running])
         dist.all_reduce(flat)
         flat /= self.place.world_size
@@ -243,13 +251,13 @@ class Trainer:
             self.optimizer.state[parameter] = {"momentum_buffer": kept}
 
 
-def check_losses(losses: list[tuple[int, Tensor, Attack]]) -> None:
-    """Raises `NonFiniteLoss` for the first of these steps whose loss is not finite."""
-    finite = torch.stack([loss for _, loss, _ in losses]).isfinite().tolist()
-    for (step, loss, attack), is_finite in zip(losses, finite, strict=True):
-        if not is_finite:
+def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None:
+    """Raises `NonFiniteLoss`, on all workers alike, for the first step whose loss is not finite."""
+    totals = reduce_sum(torch.stack([loss for _, loss, _ in losses]), place).tolist()
+    for (step, _, attack), total in zip(losses, totals, strict=True):
+        if not math.isfinite(total):
             raise NonFiniteLoss(
-                f"the loss is {loss.item()} at step {step}, with the attack {attack!r}; "
+                f"the loss is {total} at step {step}, with the attack {attack!r}; "
                 "a lower optimizer.lr is the usual remedy"
             )
 

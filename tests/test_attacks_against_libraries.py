@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import foolbox
 import pytest
 import torch
 import torch.nn.functional as F
+import torchattacks
 from torch import Tensor, nn
 
 from fmoe.attacks import FGSM, PGD
 from fmoe.data import Data
 from fmoe.draw import Draw
 from fmoe.experts import ResNet18
-
-foolbox = pytest.importorskip("foolbox")
-torchattacks = pytest.importorskip("torchattacks")
 
 EPS = 0.1
 IMAGES = 256  # a power of two: torchattacks' mean over the batch scales gradients exactly

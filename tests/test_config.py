@@ -213,7 +213,7 @@ def test_a_gate_that_cannot_learn_cannot_be_all_that_learns() -> None:
 
 
 def test_many_faults_are_counted() -> None:
-    overrides = ["seed=-1", "joint.epochs=0", "experts.width=0", "evaluate.eps=2", "mixing=no"]
+    overrides = ["seed=-1", "joint.epochs=0", "experts.width=0", "evaluate.eps=2", "mixing=sum"]
     with pytest.raises(UserError, match=r"and 2 more"):
         config.load("digits", overrides)
 

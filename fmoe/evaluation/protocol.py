@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fmoe.attacks import eval_mode
 from fmoe.data import Split
 from fmoe.errors import UserError
 from fmoe.evaluation.intervals import wilson
@@ -97,16 +98,16 @@ def judge_chunk(model: nn.Module, part: Split, start: int, settings: Settings) -
     An attack is run on the images that the model gets right: the others count as broken.
     """
     chunk = Chunk(part.pixels(), part.labels, (settings.seed, start))
-    model.eval()
-    with torch.no_grad():
-        clean = model(chunk.x).argmax(1) == chunk.y
     robust, flags, seconds = {}, [], {}
-    for name in settings.attacks:
-        begin = time.perf_counter()
-        alive, raised = ATTACKS[name](model, chunk, clean, settings.eps)
-        robust[name] = alive.cpu()
-        flags += raised
-        seconds[name] = time.perf_counter() - begin
+    with eval_mode(model):
+        with torch.no_grad():
+            clean = model(chunk.x).argmax(1) == chunk.y
+        for name in settings.attacks:
+            begin = time.perf_counter()
+            alive, raised = ATTACKS[name](model, chunk, clean, settings.eps)
+            robust[name] = alive.cpu()
+            flags += raised
+            seconds[name] = time.perf_counter() - begin
     return Verdicts(clean.cpu(), robust, flags, seconds)
 
 
@@ -136,10 +137,12 @@ def evaluate(
     """Judges any classifier: images uint8 [N,C,H,W], labels int64 [N].
 
     `model` maps float images in [0,1] to logits or log-probabilities; eps is in pixels of [0,1].
-    Raises `UserError` for an unknown attack.
+    Raises `UserError` for an unknown attack, or no images.
     """
     settings = Settings(tuple(attacks), eps, batch_size, seed)
     begin, parts = time.perf_counter(), []
+    if len(images) == 0:
+        raise UserError("no images to judge")
     split = Split(images, labels).to(torch.device(device))
     model = model.to(device)
     for start in range(0, len(split), batch_size):

@@ -7,7 +7,9 @@ the whole chunk, cut to the images attacked: leaving an image out changes no oth
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -84,29 +86,47 @@ class _Collect(logging.Handler):
         self.messages.append(" ".join(record.getMessage().split()))
 
 
+@contextmanager
+def _contained(device: torch.device) -> Iterator[list[str]]:
+    """Collects the library's warnings; what it changes for the whole process is put back.
+
+    It seeds torch's generator, ends tracing (debuggers, coverage), and counts its warnings for as
+    long as the process lives: a second model would inherit the first one's.
+    """
+    from pyautoattack import checks
+
+    logger, collect = logging.getLogger("auto-attack"), _Collect()
+    trace, propagate = sys.gettrace(), logger.propagate
+    for name in checks.funcs:
+        checks.funcs[name] = 0
+    logger.addHandler(collect)
+    logger.propagate = False
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield collect.messages
+    finally:
+        sys.settrace(trace)
+        logger.removeHandler(collect)
+        logger.propagate = propagate
+
+
 def autoattack(model: nn.Module, chunk: Chunk, alive: Tensor, eps: float) -> Survivors:
     """The standard version by pyautoattack; its warnings become flags."""
     from pyautoattack import AutoAttack
 
     if not alive.any():
         return alive, []
-    logger, collect = logging.getLogger("auto-attack"), _Collect()
-    logger.addHandler(collect)
-    propagate, logger.propagate = logger.propagate, False
-    try:
-        seed = int(chunk.key[0])
-        library = AutoAttack(model, eps=eps, seed=seed, device=chunk.x.device, version="standard")
-        x, y = chunk.x[alive].contiguous(), chunk.y[alive]
+    seed, device = int(chunk.key[0]), chunk.x.device
+    x, y = chunk.x[alive].contiguous(), chunk.y[alive]
+    with _contained(device) as warnings:
+        library = AutoAttack(model, eps=eps, seed=seed, device=device, version="standard")
         x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
-    finally:
-        logger.removeHandler(collect)
-        logger.propagate = propagate
     assert_within(x_adv, x, eps)
     with torch.no_grad():
         right = model(x_adv).argmax(1) == y
     left = alive.clone()
     left[alive] = right
-    return left, [f"autoattack: {message}" for message in collect.messages]
+    return left, [f"autoattack: {message}" for message in warnings]
 
 
 AttackFn = Callable[[nn.Module, Chunk, Tensor, float], Survivors]

@@ -12,7 +12,6 @@ import pytest
 
 from tests.integration.conftest import Outcome, Trained
 
-pytestmark = [pytest.mark.xdist_group("ray")]
 Fmoe = Callable[..., Outcome]
 
 

@@ -18,8 +18,6 @@ from fmoe.evaluation import evaluate
 from fmoe.storage import Folder
 from tests.integration.conftest import Outcome, Trained
 
-pytestmark = [pytest.mark.xdist_group("ray")]
-
 
 def test_answer_has_the_contract_keys(trained: Trained) -> None:
     answer = trained.answer
@@ -230,7 +228,7 @@ def test_a_second_run_takes_its_experts_from_the_store(
     from tests.integration.conftest import TRAIN
 
     other = fmoe(
-        "train", "digits", "--name=second", "--json", *TRAIN,
+        "train", "digits", "--name=second", "--workers=2", "--json", *TRAIN,
         "--set=gate.temperature=2", "--set=joint.epochs=1", "--register-as=other",
     )  # fmt: skip
     assert other.json["model_uri"] == "models:/other/1"
