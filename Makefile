@@ -10,8 +10,8 @@ setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 # torchattacks pins an old `requests` that ray cannot live with, so it comes without dependencies
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchattacks
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps torchattacks
 	touch $(STAMP)
 
 demo: setup  ## train, evaluate and register nine experts on scikit-learn's digits

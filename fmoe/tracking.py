@@ -15,6 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,7 +204,9 @@ class Tracker:
         )
         torch_version = torch.__version__.split("+")[0]
         mlflow.set_tracking_uri(store_uri())
-        with mlflow.start_run(run_id=self.run_id):
+        with mlflow.start_run(run_id=self.run_id), warnings.catch_warnings():
+            # torch.export says so of buffers that share memory; the weights are on the CPU
+            warnings.filterwarnings("ignore", message="No complete tensor found")
             info = mlflow.pytorch.log_model(
                 model,
                 name="model",

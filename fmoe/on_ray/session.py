@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +75,7 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    on_terminate = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
@@ -94,6 +96,8 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
                 object_store_memory=200 * MEBIBYTE + 2 * data_bytes,
                 **quiet,
             )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # ray has put its own
     try:
         yield
     finally:
