@@ -14,7 +14,13 @@ import pytest
 
 from tests.conftest import SMALL
 
-TRAIN = [f"--set={override}" for override in [*SMALL, "joint.epochs=3", "joint.batch_size=32"]]
+SHORT = [
+    "data.val_images=900",
+    "joint.epochs=3",
+    "joint.batch_size=32",
+    "experts.train.batch_size=32",
+]
+TRAIN = [f"--set={override}" for override in [*SMALL, *SHORT]]
 
 
 @pytest.fixture(scope="session")

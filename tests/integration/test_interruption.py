@@ -68,8 +68,7 @@ def test_interrupted_run_ends_as_killed(
     number: signal.Signals, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = start(tmp_path)
-    wait_for(tmp_path / "runs/small/run.json", process)
-    time.sleep(3)
+    wait_for(tmp_path / "experts", process)  # Ray is up and tasks run
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
