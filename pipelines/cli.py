@@ -46,14 +46,20 @@ def root(
     """Adversarially robust mixtures of experts (Divided We Fall) on Ray and MLflow."""
 
 
-def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
-    # so that `finally` runs: an MLflow run must not be left RUNNING
-    raise SystemExit(128 + signum)
+TERMINATED = 128 + signal.SIGTERM
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; exits 0, 2 for a user's mistake, 1 for a failed run."""
-    signal.signal(signal.SIGTERM, _terminate)
+    terminated = False
+
+    def terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
+        # so that `finally` runs: an MLflow run must not be left RUNNING
+        nonlocal terminated
+        terminated = True
+        raise SystemExit(TERMINATED)
+
+    signal.signal(signal.SIGTERM, terminate)
     command = typer.main.get_command(app)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -69,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"training stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; the same command goes on from the last finished epoch", 130)
+    except SystemExit as end:
+        # a wait inside Ray makes SystemExit(1) of ours
+        sys.exit(TERMINATED if terminated else end.code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -185,7 +185,8 @@ def mailbox(listener: Listener, interval: float = 0.3) -> Iterator[Any]:
 def results(tasks: Sequence[Any], on_done: Callable[[int], None] | None = None) -> list[Any]:
     """The tasks' results in order; `on_done` hears how many are there.
 
-    A task's own error is raised as it was, and the others are cancelled.
+    A task's own error is raised as it was. The others end with the session: `ray.cancel` while a
+    task finishes aborts this process (Ray 2.60, task_manager.cc), and its MLflow run stays RUNNING.
     """
     pending = list(tasks)
     try:
@@ -198,6 +199,3 @@ def results(tasks: Sequence[Any], on_done: Callable[[int], None] | None = None) 
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise (cause if isinstance(cause, Exception) else error) from None
-    finally:
-        for task in pending:
-            ray.cancel(task, force=True)
