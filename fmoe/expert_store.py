@@ -2,25 +2,22 @@
 
 The key is the hash of everything that decides an expert's weights, so a run or a Tune trial asks
 for its experts by configuration and trains only those that are not there. A half-written expert
-has no manifest and is never read; two processes on one machine that ask at once train it once (a
-file lock). On an object store there is no lock: both would train and write the same bits.
+has no manifest and is never read; two processes that ask at once train it once (`fmoe.lease`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-from filelock import FileLock
 
 from fmoe import assembly
 from fmoe.checkpoint import WEIGHTS, Checkpoints, Tensors, pack, unpack
 from fmoe.config import Config, fingerprint
 from fmoe.data import Data
 from fmoe.draw import Draw
+from fmoe.lease import exclusive
 from fmoe.storage import Damaged, Folder
 from fmoe.training import Epoch, Place, Progress, epochs
 from fmoe.version import VERSION
@@ -48,7 +45,7 @@ class ExpertStore:
         found = self.find(key)
         if found:
             return {**found, "trained": False}
-        with self._lock(key):
+        with exclusive(self.folder, key, wait=True):
             found = self.find(key)
             if found:
                 return {**found, "trained": False}
@@ -125,17 +122,6 @@ class ExpertStore:
         committed = (self.folder / key).manifest()
         assert committed is not None
         return committed
-
-    @contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
-        local = self.folder.local
-        if local is None:
-            yield
-            return
-        local.mkdir(parents=True, exist_ok=True)
-        # released by the kernel when the holder dies, however it dies
-        with FileLock(local / f".{key}.lock"):
-            yield
 
 
 def expert_seed(config: Config, member: tuple[str, int]) -> int:

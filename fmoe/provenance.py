@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import subprocess
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
+import psutil
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+OF_THE_BUILD = ("nvidia-", "cuda-", "triton")
 
 
 def git_revision() -> str:
-    """The checkout's commit, `-dirty` where files differ from it; `unknown` outside of one."""
+    """The checkout's commit, `-dirty` where files differ from it; `unknown` outside of one.
+
+    In a submitted job it is the submitter's.
+    """
+    if os.environ.get("FMOE_GIT_REVISION"):
+        return os.environ["FMOE_GIT_REVISION"]
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -41,3 +53,47 @@ def packages() -> str:
     """What is installed, a pin a line."""
     pins = {f"{d.name}=={d.version}" for d in distributions() if d.name}
     return "\n".join(sorted(pins, key=str.lower)) + "\n"
+
+
+def pins() -> dict[str, str]:
+    """The installed version of all that fmoe requires, without local parts (`+cpu`) and without
+    what comes with a build of torch."""
+    found: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    wanted = [("fmoe", "")]  # (package, extra)
+    while wanted:
+        name, extra = wanted.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            continue  # asked for by a marker that pip saw otherwise
+        if name.startswith(OF_THE_BUILD):
+            continue
+        found[name] = Version(package.version).public
+        for line in package.requires or []:
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                wanted += [(canonicalize_name(needed.name), e) for e in {"", *needed.extras}]
+    del found["fmoe"]
+    return dict(sorted(found.items()))
+
+
+def driver() -> str:
+    """This process, told apart from a later one of the same number: host, pid, start time."""
+    process = psutil.Process()
+    return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
+
+
+def is_gone(driver: str) -> bool | None:
+    """Whether the process of `driver` has ended; None where it is another host's."""
+    host, pid, started = driver.rsplit(":", 2)
+    if host != socket.gethostname():
+        return None
+    try:
+        now_there: float = psutil.Process(int(pid)).create_time()
+        return abs(now_there - float(started)) > 2
+    except psutil.NoSuchProcess:
+        return True

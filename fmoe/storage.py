@@ -2,19 +2,26 @@
 
 A file appears whole or not at all: local files are written aside and renamed, object stores put
 atomically. JSON documents carry their own meaning; `manifest.json`, written last with the digests
-of its neighbours, is what makes a folder of files count.
+of its neighbours, is what makes a folder of files count. A patient folder waits out a full disk
+and an object store's outage.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import hashlib
 import json
+import logging
 import os
+import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -22,6 +29,26 @@ from pyarrow import fs as pafs
 from fmoe.errors import UserError, first_line
 
 MANIFEST = "manifest.json"
+PATIENCE = 600.0  # seconds; less than what a worker waits for the others in a collective
+PASSING_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+PASSING_TEXT = (  # as pyarrow words what S3 and GCS say
+    "SLOW_DOWN",
+    "SERVICE_UNAVAILABLE",
+    "INTERNAL_FAILURE",
+    "NETWORK_CONNECTION",
+    "REQUEST_TIMEOUT",
+    "THROTTLING",
+    "HTTP status 50",
+    "Status(UNAVAILABLE",
+    "Status(DEADLINE_EXCEEDED",
+)
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def passing(error: OSError) -> bool:
+    """Whether the fault is of a kind that goes away by itself, or when someone frees space."""
+    return error.errno in PASSING_ERRNO or any(text in str(error) for text in PASSING_TEXT)
 
 
 class Damaged(ValueError):
@@ -30,9 +57,13 @@ class Damaged(ValueError):
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder and the filesystem it is on. Pickles: workers are given one."""
+    """A folder and the filesystem it is on. Pickles: workers are given one.
+
+    patience: seconds for which an operation is tried again after a `passing` fault.
+    """
 
     uri: str
+    patience: float = 0.0
 
     @classmethod
     def at(cls, place: str | Path) -> Folder:
@@ -46,31 +77,53 @@ class Folder:
         if base.endswith("://"):
             raise UserError(f"{text}: names no folder")
         folder = cls(f"{base.rstrip('/')}{mark}{options}")
-        folder._resolve()
+        folder.resolve()
         return folder
 
-    def _resolve(self) -> tuple[pafs.FileSystem, str]:
+    def resolve(self) -> tuple[pafs.FileSystem, str]:
+        """pyarrow's filesystem and the path on it. Raises `UserError`."""
         if "://" not in self.uri:
             return pafs.LocalFileSystem(), self.uri
+        base, mark, options = self.uri.partition("?")
+        scheme, _, path = base.partition("://")
+        root, slash, rest = path.partition("/")
         try:
-            filesystem, path = pafs.FileSystem.from_uri(self.uri)
+            filesystem, start = _filesystem(f"{scheme}://{root}{slash}{mark}{options}")
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{self.uri}: not a usable storage URI ({first_line(error)})") from None
-        return filesystem, path
+        return filesystem, f"{start.rstrip('/')}/{rest}".rstrip("/")
+
+    def patient(self) -> Folder:
+        return replace(self, patience=PATIENCE)
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        deadline, pause = time.monotonic() + self.patience, 0.5
+        while True:
+            try:
+                return call()
+            except OSError as error:
+                if not passing(error) or time.monotonic() > deadline:
+                    raise
+                logger.warning("%s: %s; trying again", self.uri, first_line(error))
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
 
     @property
     def local(self) -> Path | None:
         """The local path, or None where the folder is on an object store."""
-        filesystem, path = self._resolve()
+        filesystem, path = self.resolve()
         return Path(path) if isinstance(filesystem, pafs.LocalFileSystem) else None
 
     def __truediv__(self, name: str) -> Folder:
         assert all(part not in ("", "..") for part in name.split("/"))
         base, mark, options = self.uri.partition("?")  # s3://bucket/runs?region=…
-        return Folder(f"{base}/{name}{mark}{options}")
+        return replace(self, uri=f"{base}/{name}{mark}{options}")
 
     def write(self, name: str, data: bytes) -> None:
-        filesystem, folder = self._resolve()
+        self._persist(lambda: self._write(name, data))
+
+    def _write(self, name: str, data: bytes) -> None:
+        filesystem, folder = self.resolve()
         filesystem.create_dir(folder, recursive=True)
         target = f"{folder}/{name}"
         if not isinstance(filesystem, pafs.LocalFileSystem):
@@ -89,25 +142,43 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
-        filesystem, folder = self._resolve()
-        with filesystem.open_input_stream(f"{folder}/{name}") as stream:
-            return bytes(stream.read())
+        filesystem, folder = self.resolve()
+
+        def read() -> bytes:
+            with filesystem.open_input_stream(f"{folder}/{name}") as stream:
+                return bytes(stream.read())
+
+        return self._persist(read)
 
     def exists(self, name: str) -> bool:
-        filesystem, folder = self._resolve()
-        return bool(filesystem.get_file_info(f"{folder}/{name}").type != pafs.FileType.NotFound)
+        filesystem, folder = self.resolve()
+        info = self._persist(lambda: filesystem.get_file_info(f"{folder}/{name}"))
+        return bool(info.type != pafs.FileType.NotFound)
+
+    def entries(self) -> dict[str, datetime]:
+        """What stands in the folder and when it was written, by the filesystem's own clock."""
+        filesystem, folder = self.resolve()
+        selector = pafs.FileSelector(folder, allow_not_found=True)
+        found = self._persist(lambda: filesystem.get_file_info(selector))
+        return {i.base_name: i.mtime for i in found if not i.base_name.startswith(".")}
 
     def names(self) -> list[str]:
-        """What stands in the folder, sorted; nothing where there is no folder."""
-        filesystem, folder = self._resolve()
-        selector = pafs.FileSelector(folder, allow_not_found=True)
-        found = filesystem.get_file_info(selector)
-        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+        """Sorted; nothing where there is no folder."""
+        return sorted(self.entries())
 
     def delete(self) -> None:
-        filesystem, folder = self._resolve()
-        if filesystem.get_file_info(folder).type == pafs.FileType.Directory:
-            filesystem.delete_dir(folder)
+        filesystem, folder = self.resolve()
+
+        def delete() -> None:
+            if filesystem.get_file_info(folder).type == pafs.FileType.Directory:
+                filesystem.delete_dir(folder)
+
+        self._persist(delete)
+
+    def delete_file(self, name: str) -> None:
+        filesystem, folder = self.resolve()
+        with contextlib.suppress(FileNotFoundError):
+            self._persist(lambda: filesystem.delete_file(f"{folder}/{name}"))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.write(name, (json.dumps(value, indent=1) + "\n").encode())
@@ -150,3 +221,10 @@ class Folder:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(root: str) -> tuple[pafs.FileSystem, str]:
+    """Kept: making a client of an object store asks the network."""
+    found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(root)
+    return found

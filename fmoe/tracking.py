@@ -111,6 +111,7 @@ class Tracker:
         try:
             if run_id is not None:
                 store.update_run(run_id, "RUNNING")
+                store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
                 tracker = cls(store, run_id)
                 tracker._remember()
                 return tracker
@@ -242,6 +243,40 @@ def finishing(tracker: Tracker) -> Iterator[Tracker]:
         tracker.finish("KILLED")
         raise
     tracker.finish("FINISHED")
+
+
+@dataclass(frozen=True)
+class RunningRun:
+    """A run that MLflow believes to be running. job_id and head: of the Ray job that drives it."""
+
+    id: str
+    name: str
+    driver: str | None
+    job_id: str | None
+    head: str | None
+
+
+def running() -> list[RunningRun]:
+    store = client()
+    experiment = store.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return []
+    found, token = [], None
+    while True:
+        page = store.search_runs(
+            [experiment.experiment_id], "attributes.status = 'RUNNING'", page_token=token
+        )
+        for run in page:
+            tags = run.data.tags
+            keys = ("fmoe.driver", "fmoe.job_id", "fmoe.ray_head")
+            found.append(RunningRun(run.info.run_id, run.info.run_name, *map(tags.get, keys)))
+        token = page.token
+        if not token:
+            return found
+
+
+def end(run: RunningRun, status: str) -> None:
+    client().set_terminated(run.id, status)
 
 
 @dataclass(frozen=True)

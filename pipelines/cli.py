@@ -12,7 +12,7 @@ import typer
 
 import fmoe
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError
-from pipelines import data, evaluate, predict, pull, train
+from pipelines import data, evaluate, jobs, predict, pull, runs, submit, train
 
 app = typer.Typer(
     name="fmoe",
@@ -29,6 +29,11 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("pull")(pull.pull)
 app.command("predict")(predict.predict)
+app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    submit.submit
+)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(runs.app, name="runs")
 
 
 def _version(show: bool) -> None:

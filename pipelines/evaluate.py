@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import DataDir, Gpu, Json, Workers
+from pipelines.options import DataDir, Gpu, Json, Processes
 from pipelines.output import Display, percent, result, say
 
 
@@ -20,7 +20,7 @@ def evaluate(
     ] = None,
     eps: Annotated[str | None, typer.Option(help="Such as 8/255; default: the recipe's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")] = None,
-    workers: Workers = 1,
+    workers: Processes = 1,
     seed: Annotated[int, typer.Option(help="Of random starts.")] = 0,
     gpu: Gpu = None,
     json: Json = False,

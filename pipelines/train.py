@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import DataDir, Gpu, Json, Workers
+from fmoe.workers import Workers
+from pipelines.options import DataDir, Gpu, Json, WorkerRange
 from pipelines.output import figures, result, say
 
 
@@ -16,7 +17,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Override a recipe's value; repeatable."),
     ] = None,
-    workers: Workers = 1,
+    workers: WorkerRange = Workers(1, 1),
     name: Annotated[str | None, typer.Option(help="Run name; the same name resumes.")] = None,
     storage: Annotated[
         str | None, typer.Option(help="Folder or URI for runs and experts (s3://, gs://).")
@@ -39,6 +40,7 @@ def train(
     fmoe train digits --workers 2
     fmoe train cifar10-small --data-dir ~/data --workers 2
     fmoe train cifar10 --workers 8 --storage s3://bucket/fmoe --set seed=1
+    fmoe train cifar10 --workers 1..4 --gpu     # elastic: goes on with what is there
     fmoe train digits --set gate.temperature=2 --set experts.roles.pgd.count=2
     """
     from pipelines.training_run import Request, run

@@ -6,26 +6,29 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from filelock import FileLock, Timeout
 
-from fmoe import checkpoint, config, data, joint, plots, provenance
+from fmoe import checkpoint, config, data, joint, plots, provenance, tracking
 from fmoe.config import Config
 from fmoe.data import Data
-from fmoe.errors import UserError
+from fmoe.errors import UserError, first_line
 from fmoe.evaluation import Evaluation, Settings
 from fmoe.expert_store import ExpertStore
+from fmoe.lease import Held, exclusive
 from fmoe.on_ray import evaluate, pool
 from fmoe.on_ray import train as on_ray_train
-from fmoe.on_ray.session import Event, Resources, SharedData, session
+from fmoe.on_ray.session import Resources, driven_by, session
+from fmoe.on_ray.shared_data import SharedData
+from fmoe.on_ray.tasks import Event
 from fmoe.paths import home
 from fmoe.storage import Damaged, Folder
 from fmoe.tracking import Tracker, finishing
+from fmoe.workers import Workers
 from pipelines.output import Display, percent
 
 
@@ -35,7 +38,7 @@ class Request:
 
     recipe: str
     overrides: tuple[str, ...]
-    workers: int
+    workers: Workers
     name: str | None
     storage: str | None
     expert_store: str | None
@@ -65,10 +68,16 @@ def run(request: Request) -> dict[str, Any]:
         loaded = data.load(
             settings.data.name, request.data_dir, val_images=settings.data.val_images
         )
-        tracker = start_tracking(folder, settings, recipe, name, loaded)
-        with finishing(tracker):
-            training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
-            return training.complete()
+        # from here on an outage of the storage is waited out
+        folder, store = folder.patient(), ExpertStore(store.folder.patient())
+        tracking.client()  # a server that is away fails the run now
+        shared = SharedData.of(loaded)
+        # inside of the session: its end takes seconds that a stopped job may not have
+        with session(request.workers.most, shared.nbytes):
+            tracker = start_tracking(folder, settings, recipe, name, loaded)
+            with finishing(tracker):
+                training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
+                return training.complete(ray.put(shared))
 
 
 def checked(name: str) -> str:
@@ -80,22 +89,16 @@ def checked(name: str) -> str:
 @contextmanager
 def only_one(folder: Folder) -> Iterator[None]:
     """Two drivers on one run would overwrite each other's epochs."""
-    if folder.local is None:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(folder, "driver", wait=False))
+        except Held:
+            raise UserError(f"{folder.uri}: another process is training this run") from None
+        except OSError as error:
+            raise UserError(
+                f"--storage {folder.uri}: cannot be written ({first_line(error)})"
+            ) from None
         yield
-        return
-    try:
-        folder.local.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--storage {folder.uri}: cannot be written ({error.strerror})") from None
-    lock = FileLock(folder.local / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{folder.uri}: another process is training this run") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
@@ -124,6 +127,7 @@ def start_tracking(
         "fmoe.data_digest": loaded.digest,
         "fmoe.git_revision": provenance.git_revision(),
         **{f"fmoe.{key}": value for key, value in provenance.hardware().items()},
+        **{f"fmoe.{key}": value for key, value in driven_by().items()},
     }
     tracker = Tracker.start(name, settings.flat(), tags, known.get("run_id"))
     if not known:
@@ -145,21 +149,19 @@ class TrainingRun:
     display: Display
     request: Request
 
-    def complete(self) -> dict[str, Any]:
+    def complete(self, shared: Any) -> dict[str, Any]:
+        """shared: the reference of the data in the object store."""
         seconds: dict[str, float] = {}
-        shared = SharedData.of(self.data)
-        with session(self.request.workers, shared.nbytes):
-            resources = Resources.per_worker(self.request.workers, self.request.gpu)
-            reference = ray.put(shared)
-            with timed(seconds, "pool"):
-                self.pool(reference, resources)
-            with timed(seconds, "joint"):
-                history = self.joint(reference, resources)
-            best = joint.best(self.config, history)
-            last = len(history) - 1
-            with timed(seconds, "evaluate"):
-                found = self.evaluate(best, resources, "best")
-                at_last = found if best == last else self.evaluate(last, resources, "last")
+        resources = Resources.per_worker(self.request.workers.most, self.request.gpu)
+        with timed(seconds, "pool"):
+            self.pool(shared, resources)
+        with timed(seconds, "joint"):
+            history = self.joint(shared, resources)
+        best = joint.best(self.config, history)
+        last = len(history) - 1
+        with timed(seconds, "evaluate"):
+            found = self.evaluate(best, resources, "best")
+            at_last = found if best == last else self.evaluate(last, resources, "last")
         with tempfile.TemporaryDirectory() as aside:
             uri, digest = self.register(best, history, found, Path(aside))
         answer = {
@@ -180,7 +182,7 @@ class TrainingRun:
         self.folder.write_json("result.json", answer)
         return answer
 
-    def pool(self, reference: Any, resources: Resources) -> None:
+    def pool(self, shared: Any, resources: Resources) -> None:
         members = self.config.experts.members
         bar = self.display.task("experts", len(members) * self.config.experts.train.epochs)
         at = dict.fromkeys(members, 0.0)
@@ -195,7 +197,7 @@ class TrainingRun:
                 self.display.line(f"expert {role}-{index}  {epoch_line(event)}")
                 self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
 
-        manifests = pool.fill(self.config, reference, self.store, resources.gpus, listen)
+        manifests = pool.fill(self.config, shared, self.store, resources.gpus, listen)
         for (role, index), manifest in zip(members, manifests, strict=True):
             for epoch, metrics in enumerate(manifest["history"]):
                 self.log(f"expert/{role}-{index}/", metrics, epoch)
@@ -207,12 +209,15 @@ class TrainingRun:
             + (f" (saved {saved:.0f} s of training)" if saved else "")
         )
 
-    def joint(self, reference: Any, resources: Resources) -> list[dict[str, float]]:
+    def joint(self, shared: Any, resources: Resources) -> list[dict[str, float]]:
         epochs = self.config.joint.epochs
         bar = self.display.task("joint", epochs)
         seen: set[int] = set()
 
         def listen(event: Event) -> None:
+            if event["kind"] == "start":
+                self.display.line(worker_line(event["workers"], self.config.joint.batch_size))
+                return
             if event["kind"] == "step":
                 self.display.update(bar, event["at"])
                 return
@@ -228,7 +233,7 @@ class TrainingRun:
 
         on_ray_train.fit(
             self.config,
-            reference,
+            shared,
             self.store,
             self.folder,
             workers=self.request.workers,
@@ -306,6 +311,15 @@ class TrainingRun:
             figure.savefig(file, format="png", dpi=110)
             file.seek(0)
             (self.folder / "plots").write(f"{name}.png", file.read())
+
+
+def worker_line(workers: int, batch_size: int) -> str:
+    """Said whenever the joint phase starts or goes on."""
+    share = -(-batch_size // workers)
+    return (
+        f"joint  {workers} worker{'s' if workers > 1 else ''}, {share} images of a batch each "
+        f"(the global batch of {batch_size} and the learning rate are kept)"
+    )
 
 
 def epoch_line(event: Event) -> str:

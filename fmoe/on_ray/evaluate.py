@@ -15,7 +15,8 @@ from fmoe.checkpoint import copy_state
 from fmoe.config import Config
 from fmoe.data import Split
 from fmoe.evaluation import Evaluation, Settings, Verdicts, judge_chunk, summarise
-from fmoe.on_ray.session import Resources, results
+from fmoe.on_ray.session import Resources
+from fmoe.on_ray.tasks import results
 
 
 @ray.remote  # type: ignore[untyped-decorator]

@@ -9,7 +9,9 @@ import ray
 
 from fmoe.config import Config
 from fmoe.expert_store import ExpertStore
-from fmoe.on_ray.session import Listener, Resources, SharedData, mailbox, results
+from fmoe.on_ray.session import Resources
+from fmoe.on_ray.shared_data import SharedData
+from fmoe.on_ray.tasks import Listener, mailbox, results
 from fmoe.storage import Folder
 from fmoe.training import Epoch, Place
 
@@ -27,6 +29,9 @@ class Reporter:
         if step == steps or now - self.last > PROGRESS_SECONDS:
             self.last = now
             self.box.put.remote({"kind": "step", "at": epoch + step / steps, **self.about})
+
+    def start(self, workers: int) -> None:
+        self.box.put.remote({"kind": "start", "workers": workers, **self.about})
 
     def epoch(self, epoch: Epoch) -> None:
         event = {"kind": "epoch", "epoch": epoch.index, "metrics": epoch.metrics}

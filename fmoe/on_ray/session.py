@@ -9,17 +9,16 @@ import secrets
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 
-from fmoe.data import Data, Name, Split
+from fmoe import provenance
 from fmoe.errors import UserError, first_line
 
 SETTINGS = {
@@ -27,6 +26,10 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+ON_ONE_MACHINE = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
+    "GLOO_SOCKET_IFNAME": "lo",  # workers talk over loopback
 }
 MEBIBYTE = 2**20
 
@@ -55,17 +58,26 @@ class Resources:
         return torch.device("cpu")
 
 
-def make_token() -> None:
-    """Ray would make its authentication token readable for all; ours is there before it looks."""
-    token = Path.home() / ".ray" / "auth_token"
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    token.parent.mkdir(mode=0o700, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-    token.chmod(0o600)
+def auth_token() -> str:
+    """Ray's authentication token, made where there is none.
+
+    Ray would make it readable for all; ours is there before it looks. Raises `UserError`.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return os.environ["RAY_AUTH_TOKEN"]
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        if not named:
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as new:
+                    new.write(secrets.token_hex(32))
+            file.chmod(0o600)
+        return file.read_text().strip()
+    except OSError as error:
+        raise UserError(f"{file}: Ray's token cannot be read ({error.strerror})") from None
 
 
 @contextmanager
@@ -75,6 +87,8 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    for name, value in (SETTINGS if address else SETTINGS | ON_ONE_MACHINE).items():
+        os.environ.setdefault(name, value)
     on_terminate = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -84,9 +98,7 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"no Ray cluster at {address} ({first_line(error)})") from None
     else:
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        make_token()
+        auth_token()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(
@@ -104,98 +116,14 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
         ray.shutdown()
 
 
-@dataclass(frozen=True)
-class SharedData:
-    """A data set as arrays in Ray's object store: workers on a node share one copy."""
+def driven_by() -> dict[str, str]:
+    """What `fmoe runs reap` needs in order to see whether this run's driver still lives.
 
-    name: Name
-    digest: str
-    arrays: dict[str, np.ndarray]
-
-    @classmethod
-    def of(cls, data: Data) -> SharedData:
-        parts = {"train": data.train, "val": data.val, "test": data.test}
-        arrays = {f"{n}_images": s.images.numpy() for n, s in parts.items()}
-        arrays |= {f"{n}_labels": s.labels.numpy() for n, s in parts.items()}
-        return cls(data.name, data.digest, arrays)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
-
-    def data(self) -> Data:
-        def split(part: str) -> Split:
-            return Split(
-                torch.from_numpy(self.arrays[f"{part}_images"]),
-                torch.from_numpy(self.arrays[f"{part}_labels"]),
-            )
-
-        with warnings.catch_warnings():
-            # the store's arrays are read-only, and nothing of ours writes to them
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return Data(self.name, split("train"), split("val"), split("test"), self.digest)
-
-
-Event = dict[str, Any]
-Listener = Callable[[Event], None]
-
-
-@ray.remote(num_cpus=0)
-class Mailbox:
-    """Events of the workers, until the driver fetches them."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def put(self, event: Event) -> None:
-        self.events.append(event)
-
-    def drain(self) -> list[Event]:
-        events, self.events = self.events, []
-        return events
-
-
-@contextmanager
-def mailbox(listener: Listener, interval: float = 0.3) -> Iterator[Any]:
-    """A mailbox whose events are handed to `listener` while the block runs, the last at its end."""
-    box = Mailbox.remote()  # type: ignore[attr-defined]
-    stop = threading.Event()
-
-    def deliver() -> None:
-        for event in ray.get(box.drain.remote()):
-            listener(event)
-
-    def loop() -> None:
-        while not stop.wait(interval):
-            deliver()
-
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    try:
-        yield box
-        stop.set()
-        thread.join()
-        deliver()
-    finally:
-        stop.set()
-        thread.join(timeout=5)
-        ray.kill(box)
-
-
-def results(tasks: Sequence[Any], on_done: Callable[[int], None] | None = None) -> list[Any]:
-    """The tasks' results in order; `on_done` hears how many are there.
-
-    A task's own error is raised as it was. The others end with the session: `ray.cancel` while a
-    task finishes aborts this process (Ray 2.60, task_manager.cc), and its MLflow run stays RUNNING.
+    job_id is empty where no job drives it, so that a resume elsewhere takes the tag back.
     """
-    pending = list(tasks)
-    try:
-        while pending:
-            done, pending = ray.wait(pending)
-            ray.get(done)
-            if on_done:
-                on_done(len(tasks) - len(pending))
-        return list(ray.get(list(tasks)))
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise (cause if isinstance(cause, Exception) else error) from None
+    gcs = ray.get_runtime_context().gcs_address.rpartition(":")[0]
+    return {
+        "driver": provenance.driver(),
+        "job_id": os.environ.get("FMOE_JOB_ID", ""),
+        "ray_head": gcs,
+    }

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 import ray.train
 import ray.train.torch
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
@@ -22,9 +23,11 @@ from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
 from fmoe.expert_store import ExpertStore
 from fmoe.joint import joint_epochs
 from fmoe.on_ray.pool import Reporter
-from fmoe.on_ray.session import Listener, Resources, mailbox
+from fmoe.on_ray.session import Resources
+from fmoe.on_ray.tasks import Event, Listener, mailbox
 from fmoe.storage import Folder
 from fmoe.training import Place
+from fmoe.workers import Workers
 
 T = TypeVar("T")
 MAX_FAILURES = 3
@@ -41,6 +44,8 @@ def worker(settings: dict[str, Any]) -> dict[str, str] | None:
     reporter = Reporter(settings["mailbox"], phase="joint")
     rank_0 = place.rank == 0
     shared = ray.get(settings["shared"])
+    if rank_0:
+        reporter.start(place.world_size)
     try:
         for epoch in joint_epochs(
             Config.model_validate(settings["config"]),
@@ -64,16 +69,29 @@ def fit(
     store: ExpertStore,
     run: Folder,
     *,
-    workers: int,
+    workers: Workers,
     resources: Resources,
     listener: Listener,
 ) -> None:
     """Trains the mixture on `workers`; checkpoints land in `run`, epochs at `listener`.
 
-    A killed worker costs the epoch in flight: the rest resume from our own newest checkpoint. Ray
-    is told of metrics only, so a run of the same name under another Ray session resumes as well.
+    A lost worker, node or Train controller costs the epoch in flight: what is left resumes from
+    our own newest checkpoint, as often as epochs are finished in between. Ray is told of metrics
+    only, so a run of the same name under another Ray session resumes as well.
+
+    Raises `TrainingFailed`, or the worker's `UserError` or `NonFiniteLoss`.
     """
-    with mailbox(listener) as box:
+    finished = -1
+    failures = 0
+
+    def listen(event: Event) -> None:
+        nonlocal finished
+        if event["kind"] == "epoch":
+            finished = max(finished, event["epoch"])
+        listener(event)
+
+    filesystem, path = (run / "ray").resolve()
+    with mailbox(listen) as box:
         trainer = TorchTrainer(
             worker,
             train_loop_config={
@@ -86,7 +104,7 @@ def fit(
             },
             torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=workers,
+                num_workers=(workers.least, workers.most) if workers.elastic else workers.most,
                 use_gpu=bool(resources.gpus),
                 resources_per_worker={
                     "CPU": resources.cpus,
@@ -95,15 +113,24 @@ def fit(
             ),
             run_config=RunConfig(
                 name=f"joint-{uuid.uuid4().hex[:8]}",
-                storage_path=(run / "ray").uri,
+                storage_filesystem=filesystem,
+                storage_path=path,
                 failure_config=FailureConfig(max_failures=MAX_FAILURES),
                 logging_config=LoggingConfig(log_level=os.environ.get("FMOE_RAY_LOG", "ERROR")),
             ),
         )
-        try:
-            outcome = interruptible(trainer.fit).return_value
-        except TrainingFailedError as error:
-            raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
+        while True:
+            before = finished
+            try:
+                outcome = interruptible(trainer.fit).return_value
+                break
+            except TrainingFailedError as error:  # Ray Train has tried MAX_FAILURES times
+                if finished == before:
+                    raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
+            except RayActorError as error:  # Ray Train's controller is gone
+                failures = failures + 1 if finished == before else 0
+                if failures > MAX_FAILURES:
+                    raise TrainingFailed(f"the joint phase failed: {first_line(error)}") from error
     if outcome:
         raise ERRORS[outcome["error"]](outcome["message"])
 

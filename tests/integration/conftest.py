@@ -41,13 +41,14 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained_once(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    from fmoe.workers import Workers
     from pipelines.training_run import Request, run
 
     home = tmp_path_factory.mktemp("trained")
     before = os.environ.get("FMOE_HOME")
     os.environ["FMOE_HOME"] = str(home)
     overrides = tuple(flag.removeprefix("--set=") for flag in TRAIN)
-    request = Request("digits", overrides, 2, "small", None, None, None, None, None)
+    request = Request("digits", overrides, Workers(2, 2), "small", None, None, None, None, None)
     try:
         answer = run(request)
     finally:

@@ -1,0 +1,239 @@
+"""Pipelines as Ray jobs: the head node of a cluster runs the same command that a laptop would.
+
+The client speaks HTTP with the cluster's dashboard and needs no Ray node of its own. A job's
+working directory is a staged copy of `fmoe` and `pipelines` with the recipe files that the command
+names, so nothing else (.git, .venv, data, runs) can travel; `pins.txt` in it says what versions the
+submitter has, and `pipelines.in_job` holds the node to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.state import StateApiClient
+from ray.util.state.common import ListApiOptions, StateResource
+
+import fmoe
+from fmoe import provenance
+from fmoe.errors import UserError, first_line
+from fmoe.on_ray.session import auth_token
+from fmoe.version import VERSION
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+PINS = "pins.txt"
+SHIPPED = "submitted"  # folder of the working directory for the command's own files
+STOP_SECONDS = 30  # for a stopped driver to close its MLflow run; Ray's default is 3
+ENTRYPOINT = "python -m pipelines.in_job"
+PASSED_ON = ("MLFLOW_TRACKING_URI", "FMOE_DATA_DIR", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+
+
+@dataclass(frozen=True)
+class Job:
+    """started, ended: seconds since the epoch, None where it has not."""
+
+    id: str
+    status: str
+    command: str
+    message: str
+    started: float | None
+    ended: float | None
+
+    @property
+    def over(self) -> bool:
+        return bool(JobStatus(self.status).is_terminal())
+
+
+@dataclass
+class Jobs:
+    """The jobs of one cluster."""
+
+    address: str
+    headers: dict[str, str] = field(repr=False)
+    client: JobSubmissionClient
+
+    @classmethod
+    def at(cls, address: str | None) -> Jobs:
+        """Raises `UserError` where no cluster answers, or where it asks for another token."""
+        url = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"--address {url}: expected the dashboard's URL, as {DEFAULT_ADDRESS}")
+        headers = {"Authorization": f"Bearer {auth_token()}"}  # a cluster without tokens ignores it
+        with answering(url):
+            return cls(url, headers, JobSubmissionClient(url, headers=headers))
+
+    def submit(
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        pip: bool,
+        metadata: Mapping[str, str],
+    ) -> str:
+        """Starts `fmoe ARGUMENTS` on the cluster's head; gives the job's id.
+
+        env: variables of the job; they are visible to whoever sees the job, so no secrets.
+        pip: have Ray install the submitter's versions on every node of the job.
+        """
+        job_id = f"fmoe-{arguments[0]}-{secrets.token_hex(4)}"
+        revision = provenance.git_revision()
+        env_vars = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+        env_vars |= {
+            "FMOE_JOB_ID": job_id,
+            "FMOE_GIT_REVISION": revision,
+            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
+            **env,
+        }
+        with tempfile.TemporaryDirectory(prefix="fmoe-job-") as aside:
+            given = stage(Path(aside), arguments)
+            runtime_env: dict[str, Any] = {"working_dir": aside, "env_vars": env_vars}
+            if pip:
+                packages = [f"{name}=={version}" for name, version in provenance.pins().items()]
+                runtime_env["pip"] = {"packages": packages, "pip_check": False}
+            with answering(self.address):
+                return str(
+                    self.client.submit_job(
+                        entrypoint=f"{ENTRYPOINT} {shlex.join(given)}",
+                        submission_id=job_id,
+                        runtime_env=runtime_env,
+                        metadata={
+                            "fmoe": VERSION,
+                            "command": shlex.join(arguments),
+                            "git_revision": revision,
+                            **metadata,
+                        },
+                    )
+                )
+
+    def head(self) -> str:
+        """The head node's IP address."""
+        with answering(self.address):
+            state = StateApiClient(self.address, headers=self.headers)
+            options = ListApiOptions(filters=[("is_head_node", "=", True)])
+            (node,) = state.list(StateResource.NODES, options, raise_on_missing_output=False)
+        return str(node.node_ip)
+
+    def list(self) -> list[Job]:
+        """Newest first; only those that `submit` started."""
+        with answering(self.address):
+            found = [_job(details) for details in self.client.list_jobs() if _ours(details)]
+        return sorted(found, key=lambda job: job.started or time.time(), reverse=True)
+
+    def get(self, job_id: str) -> Job:
+        """Raises `UserError` for an unknown job."""
+        with answering(self.address, job_id):
+            return _job(self.client.get_job_info(job_id))
+
+    def logs(self, job_id: str) -> str:
+        with answering(self.address, job_id):
+            return str(self.client.get_job_logs(job_id))
+
+    def follow(self, job_id: str) -> Iterator[str]:
+        """The job's output as it comes, until the job ends."""
+
+        async def read(stream: Any) -> str | None:
+            try:
+                return str(await anext(stream))
+            except StopAsyncIteration:
+                return None
+
+        with answering(self.address, job_id), contextlib.closing(asyncio.new_event_loop()) as loop:
+            stream = self.client.tail_job_logs(job_id)
+            try:
+                while (text := loop.run_until_complete(read(stream))) is not None:
+                    yield text
+            finally:
+                loop.run_until_complete(stream.aclose())
+
+    def wait(self, job_id: str, seconds: float) -> Job:
+        """The job when it is over, or as it stands after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not (job := self.get(job_id)).over and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return job
+
+    def stop(self, job_id: str) -> Job:
+        """Asks the job to end, which closes its MLflow run, and waits until it has."""
+        with answering(self.address, job_id):
+            self.client.stop_job(job_id)
+        return self.wait(job_id, STOP_SECONDS + 15)
+
+
+def stage(target: Path, arguments: Sequence[str]) -> list[str]:
+    """Fills a job's working directory; gives the command with its files where they will be."""
+    root = Path(fmoe.__file__).parent.parent
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    for package in ("fmoe", "pipelines"):
+        shutil.copytree(root / package, target / package, ignore=ignore)
+    pins = [f"{name}=={version}\n" for name, version in provenance.pins().items()]
+    (target / PINS).write_text("".join(pins))
+    given = []
+    for argument in arguments:
+        file = Path(argument)
+        if file.suffix in (".yaml", ".yml") and file.is_file():
+            shipped = Path(SHIPPED) / file.name
+            (target / SHIPPED).mkdir(exist_ok=True)
+            if (target / shipped).exists():
+                raise UserError(f"{argument}: two files of this name; rename one")
+            shutil.copy(file, target / shipped)
+            argument = str(shipped)
+        given.append(argument)
+    return given
+
+
+@contextlib.contextmanager
+def answering(address: str, job_id: str | None = None) -> Iterator[None]:
+    """Turns what goes wrong between here and the cluster into a `UserError`."""
+    try:
+        yield
+    except (ConnectionError, aiohttp.ClientError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address} ({first_line(error)}): "
+            "is it up, and its dashboard forwarded (`ray dashboard cluster.yaml`)?"
+        ) from None
+    except AuthenticationError:
+        raise UserError(
+            f"the cluster at {address} asks for another token: copy its ~/.ray/auth_token here, "
+            "mode 0600, or set RAY_AUTH_TOKEN_PATH"
+        ) from None
+    except RuntimeError as error:
+        text = str(error)
+        if job_id is not None and ("404" in text or "does not exist" in text):
+            raise UserError(f"{job_id}: no such job at {address}; see `fmoe jobs list`") from None
+        raise UserError(f"the cluster at {address} refused: {_reason(text)}") from None
+
+
+def _reason(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "without a reason"
+
+
+def _ours(details: Any) -> bool:
+    return "fmoe" in (details.metadata or {})
+
+
+def _job(details: Any) -> Job:
+    def seconds(milliseconds: int | None) -> float | None:
+        return milliseconds / 1000 if milliseconds else None
+
+    return Job(
+        id=details.submission_id,
+        status=str(JobStatus(details.status).value),
+        command=(details.metadata or {}).get("command", details.entrypoint),
+        message=details.message or "",
+        started=seconds(details.start_time),
+        ended=seconds(details.end_time),
+    )

@@ -1,0 +1,96 @@
+"""`fmoe submit`: any pipeline as a job on a Ray cluster."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import typer
+
+from fmoe.errors import UserError
+from pipelines.options import Address, Json
+from pipelines.output import result, say
+
+HERE_ONLY = ("submit", "jobs", "runs")
+
+
+def submit(
+    context: typer.Context,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option(help="Show the output until the job ends.")] = False,
+    pip: Annotated[
+        bool, typer.Option(help="Have Ray install this environment's versions on the nodes.")
+    ] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A variable of the job; no secrets. Repeatable."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline on a Ray cluster: the same command, with `submit` before it.
+
+    The cluster gets this checkout's fmoe and the recipe file that the command names; paths other
+    than that are the nodes' own. Nodes need the same package versions, or --pip.
+
+    \b
+    fmoe submit train cifar10 --workers 8 --storage s3://bucket/fmoe --follow
+    fmoe submit train my-recipe.yaml --workers 1..4 --address http://127.0.0.1:8265
+    fmoe submit evaluate models:/fmoe-cifar10@candidate --workers 4 --env NCCL_DEBUG=INFO
+    """
+    arguments = list(context.args)
+    metadata = check(arguments)
+    from fmoe.on_ray.jobs import Jobs
+    from pipelines.jobs import followed
+
+    with result(json) as answer:
+        jobs = Jobs.at(address)
+        job_id = jobs.submit(
+            arguments, env=dict(map(variable, env or [])), pip=pip, metadata=metadata
+        )
+        if not json:
+            print(f"job    {job_id} at {jobs.address}", flush=True)
+        job = followed(jobs, job_id) if follow else jobs.get(job_id)
+        answer |= {"job_id": job_id, "status": job.status, "address": jobs.address}
+    where = f" --address {address}" if address else ""
+    say(json, f"status {job.status}", f"logs   fmoe jobs logs {job_id} --follow{where}")
+    if follow and job.status != "SUCCEEDED":
+        raise typer.Exit(1)
+
+
+def check(arguments: list[str]) -> dict[str, str]:
+    """Refuses here what the job would refuse there; gives the job's metadata."""
+    from pipelines.cli import app
+
+    commands: Any = typer.main.get_command(app)
+    known = [name for name in commands.commands if name not in HERE_ONLY]
+    if not arguments or arguments[0] not in known:
+        named = arguments[0] if arguments else "nothing"
+        raise UserError(f"submit {named}: expected one of {', '.join(known)}")
+    given = commands.commands[arguments[0]].make_context(
+        f"fmoe {arguments[0]}", arguments[1:], parent=None
+    )
+    if arguments[0] != "train":
+        return {}
+    from fmoe import config
+
+    config.load(given.params["recipe"], given.params["overrides"] or ())
+    return {"recipe": config.recipe_name(given.params["recipe"])}
+
+
+def variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise UserError(f"--env {text}: expected NAME=VALUE")
+    if re.search(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|PRIVATE|API_?KEY", name.upper()):
+        raise UserError(
+            f"--env {name}: whoever sees the job would see it; give secrets to the nodes instead"
+        )
+    return name, value
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    main(["submit", *sys.argv[1:]])
