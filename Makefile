@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-cluster lint format clean
 
 setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
@@ -18,8 +18,13 @@ demo: setup  ## train, evaluate and register nine experts on scikit-learn's digi
 	$(BIN)/fmoe train digits --workers 2
 
 test: setup  ## the second half shares one Ray cluster
-	$(BIN)/python -m pytest --ignore=tests/integration -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest --ignore=tests/integration --ignore=tests/cluster -n 2 --dist loadfile --cov --cov-report=
 	$(BIN)/python -m pytest tests/integration --cov --cov-append --cov-fail-under=90
+
+# FMOE_KILLS=10 for more kills at random moments
+test-cluster: setup  ## two Ray hosts in network namespaces, under faults; needs root
+	command -v ip >/dev/null || { apt-get update -q && apt-get install -y -q iproute2; }
+	$(BIN)/python -m pytest tests/cluster
 
 lint: setup
 	$(BIN)/ruff check .

@@ -124,12 +124,12 @@ class Folder:
 
     def _write(self, name: str, data: bytes) -> None:
         filesystem, folder = self.resolve()
-        filesystem.create_dir(folder, recursive=True)
         target = f"{folder}/{name}"
         if not isinstance(filesystem, pafs.LocalFileSystem):
             with filesystem.open_output_stream(target) as stream:
                 stream.write(data)
             return
+        filesystem.create_dir(folder, recursive=True)
         aside = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             with open(aside, "wb") as file:

@@ -53,7 +53,7 @@ def status(job_id: JobId, address: Address = None, json: Json = False) -> None:
     with result(json) as answer:
         job = Jobs.at(address).get(job_id)
         answer |= described(job)
-    say(json, f"{job.id}  {job.status}  {took(job)}  {job.message}".rstrip())
+    say(json, f"{job.id}  {job.status}  {took(job)}  {gist(job.message)}".rstrip())
 
 
 @app.command()
@@ -116,6 +116,11 @@ def described(job: Job) -> dict[str, Any]:
         "started": job.started,
         "ended": job.ended,
     }
+
+
+def gist(message: str) -> str:
+    """Ray appends the last 20,000 letters of the log to a failed job's message."""
+    return message.partition(", last available logs")[0].strip()
 
 
 def clock(time: float | None) -> str:

@@ -39,14 +39,13 @@ def submit(
     """
     arguments = list(context.args)
     metadata = check(arguments)
+    variables = dict(map(variable, env or []))
     from fmoe.on_ray.jobs import Jobs
     from pipelines.jobs import followed
 
     with result(json) as answer:
         jobs = Jobs.at(address)
-        job_id = jobs.submit(
-            arguments, env=dict(map(variable, env or [])), pip=pip, metadata=metadata
-        )
+        job_id = jobs.submit(arguments, env=variables, pip=pip, metadata=metadata)
         if not json:
             print(f"job    {job_id} at {jobs.address}", flush=True)
         job = followed(jobs, job_id) if follow else jobs.get(job_id)

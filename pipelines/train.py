@@ -20,7 +20,10 @@ def train(
     workers: WorkerRange = Workers(1, 1),
     name: Annotated[str | None, typer.Option(help="Run name; the same name resumes.")] = None,
     storage: Annotated[
-        str | None, typer.Option(help="Folder or URI for runs and experts (s3://, gs://).")
+        str | None,
+        typer.Option(
+            envvar="FMOE_STORAGE", help="Folder or URI for runs and experts (s3://, gs://)."
+        ),
     ] = None,
     expert_store: Annotated[
         str | None, typer.Option(help="Folder or URI of the expert store.")

@@ -188,6 +188,8 @@ class TrainingRun:
         at = dict.fromkeys(members, 0.0)
 
         def listen(event: Event) -> None:
+            if self.noticed(event):
+                return
             role, index = event["member"]
             if event["kind"] == "step":
                 at[role, index] = event["at"]
@@ -197,7 +199,9 @@ class TrainingRun:
                 self.display.line(f"expert {role}-{index}  {epoch_line(event)}")
                 self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
 
-        manifests = pool.fill(self.config, shared, self.store, resources.gpus, listen)
+        manifests = pool.fill(
+            self.config, shared, self.data.digest, self.store, resources.gpus, listen
+        )
         for (role, index), manifest in zip(members, manifests, strict=True):
             for epoch, metrics in enumerate(manifest["history"]):
                 self.log(f"expert/{role}-{index}/", metrics, epoch)
@@ -215,6 +219,8 @@ class TrainingRun:
         seen: set[int] = set()
 
         def listen(event: Event) -> None:
+            if self.noticed(event):
+                return
             if event["kind"] == "start":
                 self.display.line(worker_line(event["workers"], self.config.joint.batch_size))
                 return
@@ -247,6 +253,11 @@ class TrainingRun:
         lines = [json.dumps({"epoch": i, **metrics}) for i, metrics in enumerate(latest.history)]
         self.folder.write("metrics.jsonl", ("\n".join(lines) + "\n").encode())
         return latest.history
+
+    def noticed(self, event: Event) -> bool:
+        if event["kind"] == "notice":
+            self.display.line(f"warning: {event['text']}")
+        return bool(event["kind"] == "notice")
 
     def log(self, prefix: str, metrics: dict[str, float], epoch: int) -> None:
         self.tracker.log({f"{prefix}{key}": value for key, value in metrics.items()}, epoch)

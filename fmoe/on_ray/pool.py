@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 import ray
 
 from fmoe.config import Config
-from fmoe.expert_store import ExpertStore
+from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Listener, mailbox, results
@@ -16,13 +17,21 @@ from fmoe.storage import Folder
 from fmoe.training import Epoch, Place
 
 PROGRESS_SECONDS = 0.5
+LOGGER = logging.getLogger("fmoe")
 
 
-class Reporter:
-    """Sends a worker's progress to the mailbox, at most twice a second."""
+class Reporter(logging.Handler):
+    """Sends a worker's progress to the mailbox, at most twice a second, and fmoe's warnings."""
 
     def __init__(self, box: Any, **about: Any):
+        super().__init__(logging.WARNING)
         self.box, self.about, self.last = box, about, 0.0
+        for handler in list(LOGGER.handlers):
+            LOGGER.removeHandler(handler)  # an earlier task's of this process
+        LOGGER.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.box.put.remote({"kind": "notice", "text": record.getMessage(), **self.about})
 
     def progress(self, epoch: int, step: int, steps: int) -> None:
         now = time.monotonic()
@@ -59,18 +68,44 @@ def train_expert(
 
 
 def fill(
-    config: Config, shared: Any, store: ExpertStore, gpus: int, listener: Listener
+    config: Config,
+    shared: Any,
+    digest: str,
+    store: ExpertStore,
+    gpus: int,
+    listener: Listener,
 ) -> list[dict[str, Any]]:
     """The manifests of all of the mixture's experts, in order; missing ones are trained.
 
-    shared: the reference of a `SharedData` in the object store. One CPU an expert: as many are
-    trained at once as the cluster has CPUs (or GPUs).
+    shared: the reference of a `SharedData` in the object store; digest: of its data. One CPU an
+    expert: as many are trained at once as the cluster has CPUs (or GPUs).
     """
+    members = config.experts.members
+    found = {
+        member: {**manifest, "trained": False}
+        for member in members
+        if (manifest := store.find(expert_key(config, member, digest)))
+    }
+    missing = [member for member in members if member not in found]
+    found |= zip(missing, _train(config, missing, shared, store, gpus, listener), strict=True)
+    return [found[member] for member in members]
+
+
+def _train(
+    config: Config,
+    members: list[tuple[str, int]],
+    shared: Any,
+    store: ExpertStore,
+    gpus: int,
+    listener: Listener,
+) -> list[dict[str, Any]]:
+    if not members:
+        return []
     resources = Resources(cpus=1, gpus=gpus)
     train = train_expert.options(num_cpus=1, num_gpus=gpus, max_retries=3)
     with mailbox(listener) as box:
         tasks = [
             train.remote(shared, config.plain(), member, store.folder, resources, box)
-            for member in config.experts.members
+            for member in members
         ]
         return results(tasks)

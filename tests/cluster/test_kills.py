@@ -1,0 +1,61 @@
+"""Worker, controller, node and driver in turn, killed at a random moment of a run.
+
+Four kills by default; FMOE_KILLS=10 FMOE_KILLS_SEED=7 for more, or others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import Cluster, Run, assert_complete, wait_for
+
+KILLS = int(os.environ.get("FMOE_KILLS", "4"))
+SEED = int(os.environ.get("FMOE_KILLS_SEED", "0"))
+
+
+def kill(what: str, cluster: Cluster, run: Run) -> None:
+    if what == "driver":
+        run.kill_driver()
+    elif what == "node":
+        cluster.nodes[0].kill()
+    else:
+        title = {"worker": "RayTrainWorker", "controller": "TrainController"}[what]
+        hosts = (cluster.head, *cluster.nodes)
+        found = [pid for host in hosts for pid in host.find(title)]
+        for pid in found[:1]:  # there is none before the joint phase has started
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_killed_at_a_random_moment(
+    number: int, cluster: Cluster, undisturbed: dict[str, Any]
+) -> None:
+    what = ("worker", "controller", "node", "driver")[number % 4]
+    moment = random.Random(f"{SEED}-{number}").uniform(0, 12)
+    name = f"kill-{number}-{what}"
+    run = cluster.train(name, "--workers", "2")
+    run.wait_for_line("experts: ")
+    time.sleep(moment + 10 * (what in ("worker", "controller")))
+    reported = run.text.count("joint  epoch")
+    kill(what, cluster, run)
+    if what == "node":
+        cluster.start_node(cluster.nodes[0])
+    if what == "driver":
+        wait_for(cluster.whole, 60, "the killed driver's CPUs")
+        run = cluster.train(name, "--workers", "2")
+    answer = run.finish()
+    print(f"{what} killed after {moment:.1f} s, {reported} epochs reported")
+    assert_complete(cluster, answer)
+    assert answer["digest"] == undisturbed["digest"]
+    assert run.text.count("joint  epoch") >= 4
+    wait_for(cluster.whole, 60, "free CPUs")
+    for host in (cluster.head, *cluster.nodes):
+        orphans = [pid for title in ("RayTrainWorker", "TrainController", "--name kill-")
+                   for pid in host.find(title)]  # fmt: skip
+        assert orphans == []

@@ -1,0 +1,147 @@
+"""Jobs from a host that is no part of the cluster, over HTTP and with a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import PYTHON, Cluster, wait_for
+
+
+class Client:
+    """`fmoe` on the client's host."""
+
+    def __init__(self, cluster: Cluster, folder: Path):
+        self.cluster, self.folder = cluster, folder
+        self.env = {**cluster.env, "FMOE_HOME": str(folder / "home")}
+        self.at = ("--address", cluster.dashboard)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [PYTHON, "-m", "pipelines.cli", *arguments]
+
+    def run(self, *arguments: str, code: int = 0, **env: str) -> str:
+        done = self.cluster.client.run(*self.command(*arguments), env={**self.env, **env})
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code == 2 else done.stdout
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        (line,) = self.run(*arguments, "--json").splitlines()
+        value: dict[str, Any] = json.loads(line)
+        return value
+
+    def submit(self, name: str, *more: str) -> str:
+        command = self.cluster.command(name, "--workers", "2", *more)
+        return str(self.json("submit", *command, *self.at)["job_id"])
+
+    def wait_for_epoch(self, job_id: str) -> None:
+        wait_for(
+            lambda: "joint  epoch 1 " in self.run("jobs", "logs", job_id, *self.at),
+            120,
+            "the first epoch",
+        )
+
+    def run_of(self, job_id: str) -> dict[str, Any]:
+        """The MLflow run that carries the job's id."""
+        code = f"""
+from mlflow.tracking import MlflowClient
+client = MlflowClient()
+(run,) = client.search_runs(['1'], "tags.`fmoe.job_id` = '{job_id}'")
+print(run.info.run_id)
+"""
+        done = self.cluster.client.run(PYTHON, "-c", code, env=self.env)
+        assert done.returncode == 0, done.stderr
+        return self.cluster.mlflow_run(done.stdout.strip())
+
+
+@pytest.fixture
+def client(cluster: Cluster, tmp_path: Path) -> Client:
+    return Client(cluster, tmp_path)
+
+
+def test_submitted_followed_and_pulled(
+    client: Client, cluster: Cluster, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    command = cluster.command("submitted", "--workers", "2")
+    answer = client.json("submit", *command, "--follow", *client.at)
+    assert answer["status"] == "SUCCEEDED"
+    run = client.run_of(answer["job_id"])
+    assert run["status"] == "FINISHED"
+    assert run["tags"]["fmoe.recipe"] == "digits"
+    assert run["tags"]["fmoe.git_revision"] != "unknown"
+    pulled = client.json("pull", "models:/fmoe-digits@candidate", "--to", str(tmp_path / "model"))
+    assert pulled["digest"] == undisturbed["digest"]
+    (job, *_) = client.json("jobs", "list", *client.at)["jobs"]
+    assert (job["job_id"], job["status"]) == (answer["job_id"], "SUCCEEDED")
+
+
+def test_followed_stopped_killed_reaped(
+    client: Client, cluster: Cluster, undisturbed: dict[str, Any]
+) -> None:
+    """Ctrl-C leaves the job alone, `jobs stop` ends its run as KILLED, `runs reap` a dead one's."""
+    long = ("--set", "joint.epochs=200")
+    log = cluster.folder / "followed.log"
+    following = cluster.client.start(
+        *client.command("submit", *cluster.command("stopped", *long), "--follow", *client.at),
+        env={**client.env, "PYTHONUNBUFFERED": "1"},
+        log=log,
+    )
+    wait_for(lambda: "epoch 1 " in log.read_text(), 120, "the first epoch")
+    for pid in cluster.client.find("--follow"):
+        os.kill(pid, signal.SIGINT)
+    assert following.wait(30) == 130
+    assert "goes on without this terminal" in log.read_text()
+    (job, *_) = client.json("jobs", "list", *client.at)["jobs"]
+    assert job["status"] == "RUNNING"
+
+    assert client.json("jobs", "stop", job["job_id"], *client.at)["status"] == "STOPPED"
+    assert client.run_of(job["job_id"])["status"] == "KILLED"
+    wait_for(cluster.whole, 60, "the stopped job's CPUs")
+
+    job_id = client.submit("reaped", *long)
+    client.wait_for_epoch(job_id)
+    assert client.json("runs", "reap", *client.at)["reaped"] == []
+    for pid in cluster.head.find("--name reaped"):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(2)
+    assert client.run_of(job_id)["status"] == "RUNNING"
+    assert len(client.json("runs", "reap", *client.at)["reaped"]) == 1
+    assert client.run_of(job_id)["status"] == "KILLED"
+
+
+def test_refused(client: Client, cluster: Cluster) -> None:
+    wrong = client.run("jobs", "list", *client.at, code=2, RAY_AUTH_TOKEN="a" * 64)
+    assert "asks for another token" in wrong
+    assert cluster.env["RAY_AUTH_TOKEN"] not in wrong
+    unknown = client.run("jobs", "status", "nonesuch", *client.at, code=2)
+    assert "nonesuch: no such job" in unknown
+
+
+def test_only_ray_listens(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
+    """While a run is under way: beyond loopback, every listening port is of a Ray process."""
+    run = cluster.train("listening", "--workers", "2")
+    run.wait_for_epoch(1)
+    code = """
+import json, psutil
+found = [(c.laddr.ip, c.laddr.port, ' '.join(psutil.Process(c.pid).cmdline()))
+         for c in psutil.net_connections('tcp') if c.status == 'LISTEN' and c.pid]
+print(json.dumps(found))
+"""
+    for host in (cluster.head, *cluster.nodes):
+        done = host.run(PYTHON, "-c", code)
+        open_ports = [
+            (port, command)
+            for address, port, command in json.loads(done.stdout)
+            if not address.startswith("127.") and address != "::1"
+        ]
+        assert open_ports
+        for port, command in open_ports:
+            of_ray = "ray::" in command or "/ray/" in command or "ray start" in command
+            worker_port = 10002 <= port <= 19999  # a driver's, which the raylet gives out
+            assert of_ray or worker_port, (port, command)
+    run.finish()

@@ -1,0 +1,132 @@
+"""What a job is made of; tests/cluster submits real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from fmoe import provenance
+from fmoe.errors import UserError
+from fmoe.on_ray import jobs
+from pipelines.in_job import differing
+from pipelines.submit import check, variable
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_staged_folder_holds_the_packages_and_the_recipe_alone(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("seed: 3\n")
+    target = tmp_path / "staged"
+    target.mkdir()
+    given = jobs.stage(target, ["train", str(recipe), "--set", "seed=4"])
+    assert given == ["train", "submitted/mine.yaml", "--set", "seed=4"]
+    assert (target / given[1]).read_text() == "seed: 3\n"
+    assert sorted(path.name for path in target.iterdir()) == [
+        "fmoe", "pins.txt", "pipelines", "submitted",
+    ]  # fmt: skip
+    files = [path for path in target.rglob("*") if path.is_file()]
+    assert sum(file.stat().st_size for file in files) < 2**20
+    assert not [file for file in files if file.suffix == ".pyc" or file.name.startswith(".")]
+    assert (target / "fmoe/recipes/digits.yaml").exists()
+
+
+def test_staged_command_runs_without_the_checkout(tmp_path: Path) -> None:
+    jobs.stage(tmp_path, ["train", "digits"])
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.in_job", "--version"],
+        cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("fmoe ")
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    for folder in ("a", "b", "target"):
+        (tmp_path / folder).mkdir()
+    for folder in ("a", "b"):
+        (tmp_path / folder / "x.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match="two files of this name"):
+        jobs.stage(tmp_path / "target", ["train", f"{tmp_path}/a/x.yaml", f"{tmp_path}/b/x.yaml"])
+
+
+def test_pins_are_this_environment() -> None:
+    pins = provenance.pins()
+    assert pins["ray"] == version("ray")
+    assert pins["torch"] == version("torch").partition("+")[0]
+    assert "pytest" not in pins, "of an extra that nobody asked for"
+    assert not [name for name in pins if name.startswith("nvidia-")]
+    assert differing("".join(f"{name}=={pin}\n" for name, pin in pins.items())) == []
+
+
+def test_in_job_names_what_differs(tmp_path: Path) -> None:
+    assert differing("ray==0.1\nnonesuch==1.0\n") == [
+        f"ray {version('ray')} (submitted with 0.1)",
+        "nonesuch missing (submitted with 1.0)",
+    ]
+    jobs.stage(tmp_path, ["train", "digits"])
+    (tmp_path / "pins.txt").write_text("ray==0.1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.in_job", "train", "digits"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "--pip" in done.stderr
+
+
+def test_checked_before_it_is_submitted() -> None:
+    assert check(["train", "digits", "--workers", "1..4"]) == {"recipe": "digits"}
+    assert check(["evaluate", "models:/m/1", "--workers", "2"]) == {}
+    for arguments in ([], ["submit", "train"], ["jobs", "list"], ["nonesuch"]):
+        with pytest.raises(UserError, match="expected one of"):
+            check(arguments)
+    with pytest.raises(UserError, match="nonesuch"):
+        check(["train", "nonesuch"])
+    with pytest.raises(UserError, match="experts"):
+        check(["train", "digits", "--set", "experts.widht=3"])
+
+
+def test_variables() -> None:
+    assert variable("NCCL_DEBUG=INFO=x") == ("NCCL_DEBUG", "INFO=x")
+    for text in ("NCCL_DEBUG", "=x", "a b=3"):
+        with pytest.raises(UserError, match="expected NAME=VALUE"):
+            variable(text)
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN"):
+        with pytest.raises(UserError, match="secrets") as info:
+            variable(f"{name}=hunter2")
+        assert "hunter2" not in str(info.value)
+
+
+def test_driver_is_gone_when_its_process_is() -> None:
+    assert provenance.is_gone(provenance.driver()) is False
+    host, pid, started = provenance.driver().rsplit(":", 2)
+    assert provenance.is_gone(f"{host}:{pid}:{int(started) - 100}") is True  # the number came again
+    assert provenance.is_gone(f"elsewhere:{pid}:{started}") is None
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert provenance.is_gone(f"{host}:{ended.pid}:{started}") is True
+
+
+def test_token_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fmoe.on_ray.session import auth_token
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    token = auth_token()
+    file = tmp_path / ".ray/auth_token"
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (token, 0o600)
+    assert len(token) == 64
+    file.chmod(0o644)
+    assert auth_token() == token
+    assert file.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nonesuch"))
+    with pytest.raises(UserError, match="nonesuch"):
+        auth_token()

@@ -1,0 +1,163 @@
+"""Storage, leases and the expert store on a real S3 API: moto's server on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+
+from fmoe import lease, storage
+from fmoe.config import Config
+from fmoe.data import Data
+from fmoe.expert_store import ExpertStore
+from fmoe.lease import Held, exclusive
+from fmoe.storage import Folder
+
+MEMBER = ("benign", 0)
+
+
+@dataclass(frozen=True)
+class S3:
+    address: str
+    outage: Path
+
+    def folder(self, name: str) -> Folder:
+        return Folder.at(
+            f"s3://bucket/{name}?endpoint_override={self.address}&scheme=http&region=us-east-1"
+        )
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    outage = tmp_path_factory.mktemp("s3") / "outage"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster.s3_server", "127.0.0.1", str(port), str(outage)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    os.environ |= {"AWS_EC2_METADATA_DISABLED": "true"}
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1")
+    client.create_bucket(Bucket="bucket")
+    yield S3(f"127.0.0.1:{port}", outage)
+    server.terminate()
+    server.wait()
+
+
+def test_folder_on_s3(s3: S3) -> None:
+    folder = s3.folder("plain") / "deep"
+    assert folder.names() == []
+    assert folder.manifest() is None
+    folder.commit({"a": b"x" * 1000, "b": b""}, {"key": "k"})
+    manifest = folder.manifest()
+    assert manifest is not None
+    assert folder.committed("a", manifest) == b"x" * 1000
+    assert folder.names() == ["a", "b", "manifest.json"]
+    assert (s3.folder("plain")).names() == ["deep"]
+    folder.delete_file("b")
+    folder.delete_file("b")
+    with pytest.raises(FileNotFoundError):
+        folder.read("b")
+    folder.delete()
+    assert folder.names() == []
+
+
+def test_patient_folder_waits_out_an_outage(s3: S3, caplog: pytest.LogCaptureFixture) -> None:
+    folder = s3.folder("outage")
+    folder.write("a", b"1")
+    s3.outage.touch()
+    try:
+        with pytest.raises(OSError, match=r"503|SERVICE_UNAVAILABLE"):
+            folder.read("a")
+        with ThreadPoolExecutor() as threads:
+            reads = threads.submit(folder.patient().read, "a")
+            writes = threads.submit(folder.patient().write, "b", b"2")
+            deadline = time.monotonic() + 30
+            while "trying again" not in caplog.text:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            s3.outage.unlink()
+            assert reads.result(60) == b"1"
+            writes.result(60)
+    finally:
+        s3.outage.unlink(missing_ok=True)
+    assert folder.read("b") == b"2"
+
+
+def test_what_is_final_is_not_waited_for(s3: S3) -> None:
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError):
+        s3.folder("none").patient().read("a")
+    nowhere = Folder.at(s3.folder("x").uri.replace("bucket", "no-such-bucket")).patient()
+    with pytest.raises(OSError, match="bucket"):
+        nowhere.write("a", b"")
+    assert time.monotonic() - start < 5
+
+
+def test_one_holder_at_a_time(s3: S3) -> None:
+    """Six threads add to a number that is read and written apart."""
+    folder = s3.folder("counted")
+    folder.write("number", b"0")
+
+    def add(_: int) -> None:
+        with exclusive(folder, "lock", wait=True):
+            number = int(folder.read("number"))
+            time.sleep(0.2)
+            folder.write("number", str(number + 1).encode())
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(add, range(3)))
+    assert folder.read("number") == b"3"
+    assert (folder / "lock.lease").names() == []
+
+
+def test_living_holder_is_told_from_a_dead_one(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import timedelta
+
+    monkeypatch.setattr(lease, "BEAT", 1.0)
+    monkeypatch.setattr(lease, "STALE", timedelta(seconds=3))
+    folder = s3.folder("held")
+    with (
+        exclusive(folder, "lock", wait=False),
+        pytest.raises(Held),
+        exclusive(folder, "lock", wait=False),
+    ):
+        raise AssertionError("two hold the lease")
+    # a holder that was killed: its claim is there and beats no more
+    (folder / "lock.lease").write("0dead.claim", b"")
+    (folder / "lock.lease").write("0dead.beat", b"")
+    with exclusive(folder, "lock", wait=False):
+        assert "0dead.claim" not in (folder / "lock.lease").names()
+
+
+def test_two_writers_train_an_expert_once(s3: S3, small: Config, digits: Data) -> None:
+    store = ExpertStore(s3.folder("experts"))
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: store.obtain(small, MEMBER, digits), range(2)))
+    assert sorted(manifest["trained"] for manifest in found) == [False, True]
+    assert found[0]["sha256"] == found[1]["sha256"]
+    assert set(store.weights(found[0]["key"])) > {"conv.weight"}
+
+
+def test_full_disk_is_a_passing_fault() -> None:
+    assert storage.passing(OSError(28, "No space left on device"))
+    assert not storage.passing(PermissionError(13, "Permission denied"))
+    assert not storage.passing(OSError("AWS Error ACCESS_DENIED during PutObject operation"))
