@@ -153,6 +153,9 @@ class TrainingRun:
         """shared: the reference of the data in the object store."""
         seconds: dict[str, float] = {}
         resources = Resources.per_worker(self.request.workers.most, self.request.gpu)
+        shortage = resources.shortage(self.request.workers.least)
+        if shortage:
+            self.display.line(f"waiting for nodes: {shortage} now")
         with timed(seconds, "pool"):
             self.pool(shared, resources)
         with timed(seconds, "joint"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import shlex
@@ -71,6 +72,7 @@ class Jobs:
         url = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
         if not url.startswith(("http://", "https://")):
             raise UserError(f"--address {url}: expected the dashboard's URL, as {DEFAULT_ADDRESS}")
+        logging.getLogger("ray").setLevel(logging.WARNING)
         headers = {"Authorization": f"Bearer {auth_token()}"}  # a cluster without tokens ignores it
         with answering(url):
             return cls(url, headers, JobSubmissionClient(url, headers=headers))
@@ -150,13 +152,13 @@ class Jobs:
             except StopAsyncIteration:
                 return None
 
-        with answering(self.address, job_id), contextlib.closing(asyncio.new_event_loop()) as loop:
+        with answering(self.address, job_id), asyncio.Runner() as loop:  # Ctrl-C ends the read
             stream = self.client.tail_job_logs(job_id)
             try:
-                while (text := loop.run_until_complete(read(stream))) is not None:
+                while (text := loop.run(read(stream))) is not None:
                     yield text
             finally:
-                loop.run_until_complete(stream.aclose())
+                loop.run(stream.aclose())
 
     def wait(self, job_id: str, seconds: float) -> Job:
         """The job when it is over, or as it stands after `seconds`."""

@@ -50,6 +50,14 @@ class Resources:
         cpus = max(1, int(total.get("CPU", 1)) // workers) if local and not use_gpu else 1
         return cls(cpus, int(use_gpu))
 
+    def shortage(self, workers: int) -> str | None:
+        """What is missing for so many workers now; an autoscaler may bring it."""
+        kind, each = ("GPU", self.gpus) if self.gpus else ("CPU", self.cpus)
+        total = int(ray.cluster_resources().get(kind, 0))
+        if workers * each <= total:
+            return None
+        return f"{workers} workers need {workers * each} {kind}s and the cluster has {total}"
+
     def device(self) -> torch.device:
         """In a worker: the device it was given; sets the number of threads."""
         if self.gpus:

@@ -14,7 +14,7 @@ Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Mailbox:
     """Events of the workers, until the driver fetches them."""
 

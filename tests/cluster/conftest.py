@@ -23,7 +23,7 @@ from tests.conftest import SMALL
 
 TRAIN = [
     *SMALL,
-    "joint.epochs=4",
+    "joint.epochs=5",
     "joint.batch_size=32",
     "experts.train.batch_size=32",
     "data.val_images=700",
@@ -294,7 +294,7 @@ def undisturbed(cluster_once: Cluster) -> dict[str, Any]:
     return cluster_once.train("undisturbed", "--workers", "2").finish()
 
 
-def assert_complete(cluster: Cluster, answer: dict[str, Any], epochs: int = 4) -> None:
+def assert_complete(cluster: Cluster, answer: dict[str, Any], epochs: int = 5) -> None:
     """No epoch is missing anywhere, and MLflow tells the truth."""
     assert answer["epochs"] == epochs
     run = cluster.mlflow_run(answer["run_id"])

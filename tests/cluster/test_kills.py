@@ -1,6 +1,7 @@
 """Worker, controller, node and driver in turn, killed at a random moment of a run.
 
-Four kills by default; FMOE_KILLS=10 FMOE_KILLS_SEED=7 for more, or others.
+FMOE_KILLS=10 make test-cluster does it ten times; without it none, since test_faults.py kills each
+of them once. FMOE_KILLS_SEED draws other moments.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 
 from tests.cluster.conftest import Cluster, Run, assert_complete, wait_for
 
-KILLS = int(os.environ.get("FMOE_KILLS", "4"))
+KILLS = int(os.environ.get("FMOE_KILLS", "0"))
 SEED = int(os.environ.get("FMOE_KILLS_SEED", "0"))
 
 
@@ -53,7 +54,7 @@ def test_killed_at_a_random_moment(
     print(f"{what} killed after {moment:.1f} s, {reported} epochs reported")
     assert_complete(cluster, answer)
     assert answer["digest"] == undisturbed["digest"]
-    assert run.text.count("joint  epoch") >= 4
+    assert run.text.count("joint  epoch") >= 5
     wait_for(cluster.whole, 60, "free CPUs")
     for host in (cluster.head, *cluster.nodes):
         orphans = [pid for title in ("RayTrainWorker", "TrainController", "--name kill-")

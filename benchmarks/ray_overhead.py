@@ -1,0 +1,123 @@
+"""What Ray Train costs: the joint phase's steady epochs in this process, under Ray Train with one
+worker, and with two; one thread each. Start-up is told apart.
+
+    python benchmarks/ray_overhead.py --data-dir ~/data  # 8 minutes on two cores, nothing beside it
+
+Recipe `cifar10-small` on 1,024 real images (`digits` is too small to be sharded: a step's time is
+that of its calls). Draws are the same in all three, so epochs are compared by their sums; each
+run's first is left out. The result goes to benchmarks/results/ray_overhead.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from fmoe import config, data, provenance
+from fmoe.config import Config
+from fmoe.data import Data
+from fmoe.expert_store import ExpertStore
+from fmoe.joint import joint_epochs
+from fmoe.on_ray import pool, train
+from fmoe.on_ray.session import Resources, session
+from fmoe.on_ray.shared_data import SharedData
+from fmoe.on_ray.tasks import Event
+from fmoe.storage import Folder
+from fmoe.workers import Workers
+
+ROUNDS, EPOCHS, IMAGES = 2, 4, 1024
+RESULT = Path(__file__).parent / "results" / "ray_overhead.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", help="with cifar10; or FMOE_DATA_DIR")
+    folder_of_data = parser.parse_args().data_dir
+    settings = config.load(
+        "cifar10-small",
+        [
+            f"joint.epochs={EPOCHS}",
+            "experts.train.epochs=1",
+            "experts.train.validation.images=10",
+            "joint.validation.images=10",
+        ],
+    )
+    images = data.load("cifar10", folder_of_data)
+    images = replace(images, train=images.train[:IMAGES], val=images.val[:100], test=images.val[:1])
+    seconds: dict[str, list[float]] = {"in process": [], "1 worker": [], "2 workers": []}
+    startup: dict[str, list[float]] = {"1 worker": [], "2 workers": []}
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as aside, session(2):
+        folder = Folder.at(aside)
+        store = ExpertStore(folder / "experts")
+        shared = ray.put(SharedData.of(images))
+        pool.fill(settings, shared, images.digest, store, 0, lambda event: None)
+        for number in range(ROUNDS):
+            seconds["in process"] += in_process(
+                settings, images, store, folder / f"in-process-{number}"
+            )
+            for workers in (1, 2):
+                name = f"{workers} worker{'s' if workers > 1 else ''}"
+                start, epochs = under_ray(
+                    settings, shared, store, folder / f"{workers}-{number}", workers
+                )
+                startup[name].append(start)
+                seconds[name] += epochs
+    mean = {name: statistics.mean(values) for name, values in seconds.items()}
+    result = {
+        "date": str(date.today()),
+        "hardware": provenance.hardware(),
+        "epoch_seconds": {name: round(value, 3) for name, value in mean.items()},
+        "one_worker_over_in_process": round(mean["1 worker"] / mean["in process"], 3),
+        "two_workers_over_one_throughput": round(mean["1 worker"] / mean["2 workers"], 3),
+        "seconds_to_first_step": {
+            name: round(statistics.median(values), 1) for name, values in startup.items()
+        },
+        "all_epochs": {name: [round(v, 3) for v in values] for name, values in seconds.items()},
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+def in_process(settings: Config, images: Data, store: ExpertStore, run: Folder) -> list[float]:
+    found = list(joint_epochs(settings, images, store, run))
+    return [epoch.metrics["train_seconds"] for epoch in found[1:]]
+
+
+def under_ray(
+    settings: Config, shared: Any, store: ExpertStore, run: Folder, workers: int
+) -> tuple[float, list[float]]:
+    """(seconds from `fit` to the workers' start, seconds of each epoch but the first)."""
+    begin, started, epochs = time.perf_counter(), [], []
+
+    def listen(event: Event) -> None:
+        if event["kind"] == "start":
+            started.append(time.perf_counter() - begin)
+        if event["kind"] == "epoch":
+            epochs.append(event["metrics"]["train_seconds"])
+
+    train.fit(
+        settings,
+        shared,
+        store,
+        run,
+        workers=Workers(workers, workers),
+        resources=Resources(cpus=1, gpus=0),
+        listener=listen,
+    )
+    return started[0], epochs[1:]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The data set in Ray's object store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from fmoe.data import Data
+from fmoe.on_ray.shared_data import SharedData
+
+
+@ray.remote
+def seen(shared: SharedData) -> dict[str, Any]:
+    data = shared.data()
+    array = shared.arrays["train_images"]
+    return {
+        "same_memory": data.train.images.data_ptr() == array.ctypes.data,
+        "owns": bool(array.flags.owndata),
+        "writeable": bool(array.flags.writeable),
+        "digest": data.digest,
+        "sum": int(data.train.images.sum()),
+        "val": len(data.val),
+    }
+
+
+def test_workers_get_views_and_not_copies(ray_session: None, digits: Data) -> None:
+    shared = ray.put(SharedData.of(digits))
+    for found in ray.get([seen.remote(shared) for _ in range(2)]):
+        assert found["same_memory"]
+        assert not found["owns"]
+        assert not found["writeable"]
+        assert found["digest"] == digits.digest
+        assert found["sum"] == int(digits.train.images.sum())
+        assert found["val"] == len(digits.val)
