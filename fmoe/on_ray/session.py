@@ -23,7 +23,7 @@ from fmoe.errors import UserError, first_line
 
 SETTINGS = {
     # the controller polls its workers at this pace, and a report waits for it
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

@@ -30,7 +30,7 @@ class Mailbox:
 
 
 @contextmanager
-def mailbox(listener: Listener, interval: float = 0.3) -> Iterator[Any]:
+def mailbox(listener: Listener, interval: float = 1.0) -> Iterator[Any]:
     """A mailbox whose events are handed to `listener` while the block runs, the last at its end."""
     # on this process's node: no other node's loss takes events with it
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -10,7 +10,7 @@ from fmoe.data import Data
 from fmoe.on_ray.shared_data import SharedData
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def seen(shared: SharedData) -> dict[str, Any]:
     data = shared.data()
     array = shared.arrays["train_images"]
