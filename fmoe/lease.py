@@ -12,6 +12,7 @@ is covered by digests, never trusted.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 import uuid
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from fmoe.storage import Folder
 
+logger = logging.getLogger(__name__)
 SETTLE = 1.5  # seconds; S3 tells time to the second
 BEAT = 5.0
 STALE = timedelta(seconds=30)
@@ -60,7 +62,6 @@ def exclusive(folder: Folder, name: str, *, wait: bool) -> Iterator[None]:
 @contextmanager
 def _lease(folder: Folder, wait: bool) -> Iterator[None]:
     claim = _Claim(folder, uuid.uuid4().hex[:12])
-    folder.write(f"{claim.id}.claim", b"")
     stop = threading.Event()
     thread = threading.Thread(target=claim.keep_alive, args=(stop,), daemon=True)
     try:
@@ -84,7 +85,10 @@ class _Claim:
     def acquire(self, wait: bool) -> None:
         """Returns once this claim is the oldest that is alive."""
         seen: dict[str, datetime] = {}
+        entries: dict[str, datetime] = {}
         while True:
+            if f"{self.id}.claim" not in entries:  # at first, or taken for dead in an outage
+                self.folder.write(f"{self.id}.claim", b"")
             self.beat()
             time.sleep(SETTLE)
             entries = self.folder.entries()
@@ -94,6 +98,8 @@ class _Claim:
                 for name, written in entries.items()
                 if name.endswith(".claim")
             }
+            if self.id not in beats:
+                continue
             alive = [claim for claim, beat in beats.items() if beat >= now - STALE]
             first = min(alive, key=lambda claim: (entries[f"{claim}.claim"], claim))
             if first == self.id:
@@ -103,6 +109,11 @@ class _Claim:
                 return
             if not wait and seen.get(first, beats[first]) < beats[first]:
                 raise Held
+            if not seen:
+                logger.warning(
+                    "%s: held by another process, or by one that was killed; waiting to see",
+                    self.folder.uri,
+                )
             seen.setdefault(first, beats[first])
 
     def beat(self) -> None:

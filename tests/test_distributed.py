@@ -110,11 +110,11 @@ def one_epoch(chosen: Config, place: Place, folder: Path) -> Tensors:
         checkpoints=Checkpoints(Folder.at(folder), "key"),
         place=place,
     )
-    timing = {"seconds", "train_seconds", "images_per_second"}
+    differing = {"seconds", "train_seconds", "images_per_second", "workers"}
     metrics = {
         f"metric.{name}": torch.tensor(value, dtype=torch.float64)
         for name, value in epoch.metrics.items()
-        if name not in timing
+        if name not in differing
     }
     buffers = {f"buffer.{name}": b.clone() for name, b in model.named_buffers()}
     return copy_state(model) | buffers | metrics

@@ -287,6 +287,7 @@ def test_metrics_of_a_mixture(digits: Data) -> None:
         "seconds",
         "train_seconds",
         "images_per_second",
+        "workers",
         *(f"gate_weight_{i}" for i in range(3)),
     }
     assert sum(weights) == pytest.approx(1, abs=1e-5)

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 
 from fmoe import provenance
 from fmoe.errors import UserError, first_line
@@ -103,7 +104,7 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
     if address:
         try:
             ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             raise UserError(f"no Ray cluster at {address} ({first_line(error)})") from None
     else:
         auth_token()
