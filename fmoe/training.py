@@ -343,7 +343,7 @@ def epochs(
         clean, robust = validation_accuracy(model, val, phase.validation.attack, seed, place)
         seconds = time.perf_counter() - start
         metrics |= {"val_clean": clean, "val_robust": robust, "seconds": seconds}
-        metrics["workers"] = place.world_size
+        metrics["workers"] = float(place.world_size)
         history.append(metrics)
         best = best_epoch(history, attack)
         if checkpoints and place.rank == 0:
