@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -32,6 +35,14 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("FMOE_HOME", str(tmp_path_factory.mktemp("home")))
     for name in ("FMOE_DATA_DIR", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _coverage_goes_on() -> Iterator[None]:
+    """pyautoattack called directly ends tracing for the whole process, and coverage with it."""
+    trace = sys.gettrace()
+    yield
+    sys.settrace(trace)
 
 
 @pytest.fixture(scope="session")

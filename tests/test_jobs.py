@@ -130,3 +130,32 @@ def test_token_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nonesuch"))
     with pytest.raises(UserError, match="nonesuch"):
         auth_token()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://127.0.0.1:9", "no Ray cluster answers at http://127.0.0.1:9"),
+        ("127.0.0.1:6379", "expected the dashboard's URL"),
+    ],
+)
+def test_no_cluster(address: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    with pytest.raises(UserError, match=said):
+        jobs.Jobs.at(address)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("refused"), "is it up"),
+        (RuntimeError("Request failed with status code 404: no job"), "no such job"),
+        (
+            RuntimeError("500\n\nTraceback\nValueError: bad runtime_env"),
+            "ValueError: bad runtime_env",
+        ),
+    ],
+)
+def test_faults_between_here_and_the_cluster(error: Exception, said: str) -> None:
+    with pytest.raises(UserError, match=said), jobs.answering("http://head:8265", "fmoe-1"):
+        raise error

@@ -51,6 +51,8 @@ RAY = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = network.why_not()
     for item in items:
+        if "tests/cluster" in str(item.path):
+            item.add_marker(pytest.mark.timeout(600))
         if reason and "tests/cluster" in str(item.path):
             item.add_marker(pytest.mark.skip(reason=reason))
 
