@@ -1,7 +1,9 @@
 """Data sets as uint8 tensors, a validation split cut out of train, batches on the device.
 
-`load(name, data_dir)` gives train, val and test. Sources, in this order: the Hugging Face layout
-(`<name>/{train,test}-*.parquet`), torchvision's original files, what `fmoe data prepare` wrote.
+`load(name, data_dir)` gives train, val and test; `load_training` gives train and val and does not
+open the test files, so that no choice can depend on them. Sources, in this order: the Hugging Face
+layout (`<name>/{train,test}-*.parquet`), torchvision's original files, what `fmoe data prepare`
+wrote.
 Augmentation is a batched tensor operation drawn for the global batch and cut by rank.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,22 +73,30 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Data:
+class TrainingData:
+    """What training and selection may see."""
+
     name: Name
     train: Split
     val: Split
-    test: Split
-    digest: str
-    """sha256 over images and labels of train and test, whatever files they came from."""
+    train_digest: str
+    """sha256 over the published training images and labels, whatever files they came from."""
 
     @property
     def info(self) -> Info:
         return INFO[self.name]
 
 
-def digest(train: Split, test: Split) -> str:
+@dataclass(frozen=True)
+class Data(TrainingData):
+    test: Split
+    digest: str
+    """sha256 over images and labels of train and test."""
+
+
+def digest(*splits: Split) -> str:
     sha = hashlib.sha256()
-    for split in (train, test):
+    for split in splits:
         for array in (split.images, split.labels):
             sha.update(repr(tuple(array.shape)).encode())
             sha.update(array.contiguous().numpy().tobytes())
@@ -113,34 +123,35 @@ def prepared_path(name: Name) -> Path:
     return home() / "data" / f"{name}.safetensors"
 
 
-def read(name: str, data_dir: str | Path | None = None) -> tuple[Name, Split, Split]:
-    """Train and test as they are published. Raises `UserError` where nothing can be read."""
-    known: Name | None = next((key for key in INFO if key == name), None)
-    if known is None:
+def known(name: str) -> Name:
+    found: Name | None = next((key for key in INFO if key == name), None)
+    if found is None:
         raise UserError(f"unknown data set {name!r} (there are: {', '.join(INFO)})")
-    embedded = known == "digits"
-    (x, y), (x_test, y_test) = readers.digits() if embedded else _read_files(known, data_dir)
-    return known, check(known, "train", x, y), check(known, "test", x_test, y_test)
+    return found
 
 
-def _read_files(name: Name, data_dir: str | Path | None) -> readers.Arrays:
+def read(name: str, part: readers.Part, data_dir: str | Path | None = None) -> Split:
+    """Train or test as it is published. Raises `UserError` where it cannot be read."""
+    chosen = known(name)
+    arrays = readers.digits(part) if chosen == "digits" else _read_files(chosen, part, data_dir)
+    return check(chosen, part, *arrays)
+
+
+def _read_files(name: Name, part: readers.Part, data_dir: str | Path | None) -> readers.Arrays:
     folder = data_dir or os.environ.get("FMOE_DATA_DIR") or None
     if folder is None:
         if prepared_path(name).exists():
-            return readers.prepared(prepared_path(name))
+            return readers.prepared(prepared_path(name), part)
         raise UserError(
             f"{name} is not here: run `fmoe data prepare {name}` (downloads it), "
             "or give --data-dir (or FMOE_DATA_DIR)"
         )
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such data folder")
-    original: dict[str, Callable[[Path], readers.Arrays | None]] = {
-        "cifar10": readers.cifar_batches,
-        "svhn": readers.svhn_mat,
-    }
+    original = readers.cifar_batches if name == "cifar10" else readers.svhn_mat
     for place in (Path(folder) / name, Path(folder)):
-        for reader in (readers.parquet, original[name]):
-            arrays = reader(place)
+        for reader in (readers.parquet, original):
+            arrays = reader(place, part)
             if arrays is not None:
                 return arrays
     raise UserError(
@@ -149,7 +160,7 @@ def _read_files(name: Name, data_dir: str | Path | None) -> readers.Arrays:
     )
 
 
-def split(name: Name, train: Split, test: Split, val_images: int | None = None) -> Data:
+def cut(name: Name, train: Split, val_images: int | None = None) -> TrainingData:
     """Cuts the fixed validation split out of train; the same images whatever the run's seed."""
     count = INFO[name].val_images if val_images is None else val_images
     if not 0 < count < len(train):
@@ -158,7 +169,12 @@ def split(name: Name, train: Split, test: Split, val_images: int | None = None) 
         )
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(train)))
     val, rest = order[:count].sort().values, order[count:].sort().values
-    return Data(name, train[rest], train[val], test, digest(train, test))
+    return TrainingData(name, train[rest], train[val], digest(train))
+
+
+def split(name: Name, train: Split, test: Split, val_images: int | None = None) -> Data:
+    part = cut(name, train, val_images)
+    return Data(name, part.train, part.val, part.train_digest, test, digest(train, test))
 
 
 def load(name: str, data_dir: str | Path | None = None, *, val_images: int | None = None) -> Data:
@@ -166,7 +182,15 @@ def load(name: str, data_dir: str | Path | None = None, *, val_images: int | Non
 
     Raises `UserError` where the data set is unknown, missing or damaged.
     """
-    return split(*read(name, data_dir), val_images)
+    train, test = (read(name, part, data_dir) for part in readers.PARTS)
+    return split(known(name), train, test, val_images)
+
+
+def load_training(
+    name: str, data_dir: str | Path | None = None, *, val_images: int | None = None
+) -> TrainingData:
+    """As `load`, without test, whose files are not opened."""
+    return cut(known(name), read(name, "train", data_dir), val_images)
 
 
 def prepare(name: str, data_dir: str | Path | None = None) -> Data:
@@ -175,13 +199,12 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Data:
         readers.download(name, home() / "data" / "raw" / name)
         if name in ("cifar10", "svhn"):
             data_dir = home() / "data" / "raw" / name
-    known, train, test = read(name, data_dir)
-    prepared = split(known, train, test)
-    if known != "digits":
+    train, test = (read(name, part, data_dir) for part in readers.PARTS)
+    if name != "digits":
         readers.write_prepared(
-            prepared_path(known), ((train.images, train.labels), (test.images, test.labels))
+            prepared_path(known(name)), (train.images, train.labels), (test.images, test.labels)
         )
-    return prepared
+    return split(known(name), train, test)
 
 
 class Augment(Spec):

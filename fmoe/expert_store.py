@@ -15,7 +15,7 @@ from typing import Any
 from fmoe import assembly
 from fmoe.checkpoint import WEIGHTS, Checkpoints, Tensors, pack, unpack
 from fmoe.config import Config, fingerprint
-from fmoe.data import Data
+from fmoe.data import TrainingData
 from fmoe.draw import Draw
 from fmoe.lease import exclusive
 from fmoe.storage import Damaged, Folder
@@ -31,7 +31,7 @@ class ExpertStore:
         self,
         config: Config,
         member: tuple[str, int],
-        data: Data,
+        data: TrainingData,
         *,
         place: Place | None = None,
         progress: Progress | None = None,
@@ -41,7 +41,7 @@ class ExpertStore:
 
         An interrupted training goes on from its newest checkpoint. Raises `NonFiniteLoss`.
         """
-        key = expert_key(config, member, data.digest)
+        key = expert_key(config, member, data.train_digest)
         found = self.find(key)
         if found:
             return {**found, "trained": False}
@@ -77,7 +77,7 @@ class ExpertStore:
         key: str,
         config: Config,
         member: tuple[str, int],
-        data: Data,
+        data: TrainingData,
         place: Place | None,
         progress: Progress | None,
         on_epoch: Callable[[Epoch], None] | None,
@@ -107,7 +107,7 @@ class ExpertStore:
             "key": key,
             "role": role,
             "index": index,
-            "settings": expert_settings(config, member, data.digest),
+            "settings": expert_settings(config, member, data.train_digest),
             "history": history,
             "best_epoch": best,
             "seconds": time.perf_counter() - start,
@@ -129,7 +129,7 @@ def expert_seed(config: Config, member: tuple[str, int]) -> int:
     return Draw(config.seed, *member).seed % 2**31
 
 
-def expert_settings(config: Config, member: tuple[str, int], data_digest: str) -> dict[str, Any]:
+def expert_settings(config: Config, member: tuple[str, int], train_digest: str) -> dict[str, Any]:
     """Everything that decides the weights."""
     role, _ = member
     tree = config.plain()
@@ -142,10 +142,10 @@ def expert_settings(config: Config, member: tuple[str, int], data_digest: str) -
         "attack": tree["experts"]["roles"][role]["attack"],
         "train": tree["experts"]["train"],
         "precision": tree["precision"],
-        "data": {**tree["data"], "digest": data_digest},
+        "data": {**tree["data"], "digest": train_digest},
         "seed": expert_seed(config, member),
     }
 
 
-def expert_key(config: Config, member: tuple[str, int], data_digest: str) -> str:
-    return fingerprint(expert_settings(config, member, data_digest))[:32]
+def expert_key(config: Config, member: tuple[str, int], train_digest: str) -> str:
+    return fingerprint(expert_settings(config, member, train_digest))[:32]

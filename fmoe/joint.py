@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fmoe import assembly
 from fmoe.checkpoint import Checkpoints
 from fmoe.config import Config, fingerprint
-from fmoe.data import Data
+from fmoe.data import TrainingData
 from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.mixture import Mixture
@@ -16,28 +16,28 @@ from fmoe.training import Epoch, Place, Progress, best_epoch, epochs
 from fmoe.version import VERSION
 
 
-def joint_key(config: Config, data_digest: str) -> str:
+def joint_key(config: Config, train_digest: str) -> str:
     """Hash of everything that decides the joint phase's numbers, but for the number of workers."""
     tree = config.plain()
     del tree["evaluate"]
-    return fingerprint({"fmoe": VERSION, "config": tree, "digest": data_digest})[:32]
+    return fingerprint({"fmoe": VERSION, "config": tree, "digest": train_digest})[:32]
 
 
-def checkpoints(run: Folder, config: Config, data_digest: str) -> Checkpoints:
-    return Checkpoints(run / "joint", joint_key(config, data_digest))
+def checkpoints(run: Folder, config: Config, train_digest: str) -> Checkpoints:
+    return Checkpoints(run / "joint", joint_key(config, train_digest))
 
 
-def initial(config: Config, store: ExpertStore, data_digest: str) -> Mixture:
+def initial(config: Config, store: ExpertStore, train_digest: str) -> Mixture:
     """The mixture before the joint phase: experts from the store, the gate untrained."""
     model = assembly.seeded_mixture(config)
     for expert, member in zip(model.experts, config.experts.members, strict=True):
-        expert.load_state_dict(store.weights(expert_key(config, member, data_digest)))
+        expert.load_state_dict(store.weights(expert_key(config, member, train_digest)))
     return model
 
 
 def joint_epochs(
     config: Config,
-    data: Data,
+    data: TrainingData,
     store: ExpertStore,
     run: Folder,
     *,
@@ -46,7 +46,7 @@ def joint_epochs(
 ) -> Iterator[Epoch]:
     """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there."""
     yield from epochs(
-        initial(config, store, data.digest),
+        initial(config, store, data.train_digest),
         data.train,
         data.val,
         config.joint,
@@ -54,17 +54,17 @@ def joint_epochs(
         augment=config.data.augment,
         seed=config.seed,
         precision=config.precision,
-        checkpoints=checkpoints(run, config, data.digest),
+        checkpoints=checkpoints(run, config, data.train_digest),
         place=place,
         progress=progress,
     )
 
 
-def trained(config: Config, run: Folder, data_digest: str, epoch: int) -> Mixture:
+def trained(config: Config, run: Folder, train_digest: str, epoch: int) -> Mixture:
     """The mixture as it was after an epoch that is kept."""
     model = assembly.mixture(config)
     try:
-        model.load_state_dict(checkpoints(run, config, data_digest).load(epoch).model)
+        model.load_state_dict(checkpoints(run, config, train_digest).load(epoch).model)
     except Damaged as error:
         raise UserError(f"{error}: delete {run.uri}/joint and train again") from None
     return model.eval()

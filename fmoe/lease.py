@@ -120,6 +120,7 @@ class _Claim:
         self.folder.write(f"{self.id}.beat", b"")
 
     def keep_alive(self, stop: threading.Event) -> None:
+        folder = self.folder.impatient()  # an outage must not hold up the end of the block
         while not stop.wait(BEAT):
             with contextlib.suppress(OSError):
-                self.beat()
+                folder.write(f"{self.id}.beat", b"")

@@ -1,7 +1,7 @@
-"""File formats in which data sets come, each to arrays ((images, labels) of train, of test).
+"""File formats in which data sets come, each to the arrays (images, labels) of train or of test.
 
 images: uint8 [N,C,H,W]. A reader gives None where its files are not there, and raises `UserError`
-with the file's name where they are damaged.
+with the file's name where they are damaged. Who reads train does not open test.
 """
 
 from __future__ import annotations
@@ -12,42 +12,41 @@ import urllib.error
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fmoe.errors import UserError, first_line
 
-Arrays = tuple[tuple[Any, Any], tuple[Any, Any]]
+Arrays = tuple[Any, Any]
+Part = Literal["train", "test"]
+PARTS: tuple[Part, Part] = ("train", "test")
 DIGITS_TEST_IMAGES = 360
 
 
-def digits() -> Arrays:
+def digits(part: Part) -> Arrays:
     """scikit-learn's 8x8 scans, 0..16 scaled to 0..255; a fixed 360 of 1,797 are the test split."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     order = np.random.RandomState(0).permutation(len(images))
-    test, train = order[:DIGITS_TEST_IMAGES], order[DIGITS_TEST_IMAGES:]
-    return (images[train], bunch.target[train]), (images[test], bunch.target[test])
+    rows = order[:DIGITS_TEST_IMAGES] if part == "test" else order[DIGITS_TEST_IMAGES:]
+    return images[rows], bunch.target[rows]
 
 
-def parquet(folder: Path) -> Arrays | None:
+def parquet(folder: Path, part: Part) -> Arrays | None:
     """The Hugging Face layout: `img: struct<bytes, path>` (PNG or JPEG) and `label: int64`."""
-    parts = [sorted(folder.glob(f"{part}-*.parquet")) for part in ("train", "test")]
-    if not any(parts):
+    found = {name: sorted(folder.glob(f"{name}-*.parquet")) for name in ("train", "test")}
+    if not any(found.values()):
         return None
-    for files, part in zip(parts, ("train", "test"), strict=True):
-        if not files:
-            raise UserError(f"{folder}: no {part}-*.parquet")
-    train, test = (_parquet_part(files) for files in parts)
-    return train, test
+    if not found[part]:
+        raise UserError(f"{folder}: no {part}-*.parquet")
+    return _parquet_files(found[part])
 
 
-def _parquet_part(files: list[Path]) -> tuple[Any, Any]:
+def _parquet_files(files: list[Path]) -> Arrays:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -114,46 +113,36 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def cifar_batches(folder: Path) -> Arrays | None:
+def cifar_batches(folder: Path, part: Part) -> Arrays | None:
     """torchvision's original `cifar-10-batches-py`."""
     inner = folder / "cifar-10-batches-py"
     if not inner.is_dir():
         return None
-
-    def read(names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        images, labels = [], []
-        for name in names:
-            try:
-                with (inner / name).open("rb") as stream:
-                    batch = _ArraysOnly(stream, encoding="latin1").load()
-                images.append(np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
-                labels.append(np.asarray(batch["labels"], dtype=np.int64))
-            except Exception as error:  # noqa: BLE001 - a damaged pickle raises any kind
-                raise UserError(
-                    f"{inner / name}: not a CIFAR-10 batch ({first_line(error)})"
-                ) from None
-        return np.concatenate(images), np.concatenate(labels)
-
-    return read([f"data_batch_{i}" for i in range(1, 6)]), read(["test_batch"])
+    images, labels = [], []
+    for name in [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]:
+        try:
+            with (inner / name).open("rb") as stream:
+                batch = _ArraysOnly(stream, encoding="latin1").load()
+            images.append(np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
+            labels.append(np.asarray(batch["labels"], dtype=np.int64))
+        except Exception as error:  # noqa: BLE001 - a damaged pickle raises any kind
+            raise UserError(f"{inner / name}: not a CIFAR-10 batch ({first_line(error)})") from None
+    return np.concatenate(images), np.concatenate(labels)
 
 
-def svhn_mat(folder: Path) -> Arrays | None:
+def svhn_mat(folder: Path, part: Part) -> Arrays | None:
     """The official `{train,test}_32x32.mat`: X uint8 [32,32,3,N], y [N,1] in 1..10, 10 is 0."""
     from scipy.io import loadmat
 
-    files = [folder / f"{part}_32x32.mat" for part in ("train", "test")]
-    if not any(file.exists() for file in files):
+    if not any((folder / f"{name}_32x32.mat").exists() for name in ("train", "test")):
         return None
-
-    def read(file: Path) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            mat = loadmat(file)
-            images, labels = mat["X"].transpose(3, 2, 0, 1), mat["y"].astype(np.int64).reshape(-1)
-        except Exception as error:  # noqa: BLE001 - scipy raises many kinds for damaged files
-            raise UserError(f"{file}: not an SVHN file ({first_line(error)})") from None
-        return images, np.where(labels == 10, 0, labels)
-
-    return read(files[0]), read(files[1])
+    file = folder / f"{part}_32x32.mat"
+    try:
+        mat = loadmat(file)
+        images, labels = mat["X"].transpose(3, 2, 0, 1), mat["y"].astype(np.int64).reshape(-1)
+    except Exception as error:  # noqa: BLE001 - scipy raises many kinds for damaged files
+        raise UserError(f"{file}: not an SVHN file ({first_line(error)})") from None
+    return images, np.where(labels == 10, 0, labels)
 
 
 def download(name: str, folder: Path) -> None:
@@ -174,27 +163,24 @@ def download(name: str, folder: Path) -> None:
         ) from None
 
 
-def write_prepared(file: Path, arrays: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+def write_prepared(file: Path, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    (x, y), (x_test, y_test) = arrays
+    (x, y), (x_test, y_test) = train, test
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
     save_file({"x": x, "y": y, "x_test": x_test, "y_test": y_test}, aside)
     aside.replace(file)
 
 
-def prepared(file: Path) -> Arrays:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def prepared(file: Path, part: Part) -> Arrays:
+    from safetensors import SafetensorError, safe_open
 
+    end = "" if part == "train" else "_test"
     try:
-        kept: dict[str, torch.Tensor] = load_file(file)
-        return (
-            (kept["x"].numpy(), kept["y"].numpy()),
-            (kept["x_test"].numpy(), kept["y_test"].numpy()),
-        )
-    except (SafetensorError, KeyError, OSError) as error:
+        with safe_open(file, "np") as kept:
+            return kept.get_tensor(f"x{end}"), kept.get_tensor(f"y{end}")
+    except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file}: damaged ({first_line(error)}); run `fmoe data prepare` again"
         ) from None

@@ -96,6 +96,9 @@ class Folder:
     def patient(self) -> Folder:
         return replace(self, patience=PATIENCE)
 
+    def impatient(self) -> Folder:
+        return replace(self, patience=0.0)
+
     def _persist(self, call: Callable[[], T]) -> T:
         deadline, pause = time.monotonic() + self.patience, 0.5
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 import ray
 
-from fmoe import checkpoint, config, data, joint, plots, provenance, tracking
+from fmoe import config, data, joint, provenance, tracking
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError, first_line
@@ -30,6 +29,7 @@ from fmoe.storage import Damaged, Folder
 from fmoe.tracking import Tracker, finishing
 from fmoe.workers import Workers
 from pipelines.output import Display, percent
+from pipelines.publish import publish
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,17 @@ class TrainingRun:
         with timed(seconds, "evaluate"):
             found = self.evaluate(best, resources, "best")
             at_last = found if best == last else self.evaluate(last, resources, "last")
-        with tempfile.TemporaryDirectory() as aside:
-            uri, digest = self.register(best, history, found, Path(aside))
+        self.display.line("registering the model")
+        uri, digest = publish(
+            self.folder,
+            self.tracker,
+            self.config,
+            self.data,
+            history,
+            best,
+            found,
+            self.request.register_as,
+        )
         answer = {
             "run_dir": self.folder.uri,
             "run_id": self.tracker.run_id,
@@ -203,7 +212,7 @@ class TrainingRun:
                 self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
 
         manifests = pool.fill(
-            self.config, shared, self.data.digest, self.store, resources.gpus, listen
+            self.config, shared, self.data.train_digest, self.store, resources.gpus, listen
         )
         for (role, index), manifest in zip(members, manifests, strict=True):
             for epoch, metrics in enumerate(manifest["history"]):
@@ -249,7 +258,7 @@ class TrainingRun:
             resources=resources,
             listener=listen,
         )
-        latest = joint.checkpoints(self.folder, self.config, self.data.digest).latest()
+        latest = joint.checkpoints(self.folder, self.config, self.data.train_digest).latest()
         assert latest is not None
         for epoch, metrics in enumerate(latest.history):
             self.log("", metrics, epoch)
@@ -270,61 +279,13 @@ class TrainingRun:
         test = self.data.test[: wanted.images]
         bar = self.display.task(f"evaluate {which}", len(test))
         return evaluate.evaluate(
-            joint.trained(self.config, self.folder, self.data.digest, epoch),
+            joint.trained(self.config, self.folder, self.data.train_digest, epoch),
             self.config,
             test,
             Settings(tuple(wanted.attacks), wanted.eps, wanted.batch_size, self.config.seed),
             resources=resources,
             progress=lambda done, _: self.display.update(bar, done),
         )
-
-    def register(
-        self, best: int, history: list[dict[str, float]], found: Evaluation, aside: Path
-    ) -> tuple[str, str]:
-        """Model folder, plots and evaluation to the run folder and MLflow; the version's URI."""
-        self.display.line("registering the model")
-        model = joint.trained(self.config, self.folder, self.data.digest, best)
-        report = found.to_json() | {
-            "data": self.data.name,
-            "digest": self.data.digest,
-            "epoch": best,
-        }
-        self.folder.write_json("evaluation.json", report)
-        for place in (Folder.at(aside), self.folder / "model"):
-            digest = checkpoint.save_model(
-                place,
-                model.state_dict(),
-                self.config,
-                data_digest=self.data.digest,
-                metrics=report,
-                extra={"run_id": self.tracker.run_id},
-            )
-        names = [f"{role}-{i}" for role, i in self.config.experts.members]
-        charts = {
-            "training_curves": plots.training_curves(history),
-            "gate_weights": plots.gate_weights(history, names),
-            "adversarial_images": plots.adversarial_row(
-                model, self.data.test, self.config.evaluate.eps, self.data.info.classes
-            ),
-        }
-        self.tracker.settle()
-        for name, figure in charts.items():
-            self.folder_figure(name, figure)
-        self.tracker.log_figures(charts)
-        self.tracker.log_json("evaluation.json", report)
-        test = {"clean": found.clean, **found.robust, "worst_case": found.worst_case}
-        self.tracker.log({f"test_{key}": value for key, value in test.items()}, best)
-        name = self.request.register_as or f"fmoe-{self.data.name}"
-        tags = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in test.items()}
-        tags |= {"fmoe.sha256": digest, "fmoe.data_digest": self.data.digest}
-        version = self.tracker.register(model, aside, name, self.data.info.shape, tags)
-        return f"models:/{name}/{version}", digest
-
-    def folder_figure(self, name: str, figure: Any) -> None:
-        with tempfile.TemporaryFile() as file:
-            figure.savefig(file, format="png", dpi=110)
-            file.seek(0)
-            (self.folder / "plots").write(f"{name}.png", file.read())
 
 
 def worker_line(workers: int, batch_size: int) -> str:

@@ -150,7 +150,7 @@ def test_an_expert_is_trained_once(digits: Data, store: ExpertStore) -> None:
     assert first == again
     assert same(weights, store.weights(first["key"]))
     assert [epoch.index for epoch in told] == [0, 1]  # the second time nothing was trained
-    assert first["key"] == expert_key(chosen, MEMBER, digits.digest)
+    assert first["key"] == expert_key(chosen, MEMBER, digits.train_digest)
     assert first["history"] == [epoch.metrics for epoch in told]
     assert first["best_epoch"] == told[-1].best
 
@@ -183,7 +183,7 @@ def test_the_weights_are_those_of_the_best_epoch(
     scores = iter([0.1, 0.9, 0.2, 0.3])
     monkeypatch.setattr("fmoe.training.validation_accuracy", lambda *given: (0.5, next(scores)))
     chosen = settings("experts.train.epochs=4")
-    name = expert_key(chosen, MEMBER, digits.digest)
+    name = expert_key(chosen, MEMBER, digits.train_digest)
     checkpoints = Checkpoints(store.folder / name / "epochs", name)
     kept: list[Tensors] = []
 

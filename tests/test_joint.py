@@ -63,11 +63,11 @@ def trained(few: Data, store: ExpertStore, run: Folder) -> list[Epoch]:
 
 
 def test_initial_takes_the_experts_in_order(few: Data, store: ExpertStore) -> None:
-    model = joint.initial(settings(), store, few.digest)
+    model = joint.initial(settings(), store, few.train_digest)
     members = settings().experts.members
     assert members == [("benign", 0), ("fgsm", 0), ("pgd", 0)]
     for expert, member in zip(model.experts, members, strict=True):
-        weights = store.weights(expert_key(settings(), member, few.digest))
+        weights = store.weights(expert_key(settings(), member, few.train_digest))
         assert same(copy_state(expert), weights)
     states = [copy_state(expert) for expert in model.experts]
     assert not same(states[0], states[1])
@@ -79,14 +79,14 @@ def test_initial_has_the_seeds_gate(few: Data, store: ExpertStore) -> None:
     gates = []
     for global_seed in (0, 1):
         torch.manual_seed(global_seed)
-        gates.append(copy_state(joint.initial(settings(), store, few.digest).gate))
+        gates.append(copy_state(joint.initial(settings(), store, few.train_digest).gate))
     assert same(*gates)
     assert not same(gates[0], copy_state(assembly.seeded_mixture(settings("seed=1")).gate))
 
 
 def test_initial_needs_every_expert(few: Data, store: ExpertStore) -> None:
     with pytest.raises(Damaged, match="no such expert"):
-        joint.initial(settings("experts.roles.pgd.count=2"), store, few.digest)
+        joint.initial(settings("experts.roles.pgd.count=2"), store, few.train_digest)
 
 
 # the phase
@@ -100,7 +100,7 @@ def test_epochs_end_to_end(trained: list[Epoch], few: Data, run: Folder) -> None
     history = [epoch.metrics for epoch in trained]
     assert trained[-1].best == joint.best(settings(), history)
     x = few.test[:8].pixels()
-    model = joint.trained(settings(), run, few.digest, trained[-1].best)
+    model = joint.trained(settings(), run, few.train_digest, trained[-1].best)
     assert not model.training
     with torch.no_grad():
         assert model(x).exp().sum(1).tolist() == pytest.approx([1.0] * 8, abs=1e-5)
@@ -112,13 +112,13 @@ def test_trained_is_the_model_after_that_epoch(
 ) -> None:
     chosen, folder = settings("joint.epochs=1"), Folder.at(tmp_path)
     list(joint.joint_epochs(chosen, few, store, folder))
-    kept = joint.checkpoints(folder, chosen, few.digest).load(0)
-    assert same(copy_state(joint.trained(chosen, folder, few.digest, 0)), kept.model)
-    assert not same(kept.model, copy_state(joint.initial(chosen, store, few.digest)))
+    kept = joint.checkpoints(folder, chosen, few.train_digest).load(0)
+    assert same(copy_state(joint.trained(chosen, folder, few.train_digest, 0)), kept.model)
+    assert not same(kept.model, copy_state(joint.initial(chosen, store, few.train_digest)))
 
 
 def test_trained_epochs_differ(trained: list[Epoch], few: Data, run: Folder) -> None:
-    last, before = (copy_state(joint.trained(settings(), run, few.digest, e)) for e in (2, 1))
+    last, before = (copy_state(joint.trained(settings(), run, few.train_digest, e)) for e in (2, 1))
     assert not same(last, before)
 
 
@@ -140,7 +140,7 @@ def test_a_run_of_other_settings_is_refused(
     with pytest.raises(UserError, match="belongs to other settings"):
         list(joint.joint_epochs(other, few, store, run))
     with pytest.raises(UserError, match="belongs to other settings"):
-        joint.trained(other, run, few.digest, 2)
+        joint.trained(other, run, few.train_digest, 2)
 
 
 # the key

@@ -113,7 +113,7 @@ def test_what_is_final_is_not_waited_for(s3: S3) -> None:
 
 
 def test_one_holder_at_a_time(s3: S3) -> None:
-    """Six threads add to a number that is read and written apart."""
+    """Three threads add to a number that is read and written apart."""
     folder = s3.folder("counted")
     folder.write("number", b"0")
 

@@ -97,8 +97,7 @@ def load(folder: Path) -> Data:
 
 def test_parquet_gives_the_written_pixels_and_labels(tmp_path: Path) -> None:
     write_hugging_face(tmp_path / "cifar10")
-    name, train, test = data.read("cifar10", tmp_path)
-    assert name == "cifar10"
+    train, test = (data.read("cifar10", part, tmp_path) for part in readers.PARTS)
     for split, x, y in ((train, X, Y), (test, X_TEST, Y_TEST)):
         assert torch.equal(split.images, torch.from_numpy(x))
         assert split.labels.tolist() == y
@@ -127,6 +126,35 @@ def test_validation_split_does_not_depend_on_the_file_layout(tmp_path: Path) -> 
     assert (len(one.train), len(one.val), len(one.test)) == (8, 2, 4)
 
 
+@pytest.mark.parametrize("layout", ["parquet", "batches", "svhn"])
+def test_training_data_are_read_without_the_test_files(layout: str, tmp_path: Path) -> None:
+    if layout == "parquet":
+        write_hugging_face(tmp_path)
+        test = tmp_path / "test-00000-of-00001.parquet"
+    elif layout == "batches":
+        write_batches(tmp_path, X, Y)
+        test = tmp_path / "cifar-10-batches-py" / "test_batch"
+    else:
+        write_svhn(tmp_path)
+        test = tmp_path / "test_32x32.mat"
+    name = "svhn" if layout == "svhn" else "cifar10"
+    whole = data.load(name, tmp_path, val_images=2)
+    assert test.exists()
+    for spoil in (lambda: test.write_bytes(b"damaged"), test.unlink):
+        spoil()
+        part = data.load_training(name, tmp_path, val_images=2)
+        assert torch.equal(part.train.images, whole.train.images)
+        assert torch.equal(part.val.labels, whole.val.labels)
+        assert (
+            part.train_digest
+            == whole.train_digest
+            == data.digest(data.read(name, "train", tmp_path))
+        )
+        assert not hasattr(part, "test")
+        with pytest.raises(UserError):
+            data.load(name, tmp_path, val_images=2)
+
+
 def test_data_folder_of_the_environment_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +170,7 @@ def test_jpeg_and_grey_images_are_read_as_rgb(tmp_path: Path) -> None:
     for part in ("train", "test"):
         cells = [grey.getvalue(), encode(flat, "JPEG"), encode(flat)]
         write_parquet(tmp_path / f"{part}-0.parquet", cells, [0, 1, 2])
-    _, train, _ = data.read("cifar10", tmp_path)
+    train = data.read("cifar10", "train", tmp_path)
     assert train.images.shape == (3, 3, 32, 32)
     assert (train.images[0] == 7).all()
     assert (train.images[1].int() - 100).abs().max() <= 2  # JPEG loses a little
@@ -310,8 +338,7 @@ def test_missing_batch_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inner", [".", "svhn"])
 def test_svhn_gives_the_written_pixels_and_labels(inner: str, tmp_path: Path) -> None:
     write_svhn(tmp_path / inner)
-    name, train, test = data.read("svhn", tmp_path)
-    assert name == "svhn"
+    train, test = (data.read("svhn", part, tmp_path) for part in readers.PARTS)
     assert torch.equal(train.images, torch.from_numpy(X))
     assert torch.equal(test.images, torch.from_numpy(X_TEST))
     assert train.labels.tolist() == list(range(10))  # the written 10 is the digit 0
@@ -389,7 +416,7 @@ def write_prepared() -> Path:
     file = data.prepared_path("cifar10")
     train = (torch.from_numpy(X), torch.tensor(Y))
     test = (torch.from_numpy(X_TEST), torch.tensor(Y_TEST))
-    readers.write_prepared(file, (train, test))
+    readers.write_prepared(file, train, test)
     return file
 
 

@@ -1,4 +1,4 @@
-"""A data set in Ray's object store: read and verified once, in the driver."""
+"""Training data in Ray's object store: read and verified once, in the driver."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fmoe.data import Data, Name, Split
+from fmoe.data import Name, Split, TrainingData
 
 
 @dataclass(frozen=True)
 class SharedData:
-    """A data set as arrays in Ray's object store: workers on a node share one copy."""
+    """Train and val as arrays in Ray's object store: workers on a node share one copy."""
 
     name: Name
-    digest: str
+    train_digest: str
     arrays: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, data: Data) -> SharedData:
-        parts = {"train": data.train, "val": data.val, "test": data.test}
+    def of(cls, data: TrainingData) -> SharedData:
+        parts = {"train": data.train, "val": data.val}
         arrays = {f"{n}_images": s.images.numpy() for n, s in parts.items()}
         arrays |= {f"{n}_labels": s.labels.numpy() for n, s in parts.items()}
-        return cls(data.name, data.digest, arrays)
+        return cls(data.name, data.train_digest, arrays)
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())
 
-    def data(self) -> Data:
+    def data(self) -> TrainingData:
         def split(part: str) -> Split:
             return Split(
                 torch.from_numpy(self.arrays[f"{part}_images"]),
@@ -40,4 +40,4 @@ class SharedData:
         with warnings.catch_warnings():
             # the store's arrays are read-only, and nothing of ours writes to them
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return Data(self.name, split("train"), split("val"), split("test"), self.digest)
+            return TrainingData(self.name, split("train"), split("val"), self.train_digest)

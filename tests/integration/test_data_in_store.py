@@ -18,7 +18,8 @@ def seen(shared: SharedData) -> dict[str, Any]:
         "same_memory": data.train.images.data_ptr() == array.ctypes.data,
         "owns": bool(array.flags.owndata),
         "writeable": bool(array.flags.writeable),
-        "digest": data.digest,
+        "digest": data.train_digest,
+        "test": hasattr(data, "test"),
         "sum": int(data.train.images.sum()),
         "val": len(data.val),
     }
@@ -30,6 +31,7 @@ def test_workers_get_views_and_not_copies(ray_session: None, digits: Data) -> No
         assert found["same_memory"]
         assert not found["owns"]
         assert not found["writeable"]
-        assert found["digest"] == digits.digest
+        assert found["digest"] == digits.train_digest
+        assert not found["test"]
         assert found["sum"] == int(digits.train.images.sum())
         assert found["val"] == len(digits.val)

@@ -1,0 +1,74 @@
+"""What a finished run leaves: a model folder, plots, its evaluation, a registered version."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from fmoe import checkpoint, joint, plots
+from fmoe.config import Config
+from fmoe.data import Data
+from fmoe.evaluation import Evaluation
+from fmoe.storage import Folder
+from fmoe.tracking import Tracker
+
+
+def publish(
+    run: Folder,
+    tracker: Tracker,
+    config: Config,
+    data: Data,
+    history: list[dict[str, float]],
+    epoch: int,
+    found: Evaluation,
+    name: str | None,
+    tags: Mapping[str, str] | None = None,
+) -> tuple[str, str]:
+    """Registers the model of `epoch` as `name` (fmoe-<data>); gives its URI and digest.
+
+    found: its evaluation on the test images; tags: further ones of the version.
+    """
+    model = joint.trained(config, run, data.train_digest, epoch)
+    report = found.to_json() | {"data": data.name, "digest": data.digest, "epoch": epoch}
+    run.write_json("evaluation.json", report)
+    names = [f"{role}-{i}" for role, i in config.experts.members]
+    charts = {
+        "training_curves": plots.training_curves(history),
+        "gate_weights": plots.gate_weights(history, names),
+        "adversarial_images": plots.adversarial_row(
+            model, data.test, config.evaluate.eps, data.info.classes
+        ),
+    }
+    for title, figure in charts.items():
+        write_figure(run, title, figure)
+    test = {"clean": found.clean, **found.robust, "worst_case": found.worst_case}
+    registered = name or f"fmoe-{data.name}"
+    with tempfile.TemporaryDirectory() as aside:
+        for place in (Folder.at(aside), run / "model"):
+            digest = checkpoint.save_model(
+                place,
+                model.state_dict(),
+                config,
+                data_digest=data.digest,
+                metrics=report,
+                extra={"run_id": tracker.run_id},
+            )
+        tracker.settle()
+        tracker.log_figures(charts)
+        tracker.log_json("evaluation.json", report)
+        tracker.log({f"test_{key}": value for key, value in test.items()}, epoch)
+        labels = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in test.items()}
+        labels |= {"fmoe.sha256": digest, "fmoe.data_digest": data.digest, **(tags or {})}
+        version = tracker.register(model, Path(aside), registered, data.info.shape, labels)
+    return f"models:/{registered}/{version}", digest
+
+
+def write_figure(folder: Folder, name: str, figure: Figure) -> None:
+    """`plots/NAME.png` in the folder."""
+    with tempfile.TemporaryFile() as file:
+        figure.savefig(file, format="png", dpi=110)
+        file.seek(0)
+        (folder / "plots").write(f"{name}.png", file.read())
