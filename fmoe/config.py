@@ -13,10 +13,10 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
 
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
 from fmoe.data import INFO, Augment, Name
@@ -25,9 +25,14 @@ from fmoe.experts import Backbone
 from fmoe.gates import Conv, GateConfig
 from fmoe.losses import CrossEntropy, LossConfig
 from fmoe.mixture import Mixing
-from fmoe.optim import SGD
+from fmoe.optim import SGD, ScheduleConfig
 from fmoe.schema import Pixels, Spec
 
+KINDS: dict[str, type[BaseModel]] = {
+    member.model_fields["kind"].default: member
+    for union in (AttackConfig, GateConfig, LossConfig, ScheduleConfig)
+    for member in get_args(get_args(union)[0])
+}
 Precision = Literal["float32", "bfloat16"]
 Update = Literal["all", "heads", "gate"]
 AttackName = Literal["fgsm", "pgd", "pgd50", "autoattack"]
@@ -216,32 +221,58 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 
 def _set(tree: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
+    if not equals:
         raise UserError(f"--set {override}: expected path=value, such as joint.epochs=3")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         raise UserError(f"--set {override}: the value is not YAML") from None
+    put(tree, path.strip(), value, f"--set {override}")
+
+
+def put(tree: dict[str, Any], path: str, value: Any, source: str) -> None:
+    """Sets the value at a dotted path, in place; list items are numbers, as joint.attack.of.1.eps.
+
+    Another `kind` keeps of its neighbours those that it knows. Raises `UserError`, which starts
+    with `source`, where the path cannot be one.
+    """
+    keys = path.split(".")
+    if not all(keys):
+        raise UserError(f"{source}: expected path=value, such as joint.epochs=3")
     at: Any = tree
     for key in keys[:-1]:
         if isinstance(at, list):
-            at = at[_index(at, key, override)]
+            at = at[_index(at, key, source)]
         else:
             if not isinstance(at.get(key), dict | list):
                 at[key] = {}
             at = at[key]
         if not isinstance(at, dict | list):
-            raise UserError(f"--set {override}: {key} has no keys below it")
+            raise UserError(f"{source}: {key} has no keys below it")
     if isinstance(at, list):
-        at[_index(at, keys[-1], override)] = value
-    else:
-        at[keys[-1]] = value
+        at[_index(at, keys[-1], source)] = value
+        return
+    if keys[-1] == "kind" and isinstance(value, str) and value in KINDS:
+        for key in at.keys() - KINDS[value].model_fields.keys():
+            del at[key]
+    at[keys[-1]] = value
 
 
-def _index(at: list[Any], key: str, override: str) -> int:
+def get(tree: Any, path: str) -> Any:
+    """The value at a dotted path. Raises `KeyError` where there is none."""
+    for key in path.split("."):
+        if isinstance(tree, list) and key.isdigit() and int(key) < len(tree):
+            tree = tree[int(key)]
+        elif isinstance(tree, dict):
+            tree = tree[key]
+        else:
+            raise KeyError(path)
+    return tree
+
+
+def _index(at: list[Any], key: str, source: str) -> int:
     if not key.isdigit() or int(key) >= len(at):
-        raise UserError(f"--set {override}: {key} is no index of a list of {len(at)}")
+        raise UserError(f"{source}: {key} is no index of a list of {len(at)}")
     return int(key)
 
 
@@ -250,13 +281,18 @@ def validate(tree: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        faults = [
-            f"{path}: {message}" if (path := _path(fault["loc"], tree)) else message
-            for fault in error.errors()
-            if (message := fault["msg"].removeprefix("Value error, "))
-        ]
-        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise UserError(f"{source}: {'; '.join(faults[:3])}{more}") from None
+        raise UserError(f"{source}: {faults(error, tree)}") from None
+
+
+def faults(error: ValidationError, tree: Any) -> str:
+    """The first three, each with its key's path."""
+    found = [
+        f"{path}: {message}" if (path := _path(fault["loc"], tree)) else message
+        for fault in error.errors()
+        if (message := fault["msg"].removeprefix("Value error, "))
+    ]
+    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    return f"{'; '.join(found[:3])}{more}"
 
 
 def _path(loc: tuple[int | str, ...], tree: Any) -> str:

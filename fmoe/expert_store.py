@@ -7,9 +7,11 @@ has no manifest and is never read; two processes that ask at once train it once 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fmoe import assembly
@@ -17,7 +19,7 @@ from fmoe.checkpoint import WEIGHTS, Checkpoints, Tensors, pack, unpack
 from fmoe.config import Config, fingerprint
 from fmoe.data import TrainingData
 from fmoe.draw import Draw
-from fmoe.lease import exclusive
+from fmoe.lease import Held, exclusive
 from fmoe.storage import Damaged, Folder
 from fmoe.training import Epoch, Place, Progress, epochs
 from fmoe.version import VERSION
@@ -36,16 +38,18 @@ class ExpertStore:
         place: Place | None = None,
         progress: Progress | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
+        wait: bool = True,
     ) -> dict[str, Any]:
         """Trains the expert unless it is there; gives its manifest with `trained` added.
 
-        An interrupted training goes on from its newest checkpoint. Raises `NonFiniteLoss`.
+        An interrupted training goes on from its newest checkpoint. Raises `NonFiniteLoss`, and
+        `Held` where another process is training it and `wait` is off.
         """
         key = expert_key(config, member, data.train_digest)
         found = self.find(key)
         if found:
             return {**found, "trained": False}
-        with exclusive(self.folder, key, wait=True):
+        with exclusive(self.folder, key, wait=wait):
             found = self.find(key)
             if found:
                 return {**found, "trained": False}
@@ -53,6 +57,30 @@ class ExpertStore:
                 **self._train(key, config, member, data, place, progress, on_epoch),
                 "trained": True,
             }
+
+    def obtain_all(
+        self,
+        config: Config,
+        data: TrainingData,
+        *,
+        place: Place | None = None,
+        on_epoch: Callable[[tuple[str, int], Epoch], None] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The manifests of all of the mixture's experts, in order, trained one after another.
+
+        Those that another process is training at the time come last.
+        """
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        for wait in (False, True):
+            for member in config.experts.members:
+                if member in found:
+                    continue
+                report = partial(on_epoch, member) if on_epoch else None
+                with contextlib.suppress(Held):
+                    found[member] = self.obtain(
+                        config, member, data, place=place, on_epoch=report, wait=wait
+                    )
+        return [found[member] for member in config.experts.members]
 
     def find(self, key: str) -> dict[str, Any] | None:
         """The manifest of a finished expert whose weights are whole, or None."""

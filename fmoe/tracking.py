@@ -173,6 +173,10 @@ class Tracker:
             return False
         return self.flush()
 
+    def tag(self, key: str, value: str) -> None:
+        with contextlib.suppress(MlflowException, OSError):
+            self.store.set_tag(self.run_id, key, value[:5000])
+
     def log_figures(self, figures: Mapping[str, Figure]) -> None:
         for name, figure in figures.items():
             self.store.log_figure(self.run_id, figure, f"plots/{name}.png")
@@ -224,11 +228,13 @@ class Tracker:
         self.store.set_registered_model_alias(name, CANDIDATE, str(version))
         return version
 
-    def finish(self, status: str) -> None:
-        """FINISHED, FAILED or KILLED; a server that is away at this moment is not waited for."""
+    def finish(self, status: str) -> bool:
+        """FINISHED, FAILED or KILLED; False where the server is away, which is not waited for."""
         with contextlib.suppress(MlflowException, OSError):
-            self.flush()
+            whole = self.flush()
             self.store.set_terminated(self.run_id, status)
+            return whole
+        return False
 
 
 @contextlib.contextmanager

@@ -39,6 +39,16 @@ from fmoe.losses import gate_balance
 from fmoe.mixture import Mixture
 from fmoe.sync_batch_norm import synchronize
 
+METRICS = (
+    "val_robust",
+    "val_clean",
+    "train_loss",
+    "train_accuracy",
+    "seconds",
+    "train_seconds",
+    "images_per_second",
+)
+"""What every epoch reports, whatever the mixture."""
 CHECK_LOSS_EVERY = 16  # steps; a check makes the host wait for the device
 VALIDATION_BATCH = 250
 
@@ -302,6 +312,14 @@ def best_epoch(history: list[dict[str, float]], attack: Attack) -> int:
     return scores.index(max(scores))
 
 
+def over(phase: Phase, history: list[dict[str, float]], attack: Attack) -> bool:
+    """Whether the phase ends after these epochs: all are done, or patience is at its end."""
+    done = len(history)
+    if done >= phase.epochs:
+        return True
+    return bool(phase.patience and done and done - best_epoch(history, attack) > phase.patience)
+
+
 def epochs(
     model: nn.Module,
     train: Split,
@@ -335,8 +353,7 @@ def epochs(
         yield Epoch(index, metrics, best_epoch(history[: index + 1], attack))
 
     for index in range(len(history), phase.epochs):
-        best = best_epoch(history, attack) if history else 0
-        if phase.patience and index - best > phase.patience:
+        if over(phase, history, attack):
             return
         start = time.perf_counter()
         metrics = trainer.epoch(index, progress)

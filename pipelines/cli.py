@@ -12,7 +12,7 @@ import typer
 
 import fmoe
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError
-from pipelines import data, evaluate, jobs, predict, pull, runs, submit, train
+from pipelines import data, evaluate, jobs, predict, pull, runs, studies, submit, train, tune
 
 app = typer.Typer(
     name="fmoe",
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
+app.add_typer(studies.app, name="studies")
 app.command("evaluate")(evaluate.evaluate)
 app.command("pull")(pull.pull)
 app.command("predict")(predict.predict)

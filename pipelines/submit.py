@@ -11,7 +11,7 @@ from fmoe.errors import UserError
 from pipelines.options import Address, Json
 from pipelines.output import result, say
 
-HERE_ONLY = ("submit", "jobs", "runs")
+HERE_ONLY = ("submit", "jobs", "runs", "studies")
 
 
 def submit(

@@ -72,7 +72,7 @@ def fill(
     shared: Any,
     digest: str,
     store: ExpertStore,
-    gpus: int,
+    gpus: float,
     listener: Listener,
 ) -> list[dict[str, Any]]:
     """The manifests of all of the mixture's experts, in order; missing ones are trained.
@@ -96,7 +96,7 @@ def _train(
     members: list[tuple[str, int]],
     shared: Any,
     store: ExpertStore,
-    gpus: int,
+    gpus: float,
     listener: Listener,
 ) -> list[dict[str, Any]]:
     if not members:

@@ -40,7 +40,7 @@ class Resources:
     """What one worker is given."""
 
     cpus: int
-    gpus: int
+    gpus: float
 
     @classmethod
     def per_worker(cls, workers: int, gpu: bool | None) -> Resources:
@@ -90,8 +90,11 @@ def auth_token() -> str:
 
 
 @contextmanager
-def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
-    """Connects to RAY_ADDRESS or starts Ray on this machine; stops only what it started."""
+def session(workers: int, data_bytes: int = 0, *, dashboard: bool = False) -> Iterator[None]:
+    """Connects to RAY_ADDRESS or starts Ray on this machine; stops only what it started.
+
+    dashboard: on loopback; what frees the workers of a pruned trial's own Ray Train run asks it.
+    """
     if ray.is_initialized():
         yield
         return
@@ -113,7 +116,7 @@ def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
             ray.init(
                 address="local",  # not whatever cluster runs on this machine
                 num_cpus=max(os.cpu_count() or 1, workers),
-                include_dashboard=False,
+                include_dashboard=dashboard,
                 object_store_memory=200 * MEBIBYTE + 2 * data_bytes,
                 **quiet,
             )

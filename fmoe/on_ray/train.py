@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from fmoe.config import Config
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
@@ -124,13 +124,15 @@ def fit(
             try:
                 outcome = interruptible(trainer.fit).return_value
                 break
-            except TrainingFailedError as error:  # Ray Train has tried MAX_FAILURES times
+            except WorkerGroupError as error:  # Ray Train has tried MAX_FAILURES times
                 if finished == before:
                     raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
-            except RayActorError as error:  # Ray Train's controller is gone
+            except (RayActorError, TrainingFailedError) as error:
+                # Ray Train's controller is gone, or it lost a worker that it was setting up,
+                # which it does not try again
                 failures = failures + 1 if finished == before else 0
                 if failures > MAX_FAILURES:
-                    raise TrainingFailed(f"the joint phase failed: {first_line(error)}") from error
+                    raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
     if outcome:
         raise ERRORS[outcome["error"]](outcome["message"])
 
@@ -152,7 +154,7 @@ def interruptible(call: Callable[[], T]) -> T:
     return future.result()
 
 
-def _gist(error: TrainingFailedError) -> str:
-    """The last line of the first worker's traceback."""
+def _gist(error: Exception) -> str:
+    """The last line of the error, or of the first worker's where workers failed."""
     failures = getattr(error, "worker_failures", {}) or {0: error}
     return first_line(Exception(str(next(iter(failures.values()))).strip().splitlines()[-1]))

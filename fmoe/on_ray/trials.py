@@ -1,0 +1,114 @@
+"""What runs in a trial: experts from the store, then the joint phase, an epoch a report."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+
+from fmoe.config import Config
+from fmoe.expert_store import ExpertStore
+from fmoe.joint import joint_epochs
+from fmoe.on_ray import pool, train
+from fmoe.on_ray.session import Resources
+from fmoe.on_ray.tasks import Event
+from fmoe.storage import Folder
+from fmoe.training import Place
+from fmoe.workers import Workers
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trials of a study share. shared: the reference of the data in the object store."""
+
+    shared: Any
+    train_digest: str
+    store: Folder
+    trials: Folder
+    resources: Resources
+    workers: int
+
+    def run(self, number: int) -> Folder:
+        return self.trials / f"{number:04d}"
+
+
+def alone(asked: dict[str, Any], setting: Setting) -> None:
+    """A trial of one worker: everything in this process, which Tune uses for the next one too."""
+    begin = time.perf_counter()
+    config = Config.model_validate_json(asked["config"])
+    data, store = ray.get(setting.shared).data(), ExpertStore(setting.store)
+    place = Place(device=setting.resources.device())
+    start = time.perf_counter()
+    experts = summary(store.obtain_all(config, data, place=place))
+    experts["seconds"] = time.perf_counter() - start
+    for epoch in joint_epochs(config, data, store, setting.run(asked["number"]), place=place):
+        report(epoch.index, epoch.metrics, experts, begin)
+
+
+def together(asked: dict[str, Any], setting: Setting) -> None:
+    """A trial of several workers: a Ray Train run of its own, started from here."""
+    begin = time.perf_counter()
+    config = Config.model_validate_json(asked["config"])
+    store = ExpertStore(setting.store)
+    heard: queue.Queue[Event | BaseException | None] = queue.Queue()
+    start = time.perf_counter()
+    manifests = pool.fill(
+        config, setting.shared, setting.train_digest, store, setting.resources.gpus, lambda _: None
+    )
+    experts = summary(manifests)
+    experts["seconds"] = time.perf_counter() - start
+
+    def fit() -> None:
+        try:
+            train.fit(
+                config,
+                setting.shared,
+                store,
+                setting.run(asked["number"]),
+                workers=Workers(setting.workers, setting.workers),
+                resources=setting.resources,
+                listener=heard.put,
+            )
+            heard.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised where Tune hears of it
+            heard.put(error)
+
+    # Tune wants its reports from this thread
+    threading.Thread(target=fit, daemon=True).start()
+    reported: set[int] = set()
+    while (event := heard.get()) is not None:
+        if isinstance(event, BaseException):
+            raise event
+        if event["kind"] == "epoch" and event["epoch"] not in reported:
+            reported.add(event["epoch"])
+            report(event["epoch"], event["metrics"], experts, begin)
+
+
+def report(epoch: int, metrics: dict[str, float], experts: dict[str, float], begin: float) -> None:
+    tune.report(
+        {
+            **metrics,
+            "epoch": epoch,
+            "epochs": epoch + 1,
+            "history": metrics,
+            "experts": experts,
+            "inside": time.perf_counter() - begin,
+        }
+    )
+
+
+def summary(manifests: list[dict[str, Any]]) -> dict[str, float]:
+    """How many experts were trained and found, and the seconds that finding them saved."""
+    trained = [manifest for manifest in manifests if manifest["trained"]]
+    found = [manifest for manifest in manifests if not manifest["trained"]]
+    return {
+        "trained": len(trained),
+        "found": len(found),
+        "seconds_trained": sum(manifest["seconds"] for manifest in trained),
+        "seconds_saved": sum(manifest["seconds"] for manifest in found),
+    }

@@ -1,0 +1,211 @@
+"""A study's trials under Ray Tune: schedulers, the searcher, what Tune says of its trials.
+
+Tune keeps pickles of its own state; they go to a private folder of this process, nobody reads
+them, and they are deleted with it. A resume goes by the study's JSON files (`fmoe.study`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from fmoe.errors import UserError
+from fmoe.on_ray.session import Resources
+from fmoe.on_ray.suggest import Suggestions, Unpickled
+from fmoe.on_ray.train import interruptible
+from fmoe.on_ray.trials import Setting, alone, together
+from fmoe.search_space import Space
+from fmoe.study import Trial
+
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of each trial
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "10",
+}
+
+
+class Listener(Protocol):
+    """Hears of a study's trials, in this process."""
+
+    def begun(self, trial: Trial) -> None: ...
+    def reported(self, trial: Trial) -> None: ...
+    def ended(self, trial: Trial) -> None: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a trial gets: so many workers with these resources; `at_once` trials fit the cluster."""
+
+    workers: int
+    resources: Resources
+    at_once: int
+
+    @classmethod
+    def of_cluster(cls, workers: int, gpus: float | None) -> Share:
+        """gpus: of each worker; None gives each one where the cluster has some.
+
+        Raises `UserError` where not even one trial fits.
+        """
+        total = ray.cluster_resources()
+        if gpus is None:
+            gpus = 1 if total.get("GPU", 0) >= 1 else 0
+        if workers > 1:
+            gpus = int(gpus) if gpus == int(gpus) else _no_fraction(gpus)
+        kind, each = ("GPU", float(gpus)) if gpus else ("CPU", 1.0)
+        slots = int(total.get(kind, 0) / each + 1e-9)
+        slots = min(slots, int(total.get("CPU", 0)))
+        if workers > slots:
+            raise UserError(
+                f"--workers-per-trial {workers}: the cluster has room for {slots} "
+                f"({int(total.get('CPU', 0))} CPUs, {int(total.get('GPU', 0))} GPUs)"
+            )
+        return cls(workers, Resources(1, gpus), slots // workers)
+
+
+def _no_fraction(gpus: float) -> int:
+    raise UserError(f"--gpus-per-worker {gpus:g}: several workers of a trial need whole GPUs")
+
+
+def search(
+    space: Space,
+    suggestions: Suggestions,
+    done: Sequence[Trial],
+    setting: Setting,
+    share: Share,
+    listener: Listener,
+    *,
+    seconds: float | None,
+    over: Callable[[Trial], bool],
+) -> None:
+    """Runs the trials that `suggestions` gives; a failed one ends nothing but itself.
+
+    done: trials of earlier tries, which the scheduler takes into account. over: whether a trial
+    has trained to its end. seconds: when the study must be over.
+    """
+    if not suggestions.more:
+        return
+    os.environ.update({key: os.environ.get(key, value) for key, value in SETTINGS.items()})
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    nested = share.workers > 1
+    trainable = tune.with_parameters(together if nested else alone, setting=setting)
+    needs = (
+        {"node:__internal_head__": 0.001}  # its workers ask for theirs themselves
+        if nested
+        else {"CPU": share.resources.cpus, "GPU": share.resources.gpus}
+    )
+    relay = Relay(suggestions, listener, seconds, over)
+    with tempfile.TemporaryDirectory(prefix="fmoe-tune-") as private:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, needs),
+            tune_config=tune.TuneConfig(
+                search_alg=suggestions,
+                scheduler=scheduler(space, done),
+                num_samples=suggestions.more,
+                max_concurrent_trials=share.at_once,
+                reuse_actors=not nested,
+                time_budget_s=seconds,
+            ),
+            run_config=tune.RunConfig(
+                name="study", storage_path=private, verbose=0, callbacks=[relay]
+            ),
+        )
+        interruptible(tuner.fit)
+
+
+def scheduler(space: Space, done: Sequence[Trial]) -> TrialScheduler:
+    chosen = space.study.scheduler
+    if chosen.kind == "fifo":
+        return FIFOScheduler()
+    metric, direction = next(iter(space.study.metrics.items()))
+    assert chosen.kind == "asha"
+    halving = Halving(
+        time_attr="epochs",
+        metric=metric,
+        mode=direction,
+        max_t=max(space.epochs, chosen.grace),
+        grace_period=chosen.grace,
+        reduction_factor=chosen.reduction,
+    )
+    for trial in done:
+        halving.remember(trial)
+    return halving
+
+
+class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
+    """Ray's ASHA; the recipe as it stands is measured against, so it is never pruned."""
+
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = str(super().on_trial_result(controller, trial, result))
+        baseline = trial.config.get("number") == 0
+        return TrialScheduler.CONTINUE if baseline else decision
+
+    def remember(self, trial: Trial) -> None:
+        """A trial of an earlier try fills the rungs that it reached."""
+        stand_in = SimpleNamespace(trial_id=f"earlier-{trial.number}", config={"number": 0})
+        self.on_trial_add(None, stand_in)
+        for index, epoch in enumerate(trial.history):
+            self.on_trial_result(None, stand_in, {**epoch, "epochs": index + 1})
+
+
+class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
+    """Tune's events as changes of our trials."""
+
+    def __init__(
+        self,
+        suggestions: Suggestions,
+        listener: Listener,
+        seconds: float | None,
+        over: Callable[[Trial], bool],
+    ):
+        self.suggestions, self.listener, self.over = suggestions, listener, over
+        self.deadline = time.monotonic() + seconds if seconds else None
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        ours = self.suggestions.under_way[trial.trial_id]
+        if result["epoch"] != len(ours.history):
+            return  # a resumed trial goes through its history again
+        ours.experts = dict(result["experts"])
+        ours.inside = result["inside"]
+        ours.history.append(dict(result["history"]))
+        self.listener.reported(ours)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        ours = self.suggestions.under_way.pop(trial.trial_id)
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        ours.status = "finished" if self.over(ours) else "stopped" if late else "pruned"
+        self._end(ours)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        ours = self.suggestions.under_way.pop(trial.trial_id)
+        ours.status, ours.error = "failed", reason(trial)
+        self._end(ours)
+
+    def _end(self, ours: Trial) -> None:
+        ours.ended = time.time()
+        self.suggestions.tell(ours)
+        self.listener.ended(ours)
+
+
+def reason(trial: Any) -> str:
+    """The last line of what went wrong."""
+    try:
+        with open(trial.error_file) as file:
+            lines = [line.strip() for line in file if line.strip()]
+    except (OSError, TypeError):
+        return "unknown: Ray kept no error"
+    return lines[-1][:500] if lines else "unknown"

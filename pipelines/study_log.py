@@ -1,0 +1,101 @@
+"""A study's trials in MLflow: a child run each, under the study's."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import TracebackType
+
+from fmoe.errors import UserError
+from fmoe.evaluation import Evaluation
+from fmoe.on_ray.session import driven_by
+from fmoe.study import Trial
+from fmoe.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+ENDS = {"finished": "FINISHED", "pruned": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+class StudyLog:
+    """A server that is away costs nothing: what it missed is logged when it is back.
+
+    However the block ends, no child is left RUNNING.
+    """
+
+    def __init__(self, study: str, parent: Tracker):
+        self.study, self.parent = study, parent
+        self.trackers: dict[int, Tracker] = {}
+        self.unsettled: dict[int, Trial] = {}
+
+    def __enter__(self) -> StudyLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        for number, trial in self.unsettled.items():
+            if number in self.trackers:
+                self.trackers[number].finish(ENDS.get(trial.status, "KILLED"))
+
+    def tracker(self, trial: Trial) -> Tracker:
+        """Raises `UserError` where the store is away."""
+        if trial.number not in self.trackers:
+            tags = {
+                "mlflow.parentRunId": self.parent.run_id,
+                "fmoe.kind": "trial",
+                "fmoe.study": self.study,
+                "fmoe.trial": str(trial.number),
+                **{f"fmoe.{key}": value for key, value in driven_by().items()},
+            }
+            values = {path: json.dumps(value).strip('"') for path, value in trial.values.items()}
+            name = f"{self.study}-{trial.number:04d}"
+            known = {} if trial.run_id else values
+            self.trackers[trial.number] = Tracker.start(name, known, tags, trial.run_id)
+            trial.run_id = self.trackers[trial.number].run_id
+        return self.trackers[trial.number]
+
+    def begun(self, trial: Trial) -> None:
+        self.unsettled[trial.number] = trial
+        self._send(trial)
+
+    def reported(self, trial: Trial) -> None:
+        self._send(trial)
+
+    def ended(self, trial: Trial) -> None:
+        self.unsettled[trial.number] = trial
+        self._send(trial)
+
+    def again(self, trial: Trial) -> None:
+        """Sets the run's status once more."""
+        self.ended(trial)
+
+    def evaluated(self, trial: Trial, where: str, found: Evaluation) -> None:
+        figures = {"clean": found.clean, **found.robust, "worst_case": found.worst_case}
+        self.tracker(trial).log(
+            {f"{where}_{key}": value for key, value in figures.items()}, len(trial.history) - 1
+        )
+
+    def _send(self, trial: Trial) -> bool:
+        """Everything that is known of the trial; what is logged already is left out."""
+        try:
+            tracker = self.tracker(trial)
+        except UserError as error:
+            logger.warning("%s; tried again later", error)
+            return False
+        for index, metrics in enumerate(trial.history):
+            tracker.log(metrics, index)
+        if trial.error:
+            tracker.tag("fmoe.error", trial.error)
+        if trial.status in ENDS and tracker.finish(ENDS[trial.status]):
+            self.unsettled.pop(trial.number, None)
+            return True
+        return trial.status not in ENDS
+
+    def settle(self, trials: list[Trial]) -> None:
+        """Waits for a server that is away, then sends what it missed."""
+        self.parent.settle()
+        for trial in list(self.unsettled.values()):
+            self._send(trial)

@@ -1,0 +1,109 @@
+"""`fmoe tune`: a study over a recipe's settings; the best trial is tested and registered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipelines.options import DataDir, Json
+from pipelines.output import figures, result, say
+
+
+def tune(
+    space: Annotated[str, typer.Argument(help="A space, as tune_spaces/digits.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Override the recipe; repeatable."),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="How many, at most.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Start no trial and stop those under way after.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers-per-trial", min=1, help="Ray Train workers of each trial.")
+    ] = 1,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-worker", min=0, help="May be a fraction; by default 1 where there are any."
+        ),
+    ] = None,
+    scheduler: Annotated[
+        Literal["asha", "fifo", "pbt"] | None, typer.Option(help="Instead of the space's own.")
+    ] = None,
+    searcher: Annotated[
+        Literal["tpe", "nsga2", "random", "grid"] | None,
+        typer.Option(help="Instead of the space's own."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="By default from the space's settings.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study that was interrupted.")
+    ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(envvar="FMOE_STORAGE", help="Folder or URI for studies and experts."),
+    ] = None,
+    expert_store: Annotated[
+        str | None, typer.Option(help="Folder or URI of the expert store.")
+    ] = None,
+    register_as: Annotated[
+        str | None, typer.Option(help="Registered model; by default fmoe-<data>.")
+    ] = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Search a space of settings; test and register the best mixture.
+
+    Trials are judged on validation images; the best few again under stronger attacks; the winner
+    alone sees the test images. Trials share their experts. --resume goes on after anything.
+
+    \b
+    fmoe tune tune_spaces/digits.yaml --trials 12
+    fmoe tune tune_spaces/cifar10-small.yaml --trials 40 --data-dir ~/data
+    fmoe tune tune_spaces/cifar10.yaml --workers-per-trial 4 --minutes 600
+    fmoe tune tune_spaces/cifar10.yaml --gpus-per-worker 0.5 --scheduler fifo --searcher random
+    fmoe tune tune_spaces/digits.yaml --trials 12 --resume
+    """
+    from pipelines.study_run import Request, run
+
+    budget: dict[str, Any] = {"trials": trials, "minutes": minutes}
+    request = Request(
+        file=space,
+        overrides=tuple(overrides or ()),
+        budget={key: value for key, value in budget.items() if value is not None},
+        scheduler=scheduler,
+        searcher=searcher,
+        workers=workers,
+        gpus=gpus,
+        name=name,
+        resume=resume,
+        storage=storage,
+        expert_store=expert_store,
+        register_as=register_as,
+        data_dir=data_dir,
+    )
+    with result(json) as answer:
+        answer |= run(request)
+    best = answer["best"]
+    counts = ", ".join(f"{count} {status}" for status, count in answer["counts"].items() if count)
+    say(
+        json,
+        f"study  {answer['study']}: {counts}",
+        f"best   trial {best['trial']}: {settings_line(best['values'])}",
+        f"val    {figures(best['metrics']['validation'])}",
+        f"test   {figures(best['metrics']['test'])}",
+        f"model  {best['model_uri']}",
+    )
+
+
+def settings_line(values: dict[str, Any]) -> str:
+    return " ".join(f"{path}={value}" for path, value in values.items()) or "the recipe as it is"
+
+
+if __name__ == "__main__":
+    import sys
+
+    from pipelines.cli import main
+
+    main(["tune", *sys.argv[1:]])
