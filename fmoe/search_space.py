@@ -36,6 +36,7 @@ from fmoe.schema import Spec, parse_ratio
 from fmoe.training import METRICS
 
 SAMPLES = 100
+RESAMPLED = 0.25
 Direction = Literal["max", "min"]
 
 
@@ -198,6 +199,20 @@ class Domain:
             return round(trial.suggest_float(self.path, low, high, step=self.given[2]), 12)
         return trial.suggest_float(self.path, low, high, log=self.kind == "loguniform")
 
+    def near(self, value: Any, draw: random.Random) -> Any:
+        if self.kind == "choice":
+            places = [i for i, option in enumerate(self.given) if option == value]
+            place = (places[0] if places else 0) + draw.choice((-1, 1))
+            return self.given[min(max(place, 0), len(self.given) - 1)]
+        low, high = self.given[:2]
+        if self.kind == "int":
+            return int(min(max(value + draw.choice((-1, 1)), low), high))
+        if self.kind == "quniform":
+            steps = round((value - low) / self.given[2]) + draw.choice((-1, 1))
+            last = int((high - low) / self.given[2] + 1e-9)
+            return round(low + self.given[2] * min(max(steps, 0), last), 12)
+        return min(max(value * draw.choice((0.8, 1.2)), low), high)
+
 
 def _number(path: str, kind: str, value: Any) -> float:
     try:
@@ -249,6 +264,18 @@ class Space:
         for path, value in values.items():
             config.put(tree, path, copy.deepcopy(value), f"{self.source}: {path}")
         return config.validate(tree, self.source)
+
+    def explore(self, values: Mapping[str, Any], draw: random.Random) -> dict[str, Any]:
+        """Values near these, as PBT explores: each drawn anew, or moved one step or by a fifth."""
+        fresh = self.sample(Sweep(draw.randrange(SAMPLES, 2**31)))
+        moved = {
+            domain.path: domain.near(values[domain.path], draw)
+            if domain.path in values and draw.random() > RESAMPLED
+            else fresh[domain.path]
+            for domain in self.domains
+            if domain.path in fresh or domain.path in values
+        }
+        return moved
 
     @cached_property
     def samples(self) -> list[Config]:
@@ -398,6 +425,8 @@ def check(space: Space) -> None:
                     f"{space.source}: {domain.path}: pbt changes a trial while it trains, and this "
                     f"decides its network or experts; possible are {', '.join(LIVE)}"
                 )
+    if space.study.searcher.kind == "grid":
+        next(space.grid())
     assert space.samples
 
 

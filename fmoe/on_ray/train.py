@@ -22,6 +22,7 @@ from fmoe.config import Config
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
 from fmoe.expert_store import ExpertStore
 from fmoe.joint import joint_epochs
+from fmoe.on_ray.placement import free_left_behind
 from fmoe.on_ray.pool import Reporter
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import Event, Listener, mailbox
@@ -133,6 +134,7 @@ def fit(
                 failures = failures + 1 if finished == before else 0
                 if failures > MAX_FAILURES:
                     raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
+            free_left_behind()  # here: the error held the controller's handle
     if outcome:
         raise ERRORS[outcome["error"]](outcome["message"])
 

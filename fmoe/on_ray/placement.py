@@ -1,0 +1,44 @@
+"""Placement groups that a dead Train controller has left behind.
+
+Ray frees them with the job. It has a cleaner for controllers that are killed, which asks the
+dashboard and so does nothing without one; and a worker that dies while its training function is
+being started ends the controller with its placement group kept (Ray 2.60, worker_group.py: that
+`ray.get` stands outside of the `try`). The next try would wait for those CPUs for ever.
+"""
+
+from __future__ import annotations
+
+import time
+
+import ray
+from ray._private.state import state
+from ray._raylet import PlacementGroupID
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+SECONDS = 10.0  # for Ray to notice that the controller has gone
+
+
+def free_left_behind() -> None:
+    """Removes them, as soon as Ray knows that their creator is dead."""
+    deadline = time.monotonic() + SECONDS
+    while not (found := _left_behind()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    for group in found:
+        remove_placement_group(PlacementGroup(PlacementGroupID(group)))
+
+
+def _left_behind() -> list[bytes]:
+    """Of this job, not removed, and made by an actor that is dead."""
+    job = ray.get_runtime_context().get_job_id()
+    removed = gcs_pb2.PlacementGroupTableData.REMOVED
+    tables = state._connect_and_get_accessor().get_placement_group_table()
+    groups = [gcs_pb2.PlacementGroupTableData.FromString(table) for table in tables]
+    return [
+        group.placement_group_id
+        for group in groups
+        if group.creator_job_id.hex() == job
+        and group.creator_actor_id.strip(b"\xff")  # none: the driver has made it
+        and group.creator_actor_dead
+        and group.state != removed
+    ]
