@@ -66,13 +66,13 @@ class Checkpoints:
         manifest = {"key": self.key, "epoch": checkpoint.epoch, "history": checkpoint.history}
         self._folder(checkpoint.epoch).commit({STATE: pack(tensors)}, manifest)
         keep = {checkpoint.epoch, checkpoint.epoch - 1, best_epoch}
-        for epoch in self._epochs():
+        for epoch in self.epochs():
             if epoch not in keep and epoch < checkpoint.epoch:
                 self._folder(epoch).delete()
 
     def latest(self) -> Checkpoint | None:
         """The newest that is whole; None where there is none. Raises `UserError` for another's."""
-        for epoch in reversed(self._epochs()):
+        for epoch in reversed(self.epochs()):
             try:
                 return self.load(epoch)
             except Damaged:
@@ -100,7 +100,8 @@ class Checkpoints:
     def _folder(self, epoch: int) -> Folder:
         return self.folder / f"epoch-{epoch:04d}"
 
-    def _epochs(self) -> list[int]:
+    def epochs(self) -> list[int]:
+        """Of which there are checkpoints, in order."""
         names = (name.removeprefix("epoch-") for name in self.folder.names())
         return sorted(int(name) for name in names if name.isdigit())
 

@@ -44,6 +44,8 @@ class DataConfig(Spec):
     name: Name = "digits"
     val_images: PositiveInt | None = None
     """Cut out of train for selection; each data set has a default."""
+    train_images: PositiveInt | None = None
+    """How many of the rest to train on, the same ones every time; null for all."""
     augment: Augment = Augment()
 
 

@@ -160,7 +160,9 @@ def _read_files(name: Name, part: readers.Part, data_dir: str | Path | None) -> 
     )
 
 
-def cut(name: Name, train: Split, val_images: int | None = None) -> TrainingData:
+def cut(
+    name: Name, train: Split, val_images: int | None = None, train_images: int | None = None
+) -> TrainingData:
     """Cuts the fixed validation split out of train; the same images whatever the run's seed."""
     count = INFO[name].val_images if val_images is None else val_images
     if not 0 < count < len(train):
@@ -168,29 +170,48 @@ def cut(name: Name, train: Split, val_images: int | None = None) -> TrainingData
             f"data.val_images: {count} is not possible with {len(train)} training images"
         )
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(train)))
-    val, rest = order[:count].sort().values, order[count:].sort().values
+    left = len(train) - count
+    if train_images is not None and train_images > left:
+        raise UserError(f"data.train_images: {train_images}, and {left} are left to train on")
+    val, rest = order[:count].sort().values, order[count:][:train_images].sort().values
     return TrainingData(name, train[rest], train[val], digest(train))
 
 
-def split(name: Name, train: Split, test: Split, val_images: int | None = None) -> Data:
-    part = cut(name, train, val_images)
+def split(
+    name: Name,
+    train: Split,
+    test: Split,
+    val_images: int | None = None,
+    train_images: int | None = None,
+) -> Data:
+    part = cut(name, train, val_images, train_images)
     return Data(name, part.train, part.val, part.train_digest, test, digest(train, test))
 
 
-def load(name: str, data_dir: str | Path | None = None, *, val_images: int | None = None) -> Data:
-    """Train, val and test of `digits`, `cifar10` or `svhn`.
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    val_images: int | None = None,
+    train_images: int | None = None,
+) -> Data:
+    """Train, val and test of `digits`, `cifar10` or `svhn`; see `DataConfig` for the numbers.
 
     Raises `UserError` where the data set is unknown, missing or damaged.
     """
     train, test = (read(name, part, data_dir) for part in readers.PARTS)
-    return split(known(name), train, test, val_images)
+    return split(known(name), train, test, val_images, train_images)
 
 
 def load_training(
-    name: str, data_dir: str | Path | None = None, *, val_images: int | None = None
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    val_images: int | None = None,
+    train_images: int | None = None,
 ) -> TrainingData:
     """As `load`, without test, whose files are not opened."""
-    return cut(known(name), read(name, "train", data_dir), val_images)
+    return cut(known(name), read(name, "train", data_dir), val_images, train_images)
 
 
 def prepare(name: str, data_dir: str | Path | None = None) -> Data:

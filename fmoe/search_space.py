@@ -126,8 +126,15 @@ class Study(Spec):
     """The first trial is the recipe as it stands, and is never pruned."""
     space: dict[str, Any] = Field(min_length=1)
 
+    @property
+    def has_baseline(self) -> bool:
+        """Under PBT no trial stays as it is."""
+        return self.baseline and self.scheduler.kind != "pbt"
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if self.scheduler.kind == "pbt" and self.searcher.kind == "grid":
+            raise ValueError("searcher: grid, but pbt moves away from where a trial starts")
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ValueError(
@@ -407,6 +414,11 @@ def check(space: Space) -> None:
     """Raises `UserError` where a path is unknown, or a sampled configuration not valid."""
     before: list[str] = []
     for domain in space.domains:
+        if domain.path.startswith(COMMON):
+            raise UserError(
+                f"{space.source}: {domain.path}: decides what trials learn from or how they are "
+                "judged, and must be the same for all; give it under `set`"
+            )
         for path in (domain.path, *domain.when):
             made = any(path.startswith(f"{part}.") or path == part for part in before)
             made |= any(part.endswith(".kind") and path.startswith(part[:-4]) for part in before)
@@ -430,5 +442,6 @@ def check(space: Space) -> None:
     assert space.samples
 
 
+COMMON = ("data.name", "data.val_images", "data.train_images", "evaluate", "joint.validation")
 LIVE = ("gate.temperature", "joint.attack", "joint.loss", "joint.optimizer", "joint.balance")
 """What may change between two epochs of a mixture."""

@@ -24,7 +24,11 @@ Status = Literal["running", "finished", "pruned", "stopped", "failed"]
 
 @dataclass
 class Trial:
-    """One trial. history: metrics of each epoch, with `at`, seconds since the study began."""
+    """One trial. history: metrics of each epoch, with `at`, seconds since the study began.
+
+    Under PBT a trial takes over another's weights: history is then that of its weights, values are
+    the latest, and changes say when they changed and from whom they came.
+    """
 
     number: int
     values: dict[str, Any]
@@ -37,6 +41,7 @@ class Trial:
     inside: float = 0.0
     """Seconds in the trial's process until its last report."""
     run_id: str | None = None
+    changes: list[dict[str, Any]] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)
     """What the searcher needs to go on."""
 

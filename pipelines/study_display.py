@@ -143,10 +143,13 @@ def baseline_line(answer: dict[str, Any]) -> str:
     best, own = answer["best"], answer["baseline"]
     if own is None:
         return "the recipe itself (trial 0) finished no epoch: there is nothing to compare with"
+    if best["trial"] == 0:
+        return "no trial beats the recipe itself (trial 0) on validation"
     ours = best["metrics"]["validation"]
-    verb = "beats" if answer["beats_baseline"] else "does not beat"
+    verb = "beats" if own["beaten"] else "does not beat"
+    chance = f"p = {own['p_value']:.2g}" + (", within chance" if own["p_value"] > 0.05 else "")
     return (
-        f"trial {best['trial']} {verb} the recipe itself (trial 0) on validation: "
-        f"worst case {percent(ours['worst_case'])} against {percent(own['worst_case'])}, "
-        f"clean {percent(ours['clean'])} against {percent(own['clean'])}"
+        f"trial {best['trial']} {verb} the recipe itself (trial 0) on {own['images']} validation "
+        f"images: worst case {percent(ours['worst_case'])} against {percent(own['worst_case'])} "
+        f"({chance}), clean {percent(ours['clean'])} against {percent(own['clean'])}"
     )

@@ -13,7 +13,7 @@ from fmoe import config, data, joint, provenance, search_space, study_plots, tra
 from fmoe.config import Config
 from fmoe.data import Split, TrainingData
 from fmoe.errors import TrainingFailed, UserError
-from fmoe.evaluation import Evaluation, Settings
+from fmoe.evaluation import Evaluation, Settings, mcnemar
 from fmoe.expert_store import ExpertStore
 from fmoe.on_ray import evaluate, tune
 from fmoe.on_ray.session import driven_by, session
@@ -67,12 +67,22 @@ def run(request: Request) -> dict[str, Any]:
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
     )
+    if request.workers > 1 and space.study.scheduler.kind == "pbt":
+        raise UserError(
+            f"--workers-per-trial {request.workers}: pbt works with one worker a trial only; under "
+            "Ray Train a trial cannot take over another's weights"
+        )
     with only_one(folder):
         known = claim(folder, space, identity, name, request.resume)
         if known.get("result") is not None:
             return dict(known["result"])
-        settings = space.base.data
-        loaded = data.load_training(settings.name, request.data_dir, val_images=settings.val_images)
+        wanted = space.base.data
+        loaded = data.load_training(
+            wanted.name,
+            request.data_dir,
+            val_images=wanted.val_images,
+            train_images=wanted.train_images,
+        )
         tracking.client()  # a server that is away fails the study now
         shared = SharedData.of(loaded)
         with session(1, shared.nbytes, dashboard=request.workers > 1):
@@ -88,6 +98,7 @@ def run(request: Request) -> dict[str, Any]:
                     (folder / "trials").patient(),
                     share.resources,
                     share.workers,
+                    exchange=space.study.scheduler.kind == "pbt",
                 )
                 study = StudyRun(
                     space, name, ledger, setting, share, loaded, tracker, display, request
@@ -212,7 +223,7 @@ class StudyRun:
         earlier = [epoch["at"] for trial in known for epoch in trial.history]
         self.start = time.monotonic() - max(earlier, default=0.0)
         budget = self.space.study.budget
-        suggestions = Suggestions(self.space, done, again, budget.trials, self.begun)
+        suggestions = Suggestions(self.space, done, again, budget.trials)
         self.display.begin(suggestions.more, len(done), self.share.at_once)
         tune.search(
             self.space,
@@ -233,7 +244,6 @@ class StudyRun:
         return training.over(phase, trial.history, phase.attack)
 
     def begun(self, trial: Trial) -> None:
-        trial.started = time.time()
         self.trials[trial.number] = trial
         self.log.begun(trial)
         self.ledger.save(trial)
@@ -246,6 +256,7 @@ class StudyRun:
         self.display.update(trial, self.ordered())
 
     def ended(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial  # one that never began, too
         self.ledger.save(trial)
         self.log.ended(trial)
         self.display.ended(trial, self.ordered())
@@ -261,7 +272,7 @@ class StudyRun:
         """The best few, and the recipe as it stands."""
         order = ranked(trials, self.space.study.metrics)
         top = order[: self.space.study.final.top]
-        own = [t for t in order if t.number == 0 and self.space.study.baseline and t not in top]
+        own = [t for t in order if t.number == 0 and self.space.study.has_baseline and t not in top]
         return top + own
 
     def finals(self, trials: list[Trial]) -> tuple[Trial, dict[int, Evaluation]]:
@@ -305,7 +316,15 @@ class StudyRun:
         )
 
     def best_epoch(self, trial: Trial) -> int:
-        return training.best_epoch(trial.history, self.config(trial).joint.attack)
+        """The best by validation of which the weights are kept."""
+        chosen = self.config(trial)
+        folder, digest = self.ledger.trial_folder(trial.number), self.data.train_digest
+        kept = joint.checkpoints(folder, chosen, digest).epochs()
+
+        def score(epoch: int) -> float:
+            return training.selection(trial.history[epoch], chosen.joint.attack)
+
+        return max((epoch for epoch in kept if epoch < len(trial.history)), key=score)
 
     def result(
         self, trials: list[Trial], best: Trial, found: dict[int, Evaluation]
@@ -313,7 +332,10 @@ class StudyRun:
         """The winner on the test images, which are read here for the first time; registered."""
         chosen = self.config(best)
         whole = data.load(
-            chosen.data.name, self.request.data_dir, val_images=chosen.data.val_images
+            chosen.data.name,
+            self.request.data_dir,
+            val_images=chosen.data.val_images,
+            train_images=chosen.data.train_images,
         )
         test = whole.test[: chosen.evaluate.images]
         judged = self.evaluate(best, test, "test")
@@ -331,7 +353,7 @@ class StudyRun:
         )
         self.log.again(best)  # logging a model has set its run's status
         self.plots(trials)
-        validation = {number: summary(evaluation) for number, evaluation in found.items()}
+        validation = {str(number): summary(evaluation) for number, evaluation in found.items()}
         metrics = self.space.study.metrics
         answer: dict[str, Any] = {
             "study": self.name,
@@ -345,7 +367,7 @@ class StudyRun:
                 "config": chosen.plain(),
                 "metrics": {
                     **(best.figures(metrics) or {}),
-                    "validation": validation[best.number],
+                    "validation": validation[str(best.number)],
                     "test": summary(judged),
                 },
                 "epoch": self.best_epoch(best),
@@ -355,8 +377,7 @@ class StudyRun:
             },
             "finals": validation,
             "front": [trial.number for trial in pareto(trials, metrics)],
-            "baseline": validation.get(0) if self.space.study.baseline else None,
-            "beats_baseline": beats(best, found) if self.space.study.baseline else None,
+            "baseline": against(best, found) if self.space.study.has_baseline else None,
             "experts": expert_totals(trials),
             "overhead": overhead(trials),
         }
@@ -365,7 +386,7 @@ class StudyRun:
         self.tracker.log({**figures, "best_trial": best.number}, 0)
         self.tracker.log({f"test_{k}": v for k, v in summary(judged).items()}, 0)
         self.display.line(expert_line(answer["experts"]))
-        if answer["beats_baseline"] is not None:
+        if self.space.study.has_baseline:
             self.display.line(baseline_line(answer))
         return answer
 
@@ -395,9 +416,20 @@ def describe(trial: Trial, metrics: Any) -> dict[str, Any]:
     }
 
 
-def beats(best: Trial, found: dict[int, Evaluation]) -> bool:
-    """Whether the best is better than the recipe, on validation, under the final attacks."""
-    return 0 in found and found[best.number].worst_case > found[0].worst_case
+def against(best: Trial, found: dict[int, Evaluation]) -> dict[str, Any] | None:
+    """The recipe as it stands, under the same attacks on the same validation images.
+
+    p_value: that the two differ so much by chance. None where it has finished no epoch.
+    """
+    if 0 not in found:
+        return None
+    ours, own = found[best.number], found[0]
+    return {
+        **summary(own),
+        "images": own.images,
+        "beaten": ours.worst_case > own.worst_case,
+        "p_value": mcnemar(ours.survivors, own.survivors),
+    }
 
 
 def expert_totals(trials: list[Trial]) -> dict[str, float]:

@@ -65,8 +65,12 @@ def run(request: Request) -> dict[str, Any]:
         if finished is not None:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
             return finished
+        wanted = settings.data
         loaded = data.load(
-            settings.data.name, request.data_dir, val_images=settings.data.val_images
+            wanted.name,
+            request.data_dir,
+            val_images=wanted.val_images,
+            train_images=wanted.train_images,
         )
         # from here on an outage of the storage is waited out
         folder, store = folder.patient(), ExpertStore(store.folder.patient())

@@ -24,6 +24,7 @@ from fmoe.evaluation import (
     Verdicts,
     evaluate,
     judge_chunk,
+    mcnemar,
     summarise,
     wilson,
 )
@@ -367,3 +368,13 @@ def test_logits_raise_no_flag(digits: Data, part: Split) -> None:
     result = evaluate(model, few.images, few.labels, attacks=["autoattack"], eps=0.6)
     assert result.verdicts.flags == []
     assert result.robust["autoattack"] == 0
+
+
+def test_mcnemar_by_hand() -> None:
+    a = torch.tensor([True] * 6 + [False] * 2 + [True, False])
+    b = torch.tensor([False] * 6 + [True] * 2 + [True, False])
+    # 6 against 2 of 8 differing images: 2 * (1 + 8 + 28) / 256
+    assert mcnemar(a, b) == pytest.approx(2 * (1 + 8 + 28) / 256)
+    assert mcnemar(b, a) == mcnemar(a, b)
+    assert mcnemar(a, a) == 1.0
+    assert mcnemar(torch.ones(20).bool(), torch.zeros(20).bool()) == pytest.approx(2 / 2**20)

@@ -66,6 +66,14 @@ def write_hugging_face(folder: Path, shards: int = 1) -> None:
             )
 
 
+def write_hugging_face_of(folder: Path, train: int, test: int) -> None:
+    """Random images, as many as are wanted."""
+    for part, count, seed in (("train", train, 2), ("test", test, 3)):
+        images, labels = made(count, seed)
+        file = folder / f"{part}-00000-of-00001.parquet"
+        write_parquet(file, [encode(image) for image in images], labels)
+
+
 def write_batches(folder: Path, images: Pixels, labels: list[int]) -> None:
     """torchvision's layout: five training batches and one of tests."""
     inner = folder / "cifar-10-batches-py"

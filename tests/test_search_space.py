@@ -71,6 +71,9 @@ def test_shipped_spaces_vary_experts_temperature_gate_and_attacks(file: Path) ->
             {"gate.width": {"choice": [8], "when": {"gate.sort": "conv"}}},
             "gate.sort: there is no such path",
         ),
+        ({"evaluate.eps": {"uniform": [0.1, 0.2]}}, "evaluate.eps: decides what trials learn from"),
+        ({"joint.validation.attack.steps": {"int": [1, 5]}}, "how they are judged"),
+        ({"data.val_images": {"int": [10, 50]}}, "must be the same for all"),
         # a range of which a part is no configuration
         ({"gate.temperature": {"uniform": [-1, 2]}}, "gate.temperature"),
         ({"experts.roles.pgd.count": {"choice": [4, 65]}}, "experts.roles.pgd.count"),
@@ -194,8 +197,9 @@ def test_epochs_are_those_of_the_longest_trial(tmp_path: Path) -> None:
 
 
 def test_ratios_are_numbers(tmp_path: Path) -> None:
-    space = space_of(tmp_path, {"evaluate.eps": {"uniform": ["4/255", "8/255"]}})
-    assert space.sample(Sweep(1))["evaluate.eps"] == pytest.approx(8 / 255)
+    path = "joint.attack.of.1.eps"
+    space = space_of(tmp_path, {path: {"uniform": ["4/255", "8/255"]}})
+    assert space.sample(Sweep(1))[path] == pytest.approx(8 / 255)
 
 
 def test_grid_goes_through_all_combinations_once(tmp_path: Path) -> None:

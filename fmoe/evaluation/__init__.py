@@ -6,7 +6,7 @@ Images are judged in chunks, each on its own and with draws of its own, so that 
 depend on how many workers share the chunks.
 """
 
-from fmoe.evaluation.intervals import wilson
+from fmoe.evaluation.intervals import mcnemar, wilson
 from fmoe.evaluation.protocol import (
     PROTOCOL,
     Evaluation,
@@ -26,6 +26,7 @@ __all__ = [
     "Verdicts",
     "evaluate",
     "judge_chunk",
+    "mcnemar",
     "summarise",
     "wilson",
 ]

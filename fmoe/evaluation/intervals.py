@@ -1,8 +1,10 @@
-"""Confidence intervals of an accuracy."""
+"""Confidence intervals of an accuracy, and whether two differ."""
 
 from __future__ import annotations
 
 from math import sqrt
+
+from torch import Tensor
 
 Z95 = 1.959963984540054
 
@@ -15,3 +17,14 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar(a: Tensor, b: Tensor) -> float:
+    """Exact two-sided p-value (McNemar 1947) for two models judged on the same images.
+
+    a, b: bool [N], whether each model is right. Only images on which they differ say anything.
+    """
+    from scipy.stats import binomtest
+
+    wins, losses = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

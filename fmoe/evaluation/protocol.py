@@ -66,12 +66,17 @@ class Evaluation:
         return {name: v.double().mean().item() for name, v in self.verdicts.robust.items()}
 
     @property
-    def worst_case(self) -> float:
-        """The share of images that survive every attack that was run."""
+    def survivors(self) -> Tensor:
+        """bool [N]: right, and under every attack that was run."""
         alive = self.verdicts.clean.clone()
         for verdict in self.verdicts.robust.values():
             alive &= verdict
-        return alive.double().mean().item()
+        return alive
+
+    @property
+    def worst_case(self) -> float:
+        """The share of images that survive every attack that was run."""
+        return self.survivors.double().mean().item()
 
     def to_json(self) -> dict[str, Any]:
         figures = {"clean": self.clean, **self.robust, "worst_case": self.worst_case}

@@ -102,7 +102,10 @@ def _train(
     if not members:
         return []
     resources = Resources(cpus=1, gpus=gpus)
-    train = train_expert.options(num_cpus=1, num_gpus=gpus, max_retries=3)
+    # DEFAULT: not inside of the placement group of a Tune trial that asks for experts
+    train = train_expert.options(
+        num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy="DEFAULT"
+    )
     with mailbox(listener) as box:
         tasks = [
             train.remote(shared, config.plain(), member, store.folder, resources, box)

@@ -6,9 +6,11 @@ files say, so that a resume reads nothing else.
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,11 @@ from fmoe.study import Trial
 
 logger = logging.getLogger(__name__)
 TRIES = 100
+
+
+def as_asked(space: Space, number: int, values: dict[str, Any]) -> dict[str, Any]:
+    config = space.config(values).model_dump_json()
+    return {"number": number, "values": json.dumps(values), "config": config}
 
 
 def sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
@@ -53,23 +60,16 @@ class Unpickled:
 
 
 class Suggestions(Unpickled, Searcher):  # type: ignore[misc]
-    """Gives Tune the trials of a study, numbered; `under_way` finds them by Tune's id.
+    """Gives Tune the trials of a study, numbered.
 
     again: trials that a killed driver left under way; they keep their number and their values.
-    done: trials of earlier tries. total: of the whole study. begun: hears of each new trial.
+    done: trials of earlier tries. total: of the whole study.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        done: Sequence[Trial],
-        again: Sequence[Trial],
-        total: int,
-        begun: Callable[[Trial], None],
-    ):
+    def __init__(self, space: Space, done: Sequence[Trial], again: Sequence[Trial], total: int):
         super().__init__()
-        self.space, self.again, self.total, self.begun = space, list(again), total, begun
-        self.under_way: dict[str, Trial] = {}
+        self.space, self.again, self.total = space, list(again), total
+        self.under_way: dict[int, Trial] = {}
         self.asked: dict[int, optuna.Trial] = {}
         self.next = 1 + max((trial.number for trial in (*done, *again)), default=-1)
         seed = (space.base.seed * 100_003 + self.next) % 2**31
@@ -77,7 +77,8 @@ class Suggestions(Unpickled, Searcher):  # type: ignore[misc]
         for trial in done:
             self._add(trial)
         grid = list(space.grid()) if space.study.searcher.kind == "grid" else []
-        self.fixed = {number + space.study.baseline: values for number, values in enumerate(grid)}
+        first = int(space.study.has_baseline)
+        self.fixed = {first + place: values for place, values in enumerate(grid)}
 
     @property
     def more(self) -> int:
@@ -87,16 +88,19 @@ class Suggestions(Unpickled, Searcher):  # type: ignore[misc]
         return len(self.again) + max(0, self.total - self.next)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
+        return {"asked": self.ask()}
+
+    def ask(self) -> dict[str, Any]:
+        """The next trial, as its process is told of it."""
         trial = self.again.pop(0) if self.again else self._new()
-        self.under_way[trial_id] = trial
-        self.begun(trial)
-        settings = self.space.config(trial.values)
-        return {"number": trial.number, "config": settings.model_dump_json()}
+        trial.started = time.time()
+        self.under_way[trial.number] = trial
+        return as_asked(self.space, trial.number, trial.values)
 
     def _new(self) -> Trial:
         number = self.next
         self.next += 1
-        if number == 0 and self.space.study.baseline:
+        if number == 0 and self.space.study.has_baseline:
             return Trial(0, {})
         if self.fixed:
             return Trial(number, self.fixed[number])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from typing import Any
 import ray
 from ray import tune
 
+from fmoe import joint
+from fmoe.checkpoint import Checkpoint, Checkpoints
 from fmoe.config import Config
+from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.expert_store import ExpertStore
-from fmoe.joint import joint_epochs
 from fmoe.on_ray import pool, train
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import Event
@@ -21,10 +24,15 @@ from fmoe.storage import Folder
 from fmoe.training import Place
 from fmoe.workers import Workers
 
+EXCHANGE = "exchange"  # the key of what trials take over from each other
+
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trials of a study share. shared: the reference of the data in the object store."""
+    """What all trials of a study share. shared: the reference of the data in the object store.
+
+    exchange: PBT, whose trials go on from each other's weights.
+    """
 
     shared: Any
     train_digest: str
@@ -32,27 +40,55 @@ class Setting:
     trials: Folder
     resources: Resources
     workers: int
+    exchange: bool
 
     def run(self, number: int) -> Folder:
         return self.trials / f"{number:04d}"
 
 
-def alone(asked: dict[str, Any], setting: Setting) -> None:
+def alone(given: dict[str, Any], setting: Setting) -> None:
     """A trial of one worker: everything in this process, which Tune uses for the next one too."""
     begin = time.perf_counter()
-    config = Config.model_validate_json(asked["config"])
+    asked = given["asked"]
+    config, run = Config.model_validate_json(asked["config"]), setting.run(asked["number"])
     data, store = ray.get(setting.shared).data(), ExpertStore(setting.store)
     place = Place(device=setting.resources.device())
-    start = time.perf_counter()
-    experts = summary(store.obtain_all(config, data, place=place))
-    experts["seconds"] = time.perf_counter() - start
-    for epoch in joint_epochs(config, data, store, setting.run(asked["number"]), place=place):
-        report(epoch.index, epoch.metrics, experts, begin)
+    experts: dict[str, float] = {}
+    try:
+        start = time.perf_counter()
+        experts |= summary(store.obtain_all(config, data, place=place))
+        experts["seconds"] = time.perf_counter() - start
+        kept = joint.checkpoints(run, config, data.train_digest)
+        after = adopt(kept) if setting.exchange else -1
+        for epoch in joint.joint_epochs(config, data, store, run, place=place):
+            if epoch.index > after:
+                offer = kept.load(epoch.index) if setting.exchange else None
+                report(epoch.index, epoch.metrics, experts, begin, offer)
+    except (NonFiniteLoss, UserError) as error:
+        # told and not raised: another try would end the same
+        tune.report({"error": f"{type(error).__name__}: {error}", "experts": experts})
 
 
-def together(asked: dict[str, Any], setting: Setting) -> None:
+def adopt(kept: Checkpoints) -> int:
+    """Puts the weights that Tune has for this trial in the place of its own; gives their epoch.
+
+    -1 where it has none.
+    """
+    given = tune.get_checkpoint()
+    if given is None:
+        return -1
+    with given.as_directory() as folder:
+        checkpoint = Checkpoints(Folder.at(folder), EXCHANGE).latest()
+    assert checkpoint is not None
+    kept.folder.delete()
+    kept.save(checkpoint, checkpoint.epoch)
+    return checkpoint.epoch
+
+
+def together(given: dict[str, Any], setting: Setting) -> None:
     """A trial of several workers: a Ray Train run of its own, started from here."""
     begin = time.perf_counter()
+    asked = given["asked"]
     config = Config.model_validate_json(asked["config"])
     store = ExpertStore(setting.store)
     heard: queue.Queue[Event | BaseException | None] = queue.Queue()
@@ -82,6 +118,9 @@ def together(asked: dict[str, Any], setting: Setting) -> None:
     threading.Thread(target=fit, daemon=True).start()
     reported: set[int] = set()
     while (event := heard.get()) is not None:
+        if isinstance(event, NonFiniteLoss | UserError):
+            tune.report({"error": f"{type(event).__name__}: {event}", "experts": experts})
+            return
         if isinstance(event, BaseException):
             raise event
         if event["kind"] == "epoch" and event["epoch"] not in reported:
@@ -89,17 +128,28 @@ def together(asked: dict[str, Any], setting: Setting) -> None:
             report(event["epoch"], event["metrics"], experts, begin)
 
 
-def report(epoch: int, metrics: dict[str, float], experts: dict[str, float], begin: float) -> None:
-    tune.report(
-        {
-            **metrics,
-            "epoch": epoch,
-            "epochs": epoch + 1,
-            "history": metrics,
-            "experts": experts,
-            "inside": time.perf_counter() - begin,
-        }
-    )
+def report(
+    epoch: int,
+    metrics: dict[str, float],
+    experts: dict[str, float],
+    begin: float,
+    offer: Checkpoint | None = None,
+) -> None:
+    """offer: what other trials may take over."""
+    told = {
+        **metrics,
+        "epoch": epoch,
+        "epochs": epoch + 1,
+        "history": metrics,
+        "experts": experts,
+        "inside": time.perf_counter() - begin,
+    }
+    if offer is None:
+        tune.report(told)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Checkpoints(Folder.at(folder), EXCHANGE).save(offer, epoch)
+        tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def summary(manifests: list[dict[str, Any]]) -> dict[str, float]:

@@ -6,8 +6,10 @@ them, and they are deleted with it. A resume goes by the study's JSON files (`fm
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,16 +19,22 @@ from typing import Any, Protocol
 
 import ray
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
 
 from fmoe.errors import UserError
 from fmoe.on_ray.session import Resources
-from fmoe.on_ray.suggest import Suggestions, Unpickled
+from fmoe.on_ray.suggest import Suggestions, Unpickled, as_asked
 from fmoe.on_ray.train import interruptible
 from fmoe.on_ray.trials import Setting, alone, together
 from fmoe.search_space import Space
 from fmoe.study import Trial
 
+LOST = 1  # how often a trial whose process or node was lost is tried again
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of each trial
@@ -98,7 +106,7 @@ def search(
         return
     os.environ.update({key: os.environ.get(key, value) for key, value in SETTINGS.items()})
     for name in ("ray.tune", "ray.train", "ray.air"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are told by our own lines
     nested = share.workers > 1
     trainable = tune.with_parameters(together if nested else alone, setting=setting)
     needs = (
@@ -107,19 +115,27 @@ def search(
         else {"CPU": share.resources.cpus, "GPU": share.resources.gpus}
     )
     relay = Relay(suggestions, listener, seconds, over)
+    # Ray's PBT takes no searcher: its population is drawn at once
+    pbt = space.study.scheduler.kind == "pbt"
+    population = [suggestions.ask() for _ in range(suggestions.more)] if pbt else []
     with tempfile.TemporaryDirectory(prefix="fmoe-tune-") as private:
         tuner = tune.Tuner(
             tune.with_resources(trainable, needs),
+            param_space={"asked": tune.grid_search(population)} if pbt else None,
             tune_config=tune.TuneConfig(
-                search_alg=suggestions,
+                search_alg=None if pbt else suggestions,
                 scheduler=scheduler(space, done),
-                num_samples=suggestions.more,
+                num_samples=1 if pbt else suggestions.more,
                 max_concurrent_trials=share.at_once,
                 reuse_actors=not nested,
                 time_budget_s=seconds,
             ),
             run_config=tune.RunConfig(
-                name="study", storage_path=private, verbose=0, callbacks=[relay]
+                name="study",
+                storage_path=private,
+                verbose=0,
+                callbacks=[relay],
+                failure_config=tune.FailureConfig(max_failures=LOST),
             ),
         )
         interruptible(tuner.fit)
@@ -130,7 +146,18 @@ def scheduler(space: Space, done: Sequence[Trial]) -> TrialScheduler:
     if chosen.kind == "fifo":
         return FIFOScheduler()
     metric, direction = next(iter(space.study.metrics.items()))
-    assert chosen.kind == "asha"
+    if chosen.kind == "pbt":
+        return Population(
+            space,
+            time_attr="epochs",
+            metric=metric,
+            mode=direction,
+            perturbation_interval=chosen.every,
+            quantile_fraction=chosen.quantile,
+            custom_explore_fn=lambda config: config,
+            log_config=False,
+            require_attrs=False,
+        )
     halving = Halving(
         time_attr="epochs",
         metric=metric,
@@ -139,6 +166,7 @@ def scheduler(space: Space, done: Sequence[Trial]) -> TrialScheduler:
         grace_period=chosen.grace,
         reduction_factor=chosen.reduction,
     )
+    halving.keep_first = space.study.has_baseline
     for trial in done:
         halving.remember(trial)
     return halving
@@ -147,17 +175,33 @@ def scheduler(space: Space, done: Sequence[Trial]) -> TrialScheduler:
 class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
     """Ray's ASHA; the recipe as it stands is measured against, so it is never pruned."""
 
+    keep_first = True
+
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = str(super().on_trial_result(controller, trial, result))
-        baseline = trial.config.get("number") == 0
+        baseline = self.keep_first and trial.config["asked"]["number"] == 0
         return TrialScheduler.CONTINUE if baseline else decision
 
     def remember(self, trial: Trial) -> None:
         """A trial of an earlier try fills the rungs that it reached."""
-        stand_in = SimpleNamespace(trial_id=f"earlier-{trial.number}", config={"number": 0})
+        stand_in = SimpleNamespace(trial_id=f"earlier-{trial.number}")
         self.on_trial_add(None, stand_in)
         for index, epoch in enumerate(trial.history):
-            self.on_trial_result(None, stand_in, {**epoch, "epochs": index + 1})
+            super().on_trial_result(None, stand_in, {**epoch, "epochs": index + 1})
+
+
+class Population(Unpickled, PopulationBasedTraining):  # type: ignore[misc]
+    """Ray's PBT over our values; trials keep their number."""
+
+    def __init__(self, space: Space, **settings: Any):
+        super().__init__(**settings)
+        self.space, self.draw = space, random.Random(space.base.seed)
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
+        own, other = trial.config["asked"], trial_to_clone.config["asked"]
+        values = self.space.explore(json.loads(other["values"]), self.draw)
+        asked = as_asked(self.space, own["number"], values)
+        return {"asked": {**asked, "parent": other["number"]}}, {}
 
 
 class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
@@ -171,12 +215,24 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         over: Callable[[Trial], bool],
     ):
         self.suggestions, self.listener, self.over = suggestions, listener, over
+        self.everyone: dict[int, Trial] = {}
+        self.known: set[int] = set()
         self.deadline = time.monotonic() + seconds if seconds else None
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        ours = self._ours(trial)
+        if ours.number not in self.known:  # PBT starts a trial again and again
+            self.known.add(ours.number)
+            self.listener.begun(ours)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        ours = self.suggestions.under_way[trial.trial_id]
+        ours = self._ours(trial)
+        if "error" in result:
+            ours.error, ours.experts = str(result["error"]), dict(result["experts"])
+            return
+        self._inherit(ours, trial.config["asked"], result["epoch"])
         if result["epoch"] != len(ours.history):
             return  # a resumed trial goes through its history again
         ours.experts = dict(result["experts"])
@@ -184,16 +240,33 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         ours.history.append(dict(result["history"]))
         self.listener.reported(ours)
 
+    def _inherit(self, ours: Trial, asked: dict[str, Any], epoch: int) -> None:
+        """PBT: what the trial was told when it took over another's weights."""
+        values = json.loads(asked["values"])
+        if values == ours.values or "parent" not in asked:
+            return
+        parent = self.everyone[asked["parent"]]
+        ours.changes.append({"epoch": epoch, "parent": parent.number, "values": values})
+        ours.values, ours.history = values, [dict(old) for old in parent.history[:epoch]]
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        ours = self.suggestions.under_way.pop(trial.trial_id)
+        ours = self._ours(trial)
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        ours.status = "finished" if self.over(ours) else "stopped" if late else "pruned"
+        if ours.error:
+            ours.status = "failed"
+        else:
+            ours.status = "finished" if self.over(ours) else "stopped" if late else "pruned"
         self._end(ours)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        ours = self.suggestions.under_way.pop(trial.trial_id)
+        ours = self._ours(trial)
         ours.status, ours.error = "failed", reason(trial)
         self._end(ours)
+
+    def _ours(self, trial: Any) -> Trial:
+        number = trial.config["asked"]["number"]
+        self.everyone.setdefault(number, self.suggestions.under_way[number])
+        return self.everyone[number]
 
     def _end(self, ours: Trial) -> None:
         ours.ended = time.time()

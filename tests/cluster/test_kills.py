@@ -26,23 +26,30 @@ def kill(what: str, cluster: Cluster, run: Run) -> None:
     elif what == "node":
         cluster.nodes[0].kill()
     else:
-        title = {"worker": "RayTrainWorker", "controller": "TrainController"}[what]
-        hosts = (cluster.head, *cluster.nodes)
-        found = [pid for host in hosts for pid in host.find(title)]
-        for pid in found[:1]:  # there is none before the joint phase has started
-            os.kill(pid, signal.SIGKILL)
+        os.kill(found(what, cluster)[0], signal.SIGKILL)
+
+
+def found(what: str, cluster: Cluster) -> list[int]:
+    """Ray Train's processes of that kind on all hosts."""
+    title = {"worker": "RayTrainWorker", "controller": "TrainController"}[what]
+    return [pid for host in (cluster.head, *cluster.nodes) for pid in host.find(title)]
 
 
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_at_a_random_moment(
     number: int, cluster: Cluster, undisturbed: dict[str, Any]
 ) -> None:
+    """From the experts' end on; workers and controller from their start on."""
     what = ("worker", "controller", "node", "driver")[number % 4]
-    moment = random.Random(f"{SEED}-{number}").uniform(0, 12)
     name = f"kill-{number}-{what}"
     run = cluster.train(name, "--workers", "2")
     run.wait_for_line("experts: ")
-    time.sleep(moment + 10 * (what in ("worker", "controller")))
+    seconds = 30
+    if what in ("worker", "controller"):
+        wait_for(lambda: found(what, cluster), 60, what)
+        seconds = 18
+    moment = random.Random(f"{SEED}-{number}").uniform(0, seconds)
+    time.sleep(moment)
     reported = run.text.count("joint  epoch")
     kill(what, cluster, run)
     if what == "node":

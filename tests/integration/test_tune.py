@@ -1,0 +1,418 @@
+"""Studies on real Ray Tune, MLflow and files; each of them is small."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+from fmoe import tracking
+from fmoe.data import Data
+from fmoe.storage import Folder
+from fmoe.study import Ledger
+from tests.conftest import SMALL
+from tests.integration.conftest import Outcome
+from tests.integration.test_errors import refused
+from tests.test_readers import write_hugging_face_of
+
+Fmoe = Callable[..., Outcome]
+BASE = dict(override.split("=", 1) for override in SMALL)
+SET = {key: yaml.safe_load(value) for key, value in BASE.items()} | {
+    "experts.train.batch_size": 32,
+    "joint.batch_size": 32,
+    "evaluate.images": 16,
+    "evaluate.attacks": ["fgsm"],
+}
+
+
+def space(folder: Path, domains: dict[str, Any], **keys: Any) -> Path:
+    tree = {
+        "recipe": "digits",
+        "set": {**SET, **keys.pop("set", {})},
+        "final": {"top": 1, "attacks": ["pgd"]},
+        "space": domains,
+        **keys,
+    }
+    file = folder / "small.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return file
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A study whose test images could not be read at first. home: the FMOE_HOME it ran under."""
+
+    home: Path
+    folder: Path
+    refusal: Outcome
+    before: dict[int, float | None]
+    answer: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def studied_once(
+    ray_session: None, tmp_path_factory: pytest.TempPathFactory, digits: Data
+) -> Studied:
+    """A grid of four and the recipe; two of the five have a learning rate that diverges."""
+    from pipelines.study_run import Request, run
+
+    home = tmp_path_factory.mktemp("studied")
+    file = space(
+        home,
+        {
+            "experts.roles.pgd.count": {"choice": [1, 2]},
+            "joint.optimizer.lr": {"choice": [0.1, 100]},
+        },
+        recipe="cifar10-small",
+        searcher={"kind": "grid"},
+        scheduler={"kind": "fifo"},
+        set={
+            "precision": "float32",
+            "data.val_images": 40,
+            "experts.roles.fgsm.count": 0,
+            "joint.attack": {"kind": "fgsm"},
+            # with a rate of 100 weights grow a hundredfold every step
+            "joint.optimizer": {"weight_decay": 1, "schedule": {"kind": "constant"}},
+            "joint.batch_size": 8,
+        },
+    )
+    write_hugging_face_of(home / "data" / "cifar10", train=136, test=16)
+    test_file = next((home / "data" / "cifar10").glob("test-*.parquet"))
+    content = test_file.read_bytes()
+
+    def study(resume: bool) -> dict[str, Any]:
+        return run(
+            Request(str(file), (), {}, None, None, 1, None, "small", resume, None, None, None,
+                    home / "data")
+        )  # fmt: skip
+
+    before = os.environ.get("FMOE_HOME")
+    os.environ["FMOE_HOME"] = str(home)
+    try:
+        test_file.write_bytes(b"not to be read")
+        with pytest.raises(ValueError, match=r"test-.*\.parquet") as caught:
+            study(resume=False)
+        ledger = Ledger(Folder.at(home / "studies" / "small"))
+        ended = {trial.number: trial.ended for trial in ledger.trials()}
+        test_file.write_bytes(content)
+        answer = study(resume=True)
+    finally:
+        if before is None:
+            del os.environ["FMOE_HOME"]
+        else:
+            os.environ["FMOE_HOME"] = before
+    refusal = Outcome(2, "", str(caught.value))
+    return Studied(home, home / "studies" / "small", refusal, ended, answer)
+
+
+@pytest.fixture
+def studied(studied_once: Studied, monkeypatch: pytest.MonkeyPatch) -> Studied:
+    monkeypatch.setenv("FMOE_HOME", str(studied_once.home))
+    return studied_once
+
+
+def test_the_search_needs_no_test_images(studied: Studied) -> None:
+    """Until the winner is known nothing opens their file: all trials had ended by then."""
+    assert "not a readable Parquet file" in studied.refusal.err
+    assert sorted(studied.before) == [0, 1, 2, 3, 4]
+    assert all(ended is not None for ended in studied.before.values())
+
+
+def test_resume_repeats_no_trial_that_has_ended(studied: Studied) -> None:
+    ledger = Ledger(Folder.at(studied.folder))
+    assert {trial.number: trial.ended for trial in ledger.trials()} == studied.before
+
+
+def test_a_diverging_trial_fails_alone(studied: Studied) -> None:
+    trials = studied.answer["trials"]
+    assert [trial["status"] for trial in trials] == [
+        "finished",
+        "finished",
+        "failed",
+        "finished",
+        "failed",
+    ]
+    for trial in trials:
+        if trial["status"] == "failed":
+            assert trial["values"]["joint.optimizer.lr"] == 100
+            assert trial["error"].startswith("NonFiniteLoss: the loss is nan at step")
+            assert trial["metrics"] is None
+        else:
+            assert trial["epochs"] == 2
+
+
+def test_answer_has_what_was_promised(studied: Studied) -> None:
+    answer = studied.answer
+    best = answer["best"]
+    assert {"study", "trials", "best"} <= answer.keys()
+    assert {"trial", "config", "metrics", "model_uri"} <= best.keys()
+    assert best["trial"] in (0, 1, 3)
+    assert best["config"]["experts"]["width"] == 4
+    assert set(best["metrics"]) == {"val_robust", "validation", "test"}
+    assert set(best["metrics"]["validation"]) == {"clean", "pgd", "fgsm", "worst_case"}
+    assert answer["counts"] == {"finished": 3, "pruned": 0, "stopped": 0, "failed": 2}
+    assert json.loads((studied.folder / "result.json").read_text()) == answer
+
+
+def test_each_distinct_expert_was_trained_once(studied: Studied) -> None:
+    """benign-0, pgd-0 and pgd-1 for five trials that ask for 2 to 3 experts each."""
+    stored = [p for p in (studied.home / "experts").iterdir() if (p / "manifest.json").exists()]
+    experts = studied.answer["experts"]
+    assert len(stored) == experts["trained"] == 3
+    assert experts["trained"] + experts["found"] == 2 + 2 + 2 + 3 + 3
+    assert experts["seconds_saved"] > 0
+
+
+def test_reused_processes_cost_little(studied: Studied) -> None:
+    """One process starts for each CPU; the trials after it find it running."""
+    assert studied.answer["overhead"]["per_trial"] < 10
+
+
+def test_mlflow_tells_how_each_trial_ended(studied: Studied) -> None:
+    client = MlflowClient(tracking.store_uri())
+    parent = client.get_run(studied.answer["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["fmoe.git_revision"]
+    assert parent.data.params["searcher"] == '{"kind":"grid"}'
+    assert "joint.optimizer.lr" in str(parent.data.params)
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id, "plots")}
+    assert {"plots/best_so_far.png", "plots/parallel_coordinates.png"} <= artifacts
+    for trial in studied.answer["trials"]:
+        run = client.get_run(trial["run_id"])
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        wanted = {"finished": "FINISHED", "failed": "FAILED"}[trial["status"]]
+        assert run.info.status == wanted
+        assert json.loads(run.data.params.get("joint.optimizer.lr", "null")) == trial["values"].get(
+            "joint.optimizer.lr"
+        )
+        if trial["status"] == "finished":
+            history = client.get_metric_history(trial["run_id"], "val_robust")
+            assert sorted(metric.step for metric in history) == [0, 1]
+        else:
+            assert run.data.tags["fmoe.error"] == trial["error"]
+
+
+def test_the_winner_is_the_candidate(studied: Studied, fmoe: Fmoe, tmp_path: Path) -> None:
+    version = MlflowClient(tracking.store_uri()).get_model_version_by_alias(
+        "fmoe-cifar10", "candidate"
+    )
+    best = studied.answer["best"]
+    assert best["model_uri"] == f"models:/fmoe-cifar10/{version.version}"
+    assert version.tags["fmoe.study"] == "small"
+    assert version.tags["fmoe.trial"] == str(best["trial"])
+    assert version.run_id == best["run_id"]
+    pulled = fmoe("pull", best["model_uri"], "--to", tmp_path / "model", "--json").json
+    assert pulled["digest"] == best["digest"]
+
+
+def test_parquet_has_every_epoch(studied: Studied) -> None:
+    rows = pq.read_table(studied.folder / "study.parquet").to_pandas()
+    assert len(rows) == 3 * 2 + 2
+    assert set(rows[rows.status == "failed"]["value.joint.optimizer.lr"]) == {100}
+    finished = rows[rows.status == "finished"]
+    assert finished["val_robust"].between(0, 1).all()
+    assert (finished.groupby("trial")["epoch"].apply(list).map(str) == "[0.0, 1.0]").all()
+
+
+def test_only_the_owner_can_read_the_study(studied: Studied) -> None:
+    assert studied.folder.stat().st_mode & 0o077 == 0
+    pickles = [p for p in studied.home.rglob("*") if p.suffix in (".pkl", ".pickle")]
+    assert pickles == []
+
+
+def test_studies_are_listed_and_shown(studied: Studied, fmoe: Fmoe) -> None:
+    (listed,) = fmoe("studies", "list", "--json").json["studies"]
+    assert (listed["study"], listed["finished"]) == ("small", True)
+    shown = fmoe("studies", "show", "small", "--json").json
+    order = [trial["trial"] for trial in shown["trials"]]
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    scores = [trial["metrics"]["val_robust"] for trial in shown["trials"][:3]]
+    assert scores == sorted(scores, reverse=True)
+    best = fmoe("studies", "best", "small", "--json").json
+    assert best["trial"] == studied.answer["best"]["trial"]
+    assert "NonFiniteLoss" in fmoe("studies", "show", "small").out
+    refused(fmoe("studies", "best", "nonesuch"), "nonesuch: no such study")
+
+
+def test_a_finished_study_is_answered_from_its_file(studied: Studied, fmoe: Fmoe) -> None:
+    command = ["tune", studied.home / "small.yaml", "--name", "small", "--trials", "5"]
+    again = fmoe(*command, "--resume", "--json", "--data-dir", studied.home / "nowhere")
+    assert again.json == studied.answer
+    refused(fmoe(*command), "study small is there with 5 of 5 trials", "--resume", "--name")
+    refused(fmoe(*command, "--set", "seed=1", "--resume"), "is a study of other settings")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--workers-per-trial", "64"], ["--workers-per-trial 64", "2 CPUs"]),
+        (["--gpus-per-worker", "0.5"], ["0 GPUs"]),
+        (["--resume"], ["--resume: there is no study"]),
+        (["--scheduler", "pbt"], ["experts.roles.pgd.count: pbt changes a trial"]),
+        (["--searcher", "nsga2"], ["give two metrics"]),
+        (["--trials", "0"], ["--trials"]),
+        (["--set", "joint.epoch=3"], ["joint", "epoch"]),
+        (["--name", "../x"], ["--name"]),
+    ],
+)
+def test_refused_at_once(
+    fmoe: Fmoe, ray_session: None, tmp_path: Path, arguments: list[str], parts: list[str]
+) -> None:
+    file = space(tmp_path, {"experts.roles.pgd.count": {"choice": [1, 2]}})
+    refused(fmoe("tune", file, *arguments), *parts)
+
+
+def test_pbt_takes_several_workers_no_further(fmoe: Fmoe, tmp_path: Path) -> None:
+    file = space(tmp_path, {"gate.temperature": {"uniform": [0.5, 2]}}, scheduler={"kind": "pbt"})
+    refused(fmoe("tune", file, "--workers-per-trial", "2"), "pbt works with one worker a trial")
+
+
+def test_pbt_goes_on_from_better_weights(fmoe: Fmoe, ray_session: None, tmp_path: Path) -> None:
+    file = space(
+        tmp_path,
+        {
+            "gate.temperature": {"loguniform": [0.3, 3]},
+            "joint.optimizer.lr": {"uniform": [0.01, 0.2]},
+        },
+        scheduler={"kind": "pbt", "every": 1, "quantile": 0.5},
+        set={"joint.epochs": 4},
+    )
+    answer = fmoe("tune", file, "--trials", "4", "--json", "--name", "pbt").json
+    assert answer["counts"]["finished"] == 4
+    assert [trial["epochs"] for trial in answer["trials"]] == [4] * 4
+    trials = Ledger(Folder.at(answer["study_dir"])).trials()
+    changed = [trial for trial in trials if trial.changes]
+    assert changed
+    for trial in changed:
+        last = trial.changes[-1]
+        assert last["parent"] != trial.number
+        assert trial.values == last["values"]
+        parent = trials[last["parent"]]
+        assert trial.history[0]["val_robust"] in [t.history[0]["val_robust"] for t in trials]
+        assert len(parent.history) == 4
+
+
+def test_a_front_of_two_metrics(fmoe: Fmoe, ray_session: None, tmp_path: Path) -> None:
+    file = space(
+        tmp_path,
+        {"joint.optimizer.lr": {"loguniform": [0.001, 0.3]}},
+        metrics={"val_clean": "max", "val_robust": "max"},
+        searcher={"kind": "nsga2", "population": 2},
+        scheduler={"kind": "asha", "grace": 1, "reduction": 2},
+    )
+    answer = fmoe("tune", file, "--trials", "4", "--json", "--name", "front").json
+    assert answer["front"]
+    assert sum(answer["counts"].values()) == 4
+    client = MlflowClient(tracking.store_uri())
+    artifacts = {item.path for item in client.list_artifacts(answer["run_id"], "plots")}
+    assert "plots/pareto_front.png" in artifacts
+    killed = [t for t in answer["trials"] if t["status"] == "pruned"]
+    for trial in killed:
+        assert client.get_run(trial["run_id"]).info.status == "KILLED"
+
+
+NESTED = """
+import json, sys, time
+from pathlib import Path
+import ray
+from fmoe.on_ray.session import session
+from pipelines.study_run import Request, run
+
+with session(1, dashboard=True):
+    answer = run(Request(sys.argv[1], (), {}, None, None, 2, None, 'nested', False, None, None,
+                         None, None))
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get('CPU') != ray.cluster_resources()['CPU']:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.2)
+print(json.dumps(answer))
+"""
+
+
+def test_trials_of_two_workers_free_all_cpus(tmp_path: Path) -> None:
+    file = space(
+        tmp_path,
+        {"joint.optimizer.lr": {"choice": [1e-6, 0.2]}},
+        searcher={"kind": "grid"},
+        scheduler={"kind": "asha", "grace": 1, "reduction": 4},
+        set={"joint.epochs": 3, "data.val_images": 900},
+        baseline=False,
+        budget={"trials": 3},
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", NESTED, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "FMOE_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert sum(answer["counts"].values()) == 2
+    assert answer["counts"]["failed"] == 0
+    assert answer["best"]["model_uri"].startswith("models:/fmoe-digits/")
+
+
+def start(home: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "tune", *map(str, arguments), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "FMOE_HOME": str(home)},
+    )
+
+
+def test_killed_driver_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = space(
+        tmp_path,
+        {"gate.temperature": {"loguniform": [0.3, 3]}},
+        scheduler={"kind": "fifo"},
+    )
+    command = (file, "--trials", "4", "--name", "killed")
+    process = start(tmp_path, *command)
+    ledger = Ledger(Folder.at(tmp_path / "studies" / "killed"))
+    deadline = time.monotonic() + 120
+    while True:
+        trials = ledger.trials()
+        ended = [trial for trial in trials if trial.status == "finished"]
+        if ended and any(t.status == "running" and t.history for t in trials):
+            break
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.communicate()
+    kept = {trial.number: trial for trial in ledger.trials()}
+    resumed = start(tmp_path, *command, "--resume")
+    out, err = resumed.communicate(timeout=200)
+    assert resumed.returncode == 0, err
+    answer = json.loads(out.splitlines()[-1])
+    assert answer["counts"] == {"finished": 4, "pruned": 0, "stopped": 0, "failed": 0}
+    for trial in ledger.trials():
+        before = kept.get(trial.number)
+        if before is None:
+            continue
+        assert trial.values == before.values
+        if before.status == "finished":
+            assert (trial.ended, trial.history) == (before.ended, before.history)
+        else:
+            assert trial.history[: len(before.history)] == before.history
+    monkeypatch.setenv("FMOE_HOME", str(tmp_path))
+    client = MlflowClient(tracking.store_uri())
+    runs = client.search_runs([client.get_experiment_by_name("fmoe").experiment_id])
+    assert len(runs) == 5
+    assert {run.info.status for run in runs} == {"FINISHED"}
