@@ -16,6 +16,7 @@ from fmoe.errors import TrainingFailed, UserError
 from fmoe.evaluation import Evaluation, Settings, mcnemar
 from fmoe.expert_store import ExpertStore
 from fmoe.on_ray import evaluate, tune
+from fmoe.on_ray.placement import sweeping
 from fmoe.on_ray.session import driven_by, session
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.suggest import Suggestions
@@ -85,7 +86,7 @@ def run(request: Request) -> dict[str, Any]:
         )
         tracking.client()  # a server that is away fails the study now
         shared = SharedData.of(loaded)
-        with session(1, shared.nbytes, dashboard=request.workers > 1):
+        with session(1, shared.nbytes), sweeping():
             share = Share.of_cluster(request.workers, request.gpus)
             tracker = start_tracking(folder, space, name, loaded, share, known.get("run_id"))
             folder.write_json("study.json", {**known, "run_id": tracker.run_id})

@@ -8,7 +8,10 @@ being started ends the controller with its placement group kept (Ray 2.60, worke
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 from ray._private.state import state
@@ -22,10 +25,33 @@ SECONDS = 10.0  # for Ray to notice that the controller has gone
 def free_left_behind() -> None:
     """Removes them, as soon as Ray knows that their creator is dead."""
     deadline = time.monotonic() + SECONDS
-    while not (found := _left_behind()) and time.monotonic() < deadline:
+    while not _remove() and time.monotonic() < deadline:
         time.sleep(0.5)
+
+
+@contextmanager
+def sweeping(interval: float = 1.0) -> Iterator[None]:
+    """Removes them for as long as the block runs: a pruned trial's Train controller is killed."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(interval):
+            _remove()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _remove() -> int:
+    found = _left_behind()
     for group in found:
         remove_placement_group(PlacementGroup(PlacementGroupID(group)))
+    return len(found)
 
 
 def _left_behind() -> list[bytes]:

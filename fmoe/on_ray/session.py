@@ -90,11 +90,8 @@ def auth_token() -> str:
 
 
 @contextmanager
-def session(workers: int, data_bytes: int = 0, *, dashboard: bool = False) -> Iterator[None]:
-    """Connects to RAY_ADDRESS or starts Ray on this machine; stops only what it started.
-
-    dashboard: on loopback; what frees the workers of a pruned trial's own Ray Train run asks it.
-    """
+def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
+    """Connects to RAY_ADDRESS or starts Ray on this machine; stops only what it started."""
     if ray.is_initialized():
         yield
         return
@@ -116,7 +113,7 @@ def session(workers: int, data_bytes: int = 0, *, dashboard: bool = False) -> It
             ray.init(
                 address="local",  # not whatever cluster runs on this machine
                 num_cpus=max(os.cpu_count() or 1, workers),
-                include_dashboard=dashboard,
+                include_dashboard=False,
                 object_store_memory=200 * MEBIBYTE + 2 * data_bytes,
                 **quiet,
             )

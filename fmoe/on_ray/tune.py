@@ -197,6 +197,12 @@ class Population(Unpickled, PopulationBasedTraining):  # type: ignore[misc]
         super().__init__(**settings)
         self.space, self.draw = space, random.Random(space.base.seed)
 
+    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """At its last epoch a trial neither takes over nor gives: nothing would be left to train."""
+        if result.get("epochs", 0) >= self.space.epochs:
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(controller, trial, result))
+
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
         own, other = trial.config["asked"], trial_to_clone.config["asked"]
         values = self.space.explore(json.loads(other["values"]), self.draw)

@@ -330,7 +330,7 @@ import ray
 from fmoe.on_ray.session import session
 from pipelines.study_run import Request, run
 
-with session(1, dashboard=True):
+with session(1):
     answer = run(Request(sys.argv[1], (), {}, None, None, 2, None, 'nested', False, None, None,
                          None, None))
     deadline = time.monotonic() + 20
