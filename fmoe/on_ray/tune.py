@@ -198,7 +198,7 @@ class Population(Unpickled, PopulationBasedTraining):  # type: ignore[misc]
         self.space, self.draw = space, random.Random(space.base.seed)
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """At its last epoch a trial neither takes over nor gives: nothing would be left to train."""
+        """At its last epoch a trial neither takes over nor gives: nothing is left to train."""
         if result.get("epochs", 0) >= self.space.epochs:
             return str(TrialScheduler.CONTINUE)
         return str(super().on_trial_result(controller, trial, result))
