@@ -26,7 +26,7 @@ import torch
 
 from fmoe import config, data, provenance
 from fmoe.config import Config
-from fmoe.data import Data
+from fmoe.data import TrainingData
 from fmoe.expert_store import ExpertStore
 from fmoe.joint import joint_epochs
 from fmoe.on_ray import pool, train
@@ -55,8 +55,8 @@ def main() -> None:
             "joint.validation.images=10",
         ],
     )
-    images = data.load("cifar10", folder_of_data)
-    images = replace(images, train=images.train[:IMAGES], val=images.val[:100], test=images.val[:1])
+    images = data.load_training("cifar10", folder_of_data, train_images=IMAGES)
+    images = replace(images, val=images.val[:100])
     seconds: dict[str, list[float]] = {"in process": [], "1 worker": [], "2 workers": []}
     startup: dict[str, list[float]] = {"1 worker": [], "2 workers": []}
     torch.set_num_threads(1)
@@ -64,7 +64,7 @@ def main() -> None:
         folder = Folder.at(aside)
         store = ExpertStore(folder / "experts")
         shared = ray.put(SharedData.of(images))
-        pool.fill(settings, shared, images.digest, store, 0, lambda event: None)
+        pool.fill(settings, shared, images.train_digest, store, 0, lambda event: None)
         for number in range(ROUNDS):
             seconds["in process"] += in_process(
                 settings, images, store, folder / f"in-process-{number}"
@@ -93,7 +93,9 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def in_process(settings: Config, images: Data, store: ExpertStore, run: Folder) -> list[float]:
+def in_process(
+    settings: Config, images: TrainingData, store: ExpertStore, run: Folder
+) -> list[float]:
     found = list(joint_epochs(settings, images, store, run))
     return [epoch.metrics["train_seconds"] for epoch in found[1:]]
 

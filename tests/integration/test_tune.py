@@ -32,6 +32,7 @@ BASE = dict(override.split("=", 1) for override in SMALL)
 SET = {key: yaml.safe_load(value) for key, value in BASE.items()} | {
     "experts.train.batch_size": 32,
     "joint.batch_size": 32,
+    "data.train_images": 320,
     "evaluate.images": 16,
     "evaluate.attacks": ["fgsm"],
 }
@@ -81,6 +82,7 @@ def studied_once(
         set={
             "precision": "float32",
             "data.val_images": 40,
+            "data.train_images": 96,
             "experts.roles.fgsm.count": 0,
             "joint.attack": {"kind": "fgsm"},
             # with a rate of 100 weights grow a hundredfold every step
@@ -98,9 +100,10 @@ def studied_once(
                     home / "data")
         )  # fmt: skip
 
-    before = os.environ.get("FMOE_HOME")
-    os.environ["FMOE_HOME"] = str(home)
-    try:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FMOE_HOME", str(home))
+        # mlflow sets it when another test of this process gives it a store
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
         test_file.write_bytes(b"not to be read")
         with pytest.raises(ValueError, match=r"test-.*\.parquet") as caught:
             study(resume=False)
@@ -108,11 +111,6 @@ def studied_once(
         ended = {trial.number: trial.ended for trial in ledger.trials()}
         test_file.write_bytes(content)
         answer = study(resume=True)
-    finally:
-        if before is None:
-            del os.environ["FMOE_HOME"]
-        else:
-            os.environ["FMOE_HOME"] = before
     refusal = Outcome(2, "", str(caught.value))
     return Studied(home, home / "studies" / "small", refusal, ended, answer)
 
@@ -347,7 +345,6 @@ def test_trials_of_two_workers_free_all_cpus(tmp_path: Path) -> None:
         {"joint.optimizer.lr": {"choice": [1e-6, 0.2]}},
         searcher={"kind": "grid"},
         scheduler={"kind": "asha", "grace": 1, "reduction": 4},
-        set={"joint.epochs": 3, "data.val_images": 900},
         baseline=False,
         budget={"trials": 3},
     )
@@ -380,6 +377,7 @@ def test_killed_driver_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tmp_path,
         {"gate.temperature": {"loguniform": [0.3, 3]}},
         scheduler={"kind": "fifo"},
+        set={"joint.epochs": 5, "data.train_images": 640},
     )
     command = (file, "--trials", "4", "--name", "killed")
     process = start(tmp_path, *command)

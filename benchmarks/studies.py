@@ -1,0 +1,120 @@
+"""ASHA against FIFO and against random search: the best so far over time, at the same budget.
+
+    python benchmarks/studies.py digits --minutes 3
+    python benchmarks/studies.py cifar10-small --minutes 10 --data-dir DATA
+
+Each arm and seed has a home of its own, so that each pays for its experts. Writes
+benchmarks/results/studies-SPACE.json and .png, and prints a table. Nothing else may run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+ARMS = {
+    "ASHA, TPE": ["--scheduler", "asha", "--searcher", "tpe"],
+    "no pruning, TPE": ["--scheduler", "fifo", "--searcher", "tpe"],
+    "no pruning, random": ["--scheduler", "fifo", "--searcher", "random"],
+}
+POINTS = 60
+
+
+def study(space: str, arm: str, seed: int, minutes: float, data_dir: str | None) -> dict[str, Any]:
+    """(seconds, best val_robust so far), and how many trials were begun."""
+    with tempfile.TemporaryDirectory() as home:
+        tree = yaml.safe_load((ROOT / "tune_spaces" / f"{space}.yaml").read_text())
+        tree |= {"baseline": False, "final": {"top": 1, "attacks": ["fgsm"]}}
+        tree["set"] = {**tree.get("set", {}), "evaluate.images": 100, "evaluate.attacks": ["fgsm"]}
+        file = Path(home) / f"{space}.yaml"
+        file.write_text(yaml.safe_dump(tree, sort_keys=False))
+        command = [sys.executable, "-m", "pipelines.tune", str(file), *ARMS[arm], "--name", "arm"]
+        command += [
+            "--trials",
+            "1000",
+            "--minutes",
+            str(minutes),
+            "--set",
+            f"seed={seed}",
+            "--json",
+        ]
+        command += ["--data-dir", data_dir] if data_dir else []
+        env = {**os.environ, "FMOE_HOME": home, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        answer = json.loads(done.stdout)
+        rows = pq.read_table(Path(home) / "studies" / "arm" / "study.parquet").to_pylist()
+    reports = sorted((row["at"], row["val_robust"]) for row in rows if row["epoch"] is not None)
+    course, best = [], 0.0
+    for at, value in reports:
+        best = max(best, value)
+        course.append((round(at, 1), best))
+    return {"course": course, "trials": len(answer["trials"]), "counts": answer["counts"]}
+
+
+def at(course: list[tuple[float, float]], seconds: float) -> float:
+    return max((value for when, value in course if when <= seconds), default=0.0)
+
+
+def chart(found: dict[str, list[dict[str, Any]]], seconds: float, space: str) -> Figure:
+    """The seeds' median and range."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    times = [seconds * i / POINTS for i in range(POINTS + 1)]
+    for arm, runs in found.items():
+        values = [[at(run["course"], t) for run in runs] for t in times]
+        line = axes.plot(times, [statistics.median(v) for v in values], label=arm)[0]
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        axes.fill_between(times, low, high, color=line.get_color(), alpha=0.15)
+    axes.set(xlabel="seconds", ylabel="best val_robust so far", title=f"{space}, median and range")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("space")
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data-dir")
+    given = parser.parse_args()
+    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for seed in range(given.seeds):  # interleaved: a machine that slows down slows all arms
+        for arm, runs in found.items():
+            runs.append(study(given.space, arm, seed, given.minutes, given.data_dir))
+            last = runs[-1]["course"][-1:]
+            print(f"{arm:<20} seed {seed}  {runs[-1]['counts']}  {last}", flush=True)
+    seconds = given.minutes * 60
+    RESULTS.mkdir(exist_ok=True)
+    chart(found, seconds, given.space).savefig(RESULTS / f"studies-{given.space}.png", dpi=110)
+    machine = {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+    report = {"space": given.space, "minutes": given.minutes, "machine": machine, "arms": found}
+    (RESULTS / f"studies-{given.space}.json").write_text(json.dumps(report, indent=1) + "\n")
+    parts = (0.25, 0.5, 1.0)
+    print("| best val_robust after | " + " | ".join(f"{p * seconds:.0f} s" for p in parts), end="")
+    print(" | trials |\n|---|" + "---|" * (len(parts) + 1))
+    for arm, runs in found.items():
+        cells = [[at(run["course"], part * seconds) for run in runs] for part in parts]
+        middle = [f"{100 * statistics.median(c):.1f} ({100 * min(c):.1f}–{100 * max(c):.1f})"
+                  for c in cells]  # fmt: skip
+        trials = "/".join(str(run["trials"]) for run in runs)
+        print(f"| {arm} | {' | '.join(middle)} | {trials} |")
+
+
+if __name__ == "__main__":
+    main()
