@@ -134,6 +134,17 @@ class Tracker:
             history = self.store.get_metric_history(self.run_id, key)
             self.logged |= {(key, metric.step) for metric in history}
 
+    def child(self, tags: Mapping[str, str]) -> str | None:
+        """The id of this run's child that has these tags. Raises `UserError`."""
+        wanted = {"mlflow.parentRunId": self.run_id, **tags}
+        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+        try:
+            experiment_id = self.store.get_run(self.run_id).info.experiment_id
+            found = self.store.search_runs([experiment_id], condition, max_results=1)
+        except MlflowException as error:
+            raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
+        return found[0].info.run_id if found else None
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an epoch; each (name, step) is logged once, however often it is reported."""
         now = int(time.time() * 1000)

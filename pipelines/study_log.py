@@ -52,9 +52,10 @@ class StudyLog:
             }
             values = {path: json.dumps(value).strip('"') for path, value in trial.values.items()}
             name = f"{self.study}-{trial.number:04d}"
-            known = {} if trial.run_id else values
-            self.trackers[trial.number] = Tracker.start(name, known, tags, trial.run_id)
-            trial.run_id = self.trackers[trial.number].run_id
+            # a killed driver may have made the run and not have kept its id
+            run_id = trial.run_id or self.parent.child({"fmoe.trial": str(trial.number)})
+            tracker = Tracker.start(name, {} if run_id else values, tags, run_id)
+            self.trackers[trial.number], trial.run_id = tracker, tracker.run_id
         return self.trackers[trial.number]
 
     def begun(self, trial: Trial) -> None:

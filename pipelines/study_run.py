@@ -246,6 +246,7 @@ class StudyRun:
 
     def begun(self, trial: Trial) -> None:
         self.trials[trial.number] = trial
+        self.ledger.save(trial)  # its values, before its run is made
         self.log.begun(trial)
         self.ledger.save(trial)
         self.display.update(trial, self.ordered())

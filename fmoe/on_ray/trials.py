@@ -60,8 +60,9 @@ def alone(given: dict[str, Any], setting: Setting) -> None:
         experts["seconds"] = time.perf_counter() - start
         kept = joint.checkpoints(run, config, data.train_digest)
         after = adopt(kept) if setting.exchange else -1
+        last = config.joint.epochs - 1
         for epoch in joint.joint_epochs(config, data, store, run, place=place):
-            if epoch.index > after:
+            if epoch.index > after or epoch.index == last:
                 offer = kept.load(epoch.index) if setting.exchange else None
                 report(epoch.index, epoch.metrics, experts, begin, offer)
     except (NonFiniteLoss, UserError) as error:

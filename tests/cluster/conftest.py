@@ -118,6 +118,9 @@ class Cluster:
             *(PYTHON, "-m", "mlflow", "server", "--host", at, "--port", "5000", "--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
             *("--artifacts-destination", folder / "artifacts", "--allowed-hosts", f"{at}:5000"),
+            env={
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"
+            },  # six processes that we do not need
             log=self.folder / "mlflow.log",
         )
 

@@ -285,7 +285,7 @@ def test_pbt_goes_on_from_better_weights(fmoe: Fmoe, ray_session: None, tmp_path
             "joint.optimizer.lr": {"uniform": [0.01, 0.2]},
         },
         scheduler={"kind": "pbt", "every": 1, "quantile": 0.5},
-        set={"joint.epochs": 4},
+        set={"joint.epochs": 4, "data.train_images": 160},
     )
     answer = fmoe("tune", file, "--trials", "4", "--json", "--name", "pbt").json
     assert answer["counts"]["finished"] == 4
