@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,7 @@ def submit(
     fmoe submit train cifar10 --workers 8 --storage s3://bucket/fmoe --follow
     fmoe submit train my-recipe.yaml --workers 1..4 --address http://127.0.0.1:8265
     fmoe submit evaluate models:/fmoe-cifar10@candidate --workers 4 --env NCCL_DEBUG=INFO
+    fmoe submit tune tune_spaces/cifar10.yaml --workers-per-trial 4 --minutes 600
     """
     arguments = list(context.args)
     metadata = check(arguments)
@@ -68,12 +70,27 @@ def check(arguments: list[str]) -> dict[str, str]:
     given = commands.commands[arguments[0]].make_context(
         f"fmoe {arguments[0]}", arguments[1:], parent=None
     )
-    if arguments[0] != "train":
-        return {}
-    from fmoe import config
+    overrides = given.params.get("overrides") or ()
+    if arguments[0] == "train":
+        from fmoe import config
 
-    config.load(given.params["recipe"], given.params["overrides"] or ())
-    return {"recipe": config.recipe_name(given.params["recipe"])}
+        config.load(given.params["recipe"], overrides)
+        return {"recipe": config.recipe_name(given.params["recipe"])}
+    if arguments[0] == "tune":
+        return check_space(given.params["space"], overrides)
+    return {}
+
+
+def check_space(file: str, overrides: Sequence[str]) -> dict[str, str]:
+    from fmoe import config, search_space
+
+    recipe = search_space.load(file, overrides).study.recipe
+    if recipe not in config.recipes():
+        raise UserError(
+            f"{file}: recipe: {recipe} is a file, and a job takes along only those that the "
+            "command names; write its changes of a packaged recipe under `set`"
+        )
+    return {"recipe": recipe, "space": file}
 
 
 def variable(text: str) -> tuple[str, str]:

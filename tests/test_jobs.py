@@ -81,6 +81,19 @@ def test_in_job_names_what_differs(tmp_path: Path) -> None:
     assert "--pip" in done.stderr
 
 
+def test_a_study_is_checked_before_it_is_submitted(tmp_path: Path) -> None:
+    given = "tune_spaces/digits.yaml"
+    assert check(["tune", given, "--trials", "3"]) == {"recipe": "digits", "space": given}
+    space = tmp_path / "own.yaml"
+    (tmp_path / "mine.yaml").write_text("joint: {epochs: 2}\n")
+    space.write_text("recipe: mine.yaml\nspace: {gate.temperature: {uniform: [1, 2]}}\n")
+    with pytest.raises(UserError, match="mine.yaml is a file, and a job takes along only"):
+        check(["tune", str(space)])
+    space.write_text("recipe: digits\nspace: {gate.temprature: {uniform: [1, 2]}}\n")
+    with pytest.raises(UserError, match="there is no such path"):
+        check(["tune", str(space)])
+
+
 def test_checked_before_it_is_submitted() -> None:
     assert check(["train", "digits", "--workers", "1..4"]) == {"recipe": "digits"}
     assert check(["evaluate", "models:/m/1", "--workers", "2"]) == {}

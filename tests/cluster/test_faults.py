@@ -43,7 +43,8 @@ def test_node_cut_off(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
 
 
 def test_preemption_notice(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
-    run = cluster.train("preempted", "--workers", "1..2")
+    epochs = 15  # telling Ray takes seconds, and the deadline comes eight later
+    run = cluster.train("preempted", "--workers", "1..2", f"--set=joint.epochs={epochs}")
     run.wait_for_epoch(1)
     drain = f"""
 import ray, time
@@ -62,7 +63,7 @@ assert accepted, why
     time.sleep(8)
     cluster.nodes[0].kill()
     answer = run.finish()
-    assert_complete(cluster, answer)
+    assert_complete(cluster, answer, epochs)
     assert "joint  1 worker, 32 images of a batch each" in run.text
 
 
