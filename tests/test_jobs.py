@@ -87,7 +87,7 @@ def test_a_study_is_checked_before_it_is_submitted(tmp_path: Path) -> None:
     space = tmp_path / "own.yaml"
     (tmp_path / "mine.yaml").write_text("joint: {epochs: 2}\n")
     space.write_text("recipe: mine.yaml\nspace: {gate.temperature: {uniform: [1, 2]}}\n")
-    with pytest.raises(UserError, match="mine.yaml is a file, and a job takes along only"):
+    with pytest.raises(UserError, match=r"mine\.yaml is a file, and a job takes along only"):
         check(["tune", str(space)])
     space.write_text("recipe: digits\nspace: {gate.temprature: {uniform: [1, 2]}}\n")
     with pytest.raises(UserError, match="there is no such path"):
