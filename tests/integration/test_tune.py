@@ -277,31 +277,6 @@ def test_pbt_takes_several_workers_no_further(fmoe: Fmoe, tmp_path: Path) -> Non
     refused(fmoe("tune", file, "--workers-per-trial", "2"), "pbt works with one worker a trial")
 
 
-def test_pbt_goes_on_from_better_weights(fmoe: Fmoe, ray_session: None, tmp_path: Path) -> None:
-    file = space(
-        tmp_path,
-        {
-            "gate.temperature": {"loguniform": [0.3, 3]},
-            "joint.optimizer.lr": {"uniform": [0.01, 0.2]},
-        },
-        scheduler={"kind": "pbt", "every": 1, "quantile": 0.5},
-        set={"joint.epochs": 4, "data.train_images": 160},
-    )
-    answer = fmoe("tune", file, "--trials", "4", "--json", "--name", "pbt").json
-    assert answer["counts"]["finished"] == 4
-    assert [trial["epochs"] for trial in answer["trials"]] == [4] * 4
-    trials = Ledger(Folder.at(answer["study_dir"])).trials()
-    changed = [trial for trial in trials if trial.changes]
-    assert changed
-    for trial in changed:
-        last = trial.changes[-1]
-        assert last["parent"] != trial.number
-        assert trial.values == last["values"]
-        parent = trials[last["parent"]]
-        assert trial.history[0]["val_robust"] in [t.history[0]["val_robust"] for t in trials]
-        assert len(parent.history) == 4
-
-
 def test_a_front_of_two_metrics(fmoe: Fmoe, ray_session: None, tmp_path: Path) -> None:
     file = space(
         tmp_path,
