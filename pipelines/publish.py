@@ -44,7 +44,6 @@ def publish(
     }
     for title, figure in charts.items():
         write_figure(run, title, figure)
-    test = {"clean": found.clean, **found.robust, "worst_case": found.worst_case}
     registered = name or f"fmoe-{data.name}"
     with tempfile.TemporaryDirectory() as aside:
         for place in (Folder.at(aside), run / "model"):
@@ -59,8 +58,8 @@ def publish(
         tracker.settle()
         tracker.log_figures(charts)
         tracker.log_json("evaluation.json", report)
-        tracker.log({f"test_{key}": value for key, value in test.items()}, epoch)
-        labels = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in test.items()}
+        tracker.log({f"test_{key}": value for key, value in found.figures.items()}, epoch)
+        labels = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in found.figures.items()}
         labels |= {"fmoe.sha256": digest, "fmoe.data_digest": data.digest, **(tags or {})}
         version = tracker.register(model, Path(aside), registered, data.info.shape, labels)
     return f"models:/{registered}/{version}", digest

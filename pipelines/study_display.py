@@ -32,7 +32,7 @@ class StudyDisplay:
             console=self.console,
         )
         self.live = Live(console=self.console, refresh_per_second=2, transient=True)
-        self.total = self.before = self.at_once = 0
+        self.total = self.before = 0
         self.start = time.monotonic()
 
     def __enter__(self) -> StudyDisplay:
@@ -48,12 +48,12 @@ class StudyDisplay:
         self.console.print(text, soft_wrap=True)
 
     def begin(self, more: int, before: int, at_once: int) -> None:
-        self.total, self.before, self.at_once = more + before, before, at_once
+        self.total, self.before = more + before, before
         self.start = time.monotonic()
         kept = f", {before} kept from before" if before else ""
         self.line(f"study  {self.total} trials{kept}, {min(at_once, more)} at a time")
 
-    def update(self, trial: Trial, trials: list[Trial]) -> None:
+    def update(self, trials: list[Trial]) -> None:
         if self.console.is_terminal:
             self.live.update(Group(self.table(trials), self.progress))
 
@@ -72,7 +72,7 @@ class StudyDisplay:
             words.append(f"(best: trial {top.number}, {_scores(top.figures(metrics) or {})}")
             words[-1] += f"; {self.left(trials)})"
         self.line("  ".join(word for word in words if word))
-        self.update(trial, trials)
+        self.update(trials)
 
     def left(self, trials: list[Trial]) -> str:
         """What remains, from the pace of the trials that ended in this try."""

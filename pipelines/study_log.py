@@ -69,33 +69,25 @@ class StudyLog:
         self.unsettled[trial.number] = trial
         self._send(trial)
 
-    def again(self, trial: Trial) -> None:
-        """Sets the run's status once more."""
-        self.ended(trial)
-
     def evaluated(self, trial: Trial, where: str, found: Evaluation) -> None:
-        figures = {"clean": found.clean, **found.robust, "worst_case": found.worst_case}
-        self.tracker(trial).log(
-            {f"{where}_{key}": value for key, value in figures.items()}, len(trial.history) - 1
-        )
+        figures = {f"{where}_{key}": value for key, value in found.figures.items()}
+        self.tracker(trial).log(figures, len(trial.history) - 1)
 
-    def _send(self, trial: Trial) -> bool:
+    def _send(self, trial: Trial) -> None:
         """Everything that is known of the trial; what is logged already is left out."""
         try:
             tracker = self.tracker(trial)
         except UserError as error:
             logger.warning("%s; tried again later", error)
-            return False
+            return
         for index, metrics in enumerate(trial.history):
             tracker.log(metrics, index)
         if trial.error:
             tracker.tag("fmoe.error", trial.error)
         if trial.status in ENDS and tracker.finish(ENDS[trial.status]):
             self.unsettled.pop(trial.number, None)
-            return True
-        return trial.status not in ENDS
 
-    def settle(self, trials: list[Trial]) -> None:
+    def settle(self) -> None:
         """Waits for a server that is away, then sends what it missed."""
         self.parent.settle()
         for trial in list(self.unsettled.values()):

@@ -207,7 +207,7 @@ class StudyRun:
             seconds["finals"] = time.monotonic() - begin - sum(seconds.values())
             answer = self.result(trials, best, found)
             seconds["test"] = time.monotonic() - begin - sum(seconds.values())
-            self.log.settle(trials)
+            self.log.settle()
         answer["seconds"] = {key: round(value, 1) for key, value in seconds.items()}
         self.ledger.folder.write_json("result.json", answer)
         return answer
@@ -249,13 +249,13 @@ class StudyRun:
         self.ledger.save(trial)  # its values, before its run is made
         self.log.begun(trial)
         self.ledger.save(trial)
-        self.display.update(trial, self.ordered())
+        self.display.update(self.ordered())
 
     def reported(self, trial: Trial) -> None:
         trial.history[-1]["at"] = time.monotonic() - self.start
         self.ledger.save(trial)
         self.log.reported(trial)
-        self.display.update(trial, self.ordered())
+        self.display.update(self.ordered())
 
     def ended(self, trial: Trial) -> None:
         self.trials[trial.number] = trial  # one that never began, too
@@ -353,9 +353,9 @@ class StudyRun:
             self.request.register_as,
             {"fmoe.study": self.name, "fmoe.trial": str(best.number)},
         )
-        self.log.again(best)  # logging a model has set its run's status
+        self.log.ended(best)  # again: logging a model has set its run's status
         self.plots(trials)
-        validation = {str(number): summary(evaluation) for number, evaluation in found.items()}
+        validation = {str(number): evaluation.figures for number, evaluation in found.items()}
         metrics = self.space.study.metrics
         answer: dict[str, Any] = {
             "study": self.name,
@@ -370,7 +370,7 @@ class StudyRun:
                 "metrics": {
                     **(best.figures(metrics) or {}),
                     "validation": validation[str(best.number)],
-                    "test": summary(judged),
+                    "test": judged.figures,
                 },
                 "epoch": self.best_epoch(best),
                 "model_uri": uri,
@@ -384,9 +384,9 @@ class StudyRun:
             "overhead": overhead(trials),
         }
         self.tracker.log_json("result.json", answer)
-        figures = {f"best_{k}": v for k, v in summary(found[best.number]).items()}
+        figures = {f"best_{k}": v for k, v in found[best.number].figures.items()}
         self.tracker.log({**figures, "best_trial": best.number}, 0)
-        self.tracker.log({f"test_{k}": v for k, v in summary(judged).items()}, 0)
+        self.tracker.log({f"test_{k}": v for k, v in judged.figures.items()}, 0)
         self.display.line(expert_line(answer["experts"]))
         if self.space.study.has_baseline:
             self.display.line(baseline_line(answer))
@@ -400,10 +400,6 @@ class StudyRun:
 
 
 STATUSES = ("finished", "pruned", "stopped", "failed")
-
-
-def summary(found: Evaluation) -> dict[str, float]:
-    return {"clean": found.clean, **found.robust, "worst_case": found.worst_case}
 
 
 def describe(trial: Trial, metrics: Any) -> dict[str, Any]:
@@ -427,7 +423,7 @@ def against(best: Trial, found: dict[int, Evaluation]) -> dict[str, Any] | None:
         return None
     ours, own = found[best.number], found[0]
     return {
-        **summary(own),
+        **own.figures,
         "images": own.images,
         "beaten": ours.worst_case > own.worst_case,
         "p_value": mcnemar(ours.survivors, own.survivors),

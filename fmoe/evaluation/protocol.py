@@ -78,14 +78,18 @@ class Evaluation:
         """The share of images that survive every attack that was run."""
         return self.survivors.double().mean().item()
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Clean accuracy, each attack's, and the worst case."""
+        return {"clean": self.clean, **self.robust, "worst_case": self.worst_case}
+
     def to_json(self) -> dict[str, Any]:
-        figures = {"clean": self.clean, **self.robust, "worst_case": self.worst_case}
         n = self.images
         return {
             "clean": self.clean,
             "robust": self.robust,
             "worst_case": self.worst_case,
-            "interval95": {k: list(wilson(round(v * n), n)) for k, v in figures.items()},
+            "interval95": {k: list(wilson(round(v * n), n)) for k, v in self.figures.items()},
             "flags": self.verdicts.flags,
             "images": n,
             "eps": self.settings.eps,
