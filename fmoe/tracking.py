@@ -145,6 +145,16 @@ class Tracker:
             raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
         return found[0].info.run_id if found else None
 
+    def running_children(self) -> set[str]:
+        """Ids of this run's children that MLflow believes to be running. Raises `UserError`."""
+        condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' and attributes.status = 'RUNNING'"
+        try:
+            experiment_id = self.store.get_run(self.run_id).info.experiment_id
+            found = self.store.search_runs([experiment_id], condition)
+        except MlflowException as error:
+            raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
+        return {run.info.run_id for run in found}
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an epoch; each (name, step) is logged once, however often it is reported."""
         now = int(time.time() * 1000)

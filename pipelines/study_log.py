@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from types import TracebackType
 
 from fmoe.errors import UserError
@@ -58,6 +59,16 @@ class StudyLog:
             self.trackers[trial.number], trial.run_id = tracker, tracker.run_id
         return self.trackers[trial.number]
 
+    def resume(self, ended: Sequence[Trial]) -> None:
+        """Ends the runs of trials that had ended when the driver was killed, if it had no time to.
+
+        Raises `UserError` where the store is away.
+        """
+        running = self.parent.running_children()
+        for trial in ended:
+            if trial.run_id is None or trial.run_id in running:
+                self.ended(trial)
+
     def begun(self, trial: Trial) -> None:
         self.unsettled[trial.number] = trial
         self._send(trial)
@@ -72,6 +83,7 @@ class StudyLog:
     def evaluated(self, trial: Trial, where: str, found: Evaluation) -> None:
         figures = {f"{where}_{key}": value for key, value in found.figures.items()}
         self.tracker(trial).log(figures, len(trial.history) - 1)
+        self.ended(trial)  # again: to open the run of a trial of an earlier try makes it RUNNING
 
     def _send(self, trial: Trial) -> None:
         """Everything that is known of the trial; what is logged already is left out."""

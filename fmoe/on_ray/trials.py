@@ -61,10 +61,14 @@ def alone(given: dict[str, Any], setting: Setting) -> None:
         kept = joint.checkpoints(run, config, data.train_digest)
         after = adopt(kept) if setting.exchange else -1
         last = config.joint.epochs - 1
+        came: list[dict[str, float]] = []
+        adopted = {**asked, "history": came} if "change" in asked else None
         for epoch in joint.joint_epochs(config, data, store, run, place=place):
-            if epoch.index > after or epoch.index == last:
-                offer = kept.load(epoch.index) if setting.exchange else None
-                report(epoch.index, epoch.metrics, experts, begin, offer)
+            if epoch.index <= after and epoch.index != last:
+                came.append(epoch.metrics)
+                continue
+            offer = kept.load(epoch.index) if setting.exchange else None
+            report(epoch.index, epoch.metrics, experts, begin, offer, adopted)
     except (NonFiniteLoss, UserError) as error:
         # told and not raised: another try would end the same
         tune.report({"error": f"{type(error).__name__}: {error}", "experts": experts})
@@ -135,13 +139,20 @@ def report(
     experts: dict[str, float],
     begin: float,
     offer: Checkpoint | None = None,
+    adopted: dict[str, Any] | None = None,
 ) -> None:
-    """offer: what other trials may take over."""
+    """offer: what other trials may take over. adopted: what this one was told when it did, and the
+    history that came with the weights.
+
+    Only the trial itself knows that: Tune asks the giver for its weights while it trains on, and
+    changes a trial's config before it has heard the last of the old one.
+    """
     told = {
         **metrics,
         "epoch": epoch,
         "epochs": epoch + 1,
         "history": metrics,
+        "adopted": adopted,
         "experts": experts,
         "inside": time.perf_counter() - begin,
     }

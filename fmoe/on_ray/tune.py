@@ -195,7 +195,7 @@ class Population(Unpickled, PopulationBasedTraining):  # type: ignore[misc]
 
     def __init__(self, space: Space, **settings: Any):
         super().__init__(**settings)
-        self.space, self.draw = space, random.Random(space.base.seed)
+        self.space, self.draw, self.changes = space, random.Random(space.base.seed), 0
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """At its last epoch a trial neither takes over nor gives: nothing is left to train."""
@@ -207,7 +207,8 @@ class Population(Unpickled, PopulationBasedTraining):  # type: ignore[misc]
         own, other = trial.config["asked"], trial_to_clone.config["asked"]
         values = self.space.explore(json.loads(other["values"]), self.draw)
         asked = as_asked(self.space, own["number"], values)
-        return {"asked": {**asked, "parent": other["number"]}}, {}
+        self.changes += 1
+        return {"asked": {**asked, "parent": other["number"], "change": self.changes}}, {}
 
 
 class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
@@ -223,6 +224,7 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         self.suggestions, self.listener, self.over = suggestions, listener, over
         self.everyone: dict[int, Trial] = {}
         self.known: set[int] = set()
+        self.change: dict[int, int] = {}
         self.deadline = time.monotonic() + seconds if seconds else None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -238,7 +240,8 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         if "error" in result:
             ours.error, ours.experts = str(result["error"]), dict(result["experts"])
             return
-        self._inherit(ours, trial.config["asked"], result["epoch"])
+        if result["adopted"] is not None:
+            self._inherit(ours, result["adopted"], result["epoch"])
         if result["epoch"] != len(ours.history):
             return  # a resumed trial goes through its history again
         ours.experts = dict(result["experts"])
@@ -246,14 +249,14 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         ours.history.append(dict(result["history"]))
         self.listener.reported(ours)
 
-    def _inherit(self, ours: Trial, asked: dict[str, Any], epoch: int) -> None:
-        """PBT: what the trial was told when it took over another's weights."""
-        values = json.loads(asked["values"])
-        if values == ours.values or "parent" not in asked:
+    def _inherit(self, ours: Trial, adopted: dict[str, Any], epoch: int) -> None:
+        """PBT: at the first report after the trial took over another's weights."""
+        if adopted["change"] == self.change.get(ours.number):
             return
-        parent = self.everyone[asked["parent"]]
-        ours.changes.append({"epoch": epoch, "parent": parent.number, "values": values})
-        ours.values, ours.history = values, [dict(old) for old in parent.history[:epoch]]
+        self.change[ours.number] = adopted["change"]
+        ours.values = json.loads(adopted["values"])
+        ours.history = [dict(metrics) for metrics in adopted["history"]]
+        ours.changes.append({"epoch": epoch, "parent": adopted["parent"], "values": ours.values})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         ours = self._ours(trial)

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,40 +10,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from mlflow.tracking import MlflowClient
 
 from fmoe import tracking
 from fmoe.data import Data
 from fmoe.storage import Folder
 from fmoe.study import Ledger
-from tests.conftest import SMALL
 from tests.integration.conftest import Outcome
+from tests.integration.spaces import space
 from tests.integration.test_errors import refused
 from tests.test_readers import write_hugging_face_of
 
 Fmoe = Callable[..., Outcome]
-BASE = dict(override.split("=", 1) for override in SMALL)
-SET = {key: yaml.safe_load(value) for key, value in BASE.items()} | {
-    "experts.train.batch_size": 32,
-    "joint.batch_size": 32,
-    "data.train_images": 320,
-    "evaluate.images": 16,
-    "evaluate.attacks": ["fgsm"],
-}
-
-
-def space(folder: Path, domains: dict[str, Any], **keys: Any) -> Path:
-    tree = {
-        "recipe": "digits",
-        "set": {**SET, **keys.pop("set", {})},
-        "final": {"top": 1, "attacks": ["pgd"]},
-        "space": domains,
-        **keys,
-    }
-    file = folder / "small.yaml"
-    file.write_text(yaml.safe_dump(tree, sort_keys=False))
-    return file
 
 
 @dataclass(frozen=True)
@@ -275,117 +248,3 @@ def test_refused_at_once(
 def test_pbt_takes_several_workers_no_further(fmoe: Fmoe, tmp_path: Path) -> None:
     file = space(tmp_path, {"gate.temperature": {"uniform": [0.5, 2]}}, scheduler={"kind": "pbt"})
     refused(fmoe("tune", file, "--workers-per-trial", "2"), "pbt works with one worker a trial")
-
-
-def test_a_front_of_two_metrics(fmoe: Fmoe, ray_session: None, tmp_path: Path) -> None:
-    file = space(
-        tmp_path,
-        {"joint.optimizer.lr": {"loguniform": [0.001, 0.3]}},
-        metrics={"val_clean": "max", "val_robust": "max"},
-        searcher={"kind": "nsga2", "population": 2},
-        scheduler={"kind": "asha", "grace": 1, "reduction": 2},
-    )
-    answer = fmoe("tune", file, "--trials", "4", "--json", "--name", "front").json
-    assert answer["front"]
-    assert sum(answer["counts"].values()) == 4
-    client = MlflowClient(tracking.store_uri())
-    artifacts = {item.path for item in client.list_artifacts(answer["run_id"], "plots")}
-    assert "plots/pareto_front.png" in artifacts
-    killed = [t for t in answer["trials"] if t["status"] == "pruned"]
-    for trial in killed:
-        assert client.get_run(trial["run_id"]).info.status == "KILLED"
-
-
-NESTED = """
-import json, sys, time
-from pathlib import Path
-import ray
-from fmoe.on_ray.session import session
-from pipelines.study_run import Request, run
-
-with session(1):
-    answer = run(Request(sys.argv[1], (), {}, None, None, 2, None, 'nested', False, None, None,
-                         None, None))
-    deadline = time.monotonic() + 20
-    while ray.available_resources().get('CPU') != ray.cluster_resources()['CPU']:
-        assert time.monotonic() < deadline, ray.available_resources()
-        time.sleep(0.2)
-print(json.dumps(answer))
-"""
-
-
-def test_trials_of_two_workers_free_all_cpus(tmp_path: Path) -> None:
-    file = space(
-        tmp_path,
-        {"joint.optimizer.lr": {"choice": [1e-6, 0.2]}},
-        searcher={"kind": "grid"},
-        scheduler={"kind": "asha", "grace": 1, "reduction": 4},
-        baseline=False,
-        budget={"trials": 3},
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", NESTED, str(file)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "FMOE_HOME": str(tmp_path)},
-    )
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert sum(answer["counts"].values()) == 2
-    assert answer["counts"]["failed"] == 0
-    assert answer["best"]["model_uri"].startswith("models:/fmoe-digits/")
-
-
-def start(home: Path, *arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "tune", *map(str, arguments), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "FMOE_HOME": str(home)},
-    )
-
-
-def test_killed_driver_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = space(
-        tmp_path,
-        {"gate.temperature": {"loguniform": [0.3, 3]}},
-        scheduler={"kind": "fifo"},
-        set={"joint.epochs": 5, "data.train_images": 640},
-    )
-    command = (file, "--trials", "4", "--name", "killed")
-    process = start(tmp_path, *command)
-    ledger = Ledger(Folder.at(tmp_path / "studies" / "killed"))
-    deadline = time.monotonic() + 120
-    while True:
-        trials = ledger.trials()
-        ended = [trial for trial in trials if trial.status == "finished"]
-        if ended and any(t.status == "running" and t.history for t in trials):
-            break
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.communicate()
-    kept = {trial.number: trial for trial in ledger.trials()}
-    resumed = start(tmp_path, *command, "--resume")
-    out, err = resumed.communicate(timeout=200)
-    assert resumed.returncode == 0, err
-    answer = json.loads(out.splitlines()[-1])
-    assert answer["counts"] == {"finished": 4, "pruned": 0, "stopped": 0, "failed": 0}
-    for trial in ledger.trials():
-        before = kept.get(trial.number)
-        if before is None:
-            continue
-        assert trial.values == before.values
-        if before.status == "finished":
-            assert (trial.ended, trial.history) == (before.ended, before.history)
-        else:
-            assert trial.history[: len(before.history)] == before.history
-    monkeypatch.setenv("FMOE_HOME", str(tmp_path))
-    client = MlflowClient(tracking.store_uri())
-    runs = client.search_runs([client.get_experiment_by_name("fmoe").experiment_id])
-    assert len(runs) == 5
-    assert {run.info.status for run in runs} == {"FINISHED"}

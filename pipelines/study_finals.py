@@ -1,0 +1,91 @@
+"""The choice among a study's best trials, on all validation images under the full protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fmoe import joint, training
+from fmoe.config import Config
+from fmoe.data import Split
+from fmoe.errors import TrainingFailed
+from fmoe.evaluation import Evaluation, Settings
+from fmoe.mixture import Mixture
+from fmoe.on_ray import evaluate
+from fmoe.on_ray.session import Resources
+from fmoe.search_space import Space
+from fmoe.study import Ledger, Trial, ranked
+from pipelines.study_display import StudyDisplay
+from pipelines.study_log import StudyLog
+
+
+@dataclass(frozen=True)
+class Finals:
+    """Judges trials by the weights that their folders keep."""
+
+    space: Space
+    ledger: Ledger
+    train_digest: str
+    resources: Resources
+    display: StudyDisplay
+
+    def config(self, trial: Trial) -> Config:
+        return self.space.config(trial.values)
+
+    def entrants(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The best few, and the recipe as it stands."""
+        order = ranked(trials, self.space.study.metrics)
+        top = order[: self.space.study.final.top]
+        own = [t for t in order if t.number == 0 and self.space.study.has_baseline and t not in top]
+        return top + own
+
+    def choose(
+        self, trials: Sequence[Trial], val: Split, log: StudyLog
+    ) -> tuple[Trial, dict[int, Evaluation]]:
+        """The best of the finalists, and what each was judged as."""
+        finalists = self.entrants(trials)
+        if not finalists:
+            reasons = {trial.error for trial in trials if trial.error}
+            raise TrainingFailed(f"no trial finished an epoch: {'; '.join(sorted(reasons))}")
+        found = {}
+        for trial in finalists:
+            found[trial.number] = self.evaluate(trial, val, "validation")
+            log.evaluated(trial, "final_val", found[trial.number])
+            self.display.final(trial, found[trial.number])
+        clean = next(iter(self.space.study.metrics)) == "val_clean"
+
+        def score(trial: Trial) -> float:
+            evaluation = found[trial.number]
+            return evaluation.clean if clean else evaluation.worst_case
+
+        return max(finalists, key=score), found
+
+    def evaluate(self, trial: Trial, split: Split, where: str) -> Evaluation:
+        wanted, final = self.config(trial).evaluate, self.space.study.final
+        attacks = tuple(dict.fromkeys([*final.attacks, *wanted.attacks]))
+        bar = self.display.task(f"trial {trial.number}, {where}", len(split))
+        found = evaluate.evaluate(
+            self.model(trial),
+            self.config(trial),
+            split,
+            Settings(attacks, wanted.eps, wanted.batch_size, self.config(trial).seed),
+            resources=self.resources,
+            progress=lambda done, _: self.display.progressed(bar, done),
+        )
+        self.display.drop(bar)
+        return found
+
+    def model(self, trial: Trial) -> Mixture:
+        run = self.ledger.trial_folder(trial.number)
+        return joint.trained(self.config(trial), run, self.train_digest, self.best_epoch(trial))
+
+    def best_epoch(self, trial: Trial) -> int:
+        """The best by validation of which the weights are kept."""
+        chosen = self.config(trial)
+        folder, digest = self.ledger.trial_folder(trial.number), self.train_digest
+        kept = joint.checkpoints(folder, chosen, digest).epochs()
+
+        def score(epoch: int) -> float:
+            return training.selection(trial.history[epoch], chosen.joint.attack)
+
+        return max((epoch for epoch in kept if epoch < len(trial.history)), key=score)

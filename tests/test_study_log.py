@@ -1,0 +1,49 @@
+"""Child runs of a study in a real MLflow store, after the driver was killed and started again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fmoe import tracking
+from fmoe.evaluation import Evaluation, Settings, Verdicts
+from fmoe.study import Trial
+from fmoe.tracking import Tracker
+from pipelines.study_log import StudyLog
+
+
+@pytest.fixture
+def parent() -> Tracker:
+    return Tracker.start("study", {}, {}, None)
+
+
+def status(trial: Trial) -> str:
+    assert trial.run_id is not None
+    return str(tracking.client().get_run(trial.run_id).info.status)
+
+
+def ended(number: int) -> Trial:
+    return Trial(number, {"a": 1}, status="finished", history=[{"val_robust": 0.5}], ended=1.0)
+
+
+def test_a_run_that_the_killed_driver_had_no_time_to_end(parent: Tracker) -> None:
+    trial = Trial(0, {"a": 1}, history=[{"val_robust": 0.5}])
+    killed = StudyLog("study", parent)
+    killed.begun(trial)
+    trial.status = "finished"  # in its file, and not yet in MLflow
+    assert status(trial) == "RUNNING"
+    StudyLog("study", parent).resume([trial])
+    assert status(trial) == "FINISHED"
+
+
+def test_finals_leave_no_run_of_an_earlier_try_running(parent: Tracker) -> None:
+    trial = ended(0)
+    StudyLog("study", parent).ended(trial)
+    again = StudyLog("study", parent)
+    again.resume([trial])
+    assert again.trackers == {}  # nothing to mend
+    right = torch.tensor([True, True, True, False])
+    verdicts = Verdicts(right, {}, [], {})
+    found = Evaluation(verdicts, Settings((), 0.1), 0.0)
+    again.evaluated(trial, "final_val", found)
+    assert status(trial) == "FINISHED"
