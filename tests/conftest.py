@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 
@@ -11,6 +12,9 @@ import torch
 from fmoe import config, data
 from fmoe.config import Config
 from fmoe.data import Data
+
+# Ray gives its workers a low priority: tests beside them would take all of the processor
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 SMALL = [
     "experts.width=4",
