@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from fmoe.experts import Normalize, ResNet18, build_expert
+from fmoe.experts import BasicBlock, Normalize, ResNet18, build_expert
 
 RGB = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 GREY = (0.3053,), (0.3760,)
@@ -46,6 +48,26 @@ def test_images_become_logits(
     assert logits.shape == (5, 7)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(8, 1), (16, 2)])
+def test_block_is_torchvisions(channels: int, stride: int) -> None:
+    from torchvision.models import resnet
+
+    torch.manual_seed(0)
+    ours = BasicBlock(8, channels, stride)
+    theirs = resnet.BasicBlock(8, channels, stride, copy.deepcopy(ours.downsample))
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(3, 8, 6, 6)
+    for training in (True, False):
+        found = [block.train(training)(x).square().sum() for block in (ours, theirs)]
+        assert torch.equal(*found)
+    for loss in found:
+        torch.autograd.backward(loss)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad)
 
 
 def test_the_stem_keeps_the_resolution() -> None:
