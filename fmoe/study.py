@@ -38,8 +38,8 @@ class Trial:
     started: float = field(default_factory=time.time)
     ended: float | None = None
     experts: dict[str, float] = field(default_factory=dict)
-    inside: float = 0.0
-    """Seconds in the trial's process until its last report."""
+    process: str | None = None
+    """host:pid of the process that trained it (that drove it, with several workers)."""
     run_id: str | None = None
     changes: list[dict[str, Any]] = field(default_factory=list)
     search: dict[str, Any] = field(default_factory=dict)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import socket
 import tempfile
 import threading
 import time
@@ -48,7 +50,6 @@ class Setting:
 
 def alone(given: dict[str, Any], setting: Setting) -> None:
     """A trial of one worker: everything in this process, which Tune uses for the next one too."""
-    begin = time.perf_counter()
     asked = given["asked"]
     config, run = Config.model_validate_json(asked["config"]), setting.run(asked["number"])
     data, store = ray.get(setting.shared).data(), ExpertStore(setting.store)
@@ -68,10 +69,11 @@ def alone(given: dict[str, Any], setting: Setting) -> None:
                 came.append(epoch.metrics)
                 continue
             offer = kept.load(epoch.index) if setting.exchange else None
-            report(epoch.index, epoch.metrics, experts, begin, offer, adopted)
+            report(epoch.index, epoch.metrics, experts, offer, adopted)
     except (NonFiniteLoss, UserError) as error:
         # told and not raised: another try would end the same
-        tune.report({"error": f"{type(error).__name__}: {error}", "experts": experts})
+        told = {"error": f"{type(error).__name__}: {error}", "process": process()}
+        tune.report({**told, "experts": experts})
 
 
 def adopt(kept: Checkpoints) -> int:
@@ -92,7 +94,6 @@ def adopt(kept: Checkpoints) -> int:
 
 def together(given: dict[str, Any], setting: Setting) -> None:
     """A trial of several workers: a Ray Train run of its own, started from here."""
-    begin = time.perf_counter()
     asked = given["asked"]
     config = Config.model_validate_json(asked["config"])
     store = ExpertStore(setting.store)
@@ -124,20 +125,20 @@ def together(given: dict[str, Any], setting: Setting) -> None:
     reported: set[int] = set()
     while (event := heard.get()) is not None:
         if isinstance(event, NonFiniteLoss | UserError):
-            tune.report({"error": f"{type(event).__name__}: {event}", "experts": experts})
+            told = {"error": f"{type(event).__name__}: {event}", "process": process()}
+            tune.report({**told, "experts": experts})
             return
         if isinstance(event, BaseException):
             raise event
         if event["kind"] == "epoch" and event["epoch"] not in reported:
             reported.add(event["epoch"])
-            report(event["epoch"], event["metrics"], experts, begin)
+            report(event["epoch"], event["metrics"], experts)
 
 
 def report(
     epoch: int,
     metrics: dict[str, float],
     experts: dict[str, float],
-    begin: float,
     offer: Checkpoint | None = None,
     adopted: dict[str, Any] | None = None,
 ) -> None:
@@ -154,7 +155,7 @@ def report(
         "history": metrics,
         "adopted": adopted,
         "experts": experts,
-        "inside": time.perf_counter() - begin,
+        "process": process(),
     }
     if offer is None:
         tune.report(told)
@@ -162,6 +163,10 @@ def report(
     with tempfile.TemporaryDirectory() as folder:
         Checkpoints(Folder.at(folder), EXCHANGE).save(offer, epoch)
         tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def summary(manifests: list[dict[str, Any]]) -> dict[str, float]:

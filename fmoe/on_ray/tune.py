@@ -237,6 +237,7 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         ours = self._ours(trial)
+        ours.process = result["process"]
         if "error" in result:
             ours.error, ours.experts = str(result["error"]), dict(result["experts"])
             return
@@ -245,7 +246,6 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         if result["epoch"] != len(ours.history):
             return  # a resumed trial goes through its history again
         ours.experts = dict(result["experts"])
-        ours.inside = result["inside"]
         ours.history.append(dict(result["history"]))
         self.listener.reported(ours)
 
