@@ -132,6 +132,8 @@ class Evaluate(Spec):
     images: PositiveInt | None = None
     """How many test images, from the first; null for all."""
     batch_size: PositiveInt = 250
+    gate_collapse: Literal["stop", "report"] = "stop"
+    """Whether a gate that gives nearly everything to one expert stops promotion."""
 
 
 class Config(Spec):
@@ -206,9 +208,24 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
             f"unknown recipe {recipe!r}: there are {', '.join(recipes())}; or give a YAML file"
         )
     tree = parse_yaml(text, recipe)
+    if "recipe" in tree:
+        tree = derived(tree, recipe)
     for override in overrides:
         _set(tree, override)
     return validate(tree, recipe)
+
+
+def derived(tree: dict[str, Any], source: str) -> dict[str, Any]:
+    """The tree of a file that names another `recipe` and what it `set`s of it, by dotted path."""
+    base, changes = tree["recipe"], tree.get("set", {})
+    if tree.keys() - {"recipe", "set"} or not isinstance(changes, dict):
+        raise UserError(f"{source}: a recipe that starts from another has `recipe` and `set` only")
+    if base not in recipes() or base == recipe_name(source):
+        raise UserError(f"{source}: recipe: {base}: there are {', '.join(recipes())}")
+    start = load(base).plain()
+    for path, value in changes.items():
+        put(start, str(path), value, f"{source}: set")
+    return start
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:

@@ -12,7 +12,21 @@ import typer
 
 import fmoe
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError
-from pipelines import data, evaluate, jobs, predict, pull, runs, studies, submit, train, tune
+from pipelines import (
+    compare,
+    data,
+    evaluate,
+    jobs,
+    models,
+    predict,
+    promote,
+    pull,
+    runs,
+    studies,
+    submit,
+    train,
+    tune,
+)
 
 app = typer.Typer(
     name="fmoe",
@@ -29,6 +43,9 @@ app.command("train")(train.train)
 app.command("tune")(tune.tune)
 app.add_typer(studies.app, name="studies")
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("promote")(promote.promote)
+app.add_typer(models.app, name="models")
 app.command("pull")(pull.pull)
 app.command("predict")(predict.predict)
 app.command("submit", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,70 +10,77 @@ import typer
 from pipelines.options import DataDir, Gpu, Json, Processes
 from pipelines.output import Display, percent, result, say
 
+Data = Annotated[str | None, typer.Option(help="Data set; by default the model's own.")]
+Attacks = Annotated[
+    str | None,
+    typer.Option(
+        help="With commas, of fgsm, pgd, pgd50, autoattack, mixture (attacks on gate and experts, "
+        "transfer matrix, temperatures), sweeps (over eps and steps). Default: the recipe's, "
+        "mixture and sweeps."
+    ),
+]
+Full = Annotated[
+    bool, typer.Option("--full", help="All attacks: what `fmoe promote` asks for. Takes long.")
+]
+Eps = Annotated[str | None, typer.Option(help="Such as 8/255; default: the recipe's.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")]
+Seed = Annotated[int, typer.Option(help="Of random starts.")]
+Report = Annotated[
+    Path | None, typer.Option(help="Folder for a page (index.html), its figures and the verdicts.")
+]
+
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Model folder, run folder or registry URI.")],
-    data: Annotated[str | None, typer.Option(help="Data set; by default the model's own.")] = None,
+    data: Data = None,
     data_dir: DataDir = None,
-    attacks: Annotated[
-        str | None,
-        typer.Option(help="Of fgsm, pgd, pgd50, autoattack, with commas; default: the recipe's."),
-    ] = None,
-    eps: Annotated[str | None, typer.Option(help="Such as 8/255; default: the recipe's.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")] = None,
+    attacks: Attacks = None,
+    full: Full = False,
+    eps: Eps = None,
+    limit: Limit = None,
     workers: Processes = 1,
-    seed: Annotated[int, typer.Option(help="Of random starts.")] = 0,
+    seed: Seed = 0,
     gpu: Gpu = None,
+    report: Report = None,
     json: Json = False,
 ) -> None:
-    """Clean and robust accuracy on the test split, with 95% intervals and the worst case.
+    """Clean and robust accuracy on the test split, with 95% intervals, worst case and flags.
+
+    Killed, the same command goes on: finished chunks are kept.
 
     \b
-    fmoe evaluate models:/fmoe-digits@candidate
-    fmoe evaluate runs/my-run --attacks fgsm,pgd50,autoattack --limit 1000 --workers 2
+    fmoe evaluate models:/fmoe-digits@candidate --full --report page --workers 2
+    fmoe evaluate runs/my-run --attacks fgsm,pgd50,autoattack --limit 1000
     """
-    from fmoe import checkpoint
-    from fmoe import data as data_sets
-    from fmoe.errors import UserError
-    from fmoe.evaluation import Settings
-    from fmoe.locate import located
-    from fmoe.on_ray import evaluate as on_ray
-    from fmoe.on_ray.session import Resources, session
-    from fmoe.schema import parse_ratio
+    from pipelines.judging import Request, judge
+    from pipelines.reporting import record, write_report
 
+    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu)
     with result(json) as answer, Display() as display:
-        with located(model) as folder:
-            network, config, _ = checkpoint.load_model(folder)
-        try:
-            chosen_eps = config.evaluate.eps if eps is None else float(parse_ratio(eps))
-        except ValueError:
-            raise UserError(f"--eps {eps}: expected a number such as 0.1 or 8/255") from None
-        if not 0 <= chosen_eps <= 1:
-            raise UserError(f"--eps {eps}: must lie in [0, 1] (pixels of [0,1])")
-        names = tuple(attacks.split(",") if attacks else config.evaluate.attacks)
-        settings = Settings(names, chosen_eps, config.evaluate.batch_size, seed)
-        loaded = data_sets.load(data or config.data.name, data_dir)
-        if loaded.info.shape != data_sets.INFO[config.data.name].shape:
-            raise UserError(f"--data {data}: the model was made for {config.data.name}")
-        test = loaded.test[: limit or config.evaluate.images]
-        bar = display.task("evaluate", len(test))
-        with session(workers):
-            found = on_ray.evaluate(
-                network,
-                config,
-                test,
-                settings,
-                resources=Resources.per_worker(workers, gpu),
-                progress=lambda done, _: display.update(bar, done),
-            )
-        answer |= found.to_json() | {"model": model, "data": loaded.name, "digest": loaded.digest}
-    figures = {"clean": found.clean, **found.robust, "worst_case": found.worst_case}
-    say(json, f"{loaded.name}: {found.images} test images, linf eps {chosen_eps:.5f}")
-    for name, value in figures.items():
+        judged = judge(model, request, display)
+        answer |= judged.to_json()
+        if report is not None:
+            answer["report"] = str(write_report(judged, answer, report))
+        record(judged, answer, report)
+    found = judged.found
+    say(
+        json,
+        f"{judged.data.name}: {found.images} test images, linf eps {found.settings.eps:.5f}",
+    )
+    for name, value in found.figures.items():
         low, high = answer["interval95"][name]
-        say(json, f"  {name:<12} {percent(value):>6}   95% {percent(low)} to {percent(high)}")
-    for flag in found.verdicts.flags:
+        say(json, f"  {name:<14} {percent(value):>6}   95% {percent(low)} to {percent(high)}")
+    for flag in found.flags:
         say(json, f"  flag: {flag}")
+    for note in found.notes:
+        say(json, f"  note: {note}")
+    reasons = dict.fromkeys(found.skipped.values())
+    for reason in reasons:
+        names = ", ".join(name for name, why in found.skipped.items() if why == reason)
+        say(json, f"  skipped ({reason}): {names}")
+    for key in ("report", "recorded"):
+        if key in answer:
+            say(json, f"  {key}: {answer[key]}")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def publish(
                 config,
                 data_digest=data.digest,
                 metrics=report,
-                extra={"run_id": tracker.run_id},
+                extra={"run_id": tracker.run_id, "selected_on": "validation"},
             )
         tracker.settle()
         tracker.log_figures(charts)

@@ -12,7 +12,7 @@ from fmoe.errors import UserError
 from pipelines.options import Address, Json
 from pipelines.output import result, say
 
-HERE_ONLY = ("submit", "jobs", "runs", "studies")
+HERE_ONLY = ("submit", "jobs", "runs", "studies", "models")
 
 
 def submit(

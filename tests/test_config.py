@@ -57,6 +57,30 @@ def test_empty_yaml_mapping_gives_the_defaults(tmp_path: Path) -> None:
     assert config.load(written(tmp_path, "{}")) == Config()
 
 
+def test_a_recipe_may_start_from_another(tmp_path: Path) -> None:
+    text = "recipe: digits\nset: {gate.kind: uniform, experts.roles.fgsm.count: 2}"
+    found = config.load(written(tmp_path, text), ["seed=3"])
+    own = ["gate.kind=uniform", "experts.roles.fgsm.count=2", "seed=3"]
+    assert found == config.load("digits", own)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recipe: nonesuch", "recipe: nonesuch: there are"),
+        ("recipe: [digits]", "recipe: .* there are"),
+        ("{recipe: digits, seed: 3}", "`recipe` and `set` only"),
+        ("{recipe: digits, set: [1]}", "`recipe` and `set` only"),
+        ("{recipe: digits, set: {joint.epoch: 3}}", "joint: unknown key epoch"),
+    ],
+)
+def test_a_recipe_that_starts_from_another_is_checked(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        config.load(written(tmp_path, text))
+
+
 def written(folder: Path, text: str) -> str:
     file = folder / "mine.yaml"
     file.write_text(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 import torch
@@ -12,23 +11,24 @@ from pyautoattack import AutoAttack
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from fmoe.attacks import FGSM, ModelFn
 from fmoe.data import Data, Split
 from fmoe.draw import Draw
 from fmoe.errors import UserError
 from fmoe.evaluation import (
-    ATTACKS,
     PROTOCOL,
+    STANDARD,
     Evaluation,
+    Found,
     Settings,
-    Verdicts,
     evaluate,
-    judge_chunk,
+    judge,
     mcnemar,
     summarise,
     wilson,
 )
-from fmoe.evaluation.standard import Chunk, assert_within, survivors
+from fmoe.evaluation.chunk import Chunk, assert_within
+from fmoe.evaluation.iterated import ascending, until_broken
+from fmoe.evaluation.standard import pgd
 from fmoe.experts import ResNet18
 
 EPS = 0.1
@@ -115,7 +115,7 @@ def test_a_constant_classifier_has_its_class_share(part: Split) -> None:
     assert 0 < share < 1
     assert result.clean == result.worst_case == pytest.approx(share)
     assert result.robust == {"fgsm": pytest.approx(share), "pgd": pytest.approx(share)}
-    assert torch.equal(result.verdicts.clean, part.labels == 3)
+    assert torch.equal(result.right, part.labels == 3)
 
 
 def test_without_attacks_worst_case_is_clean(net: nn.Module, part: Split) -> None:
@@ -141,9 +141,9 @@ def cheap(net: nn.Module, part: Split) -> Evaluation:
 
 
 def test_only_images_that_were_right_survive(cheap: Evaluation) -> None:
-    for verdict in cheap.verdicts.robust.values():
-        assert verdict.shape == cheap.verdicts.clean.shape
-        assert (verdict <= cheap.verdicts.clean).all()
+    for verdict in cheap.verdicts.values():
+        assert verdict.shape == cheap.right.shape
+        assert (verdict <= cheap.right).all()
 
 
 def test_stronger_attacks_leave_fewer(cheap: Evaluation) -> None:
@@ -153,37 +153,32 @@ def test_stronger_attacks_leave_fewer(cheap: Evaluation) -> None:
 
 
 def test_the_worst_case_survives_every_attack(cheap: Evaluation) -> None:
-    everything = torch.stack([cheap.verdicts.clean, *cheap.verdicts.robust.values()])
+    everything = torch.stack([cheap.right, *cheap.verdicts.values()])
     assert cheap.worst_case == everything.all(0).double().mean().item()
 
 
 def test_the_worst_case_is_an_intersection_and_no_minimum() -> None:
     # clean 3/4; each attack alone leaves 1/2, but not the same images: together 1/4
-    verdicts = Verdicts(
-        torch.tensor([True, True, True, False]),
-        {
-            "fgsm": torch.tensor([True, True, False, False]),
-            "pgd": torch.tensor([False, True, True, False]),
-        },
-        [],
-        {"fgsm": 1.0, "pgd": 2.0},
-    )
-    result = Evaluation(verdicts, Settings(("fgsm", "pgd"), EPS), 3.0)
+    labels = torch.tensor([1, 1, 1, 1])
+    columns = {
+        "prediction.clean": torch.tensor([1, 1, 1, 0]),
+        "broken.fgsm": torch.tensor([False, False, True, True]),
+        "broken.pgd": torch.tensor([True, False, False, True]),
+    }
+    result = Evaluation(Settings(("fgsm", "pgd"), EPS), labels, columns)
     assert (result.clean, result.worst_case) == (0.75, 0.25)
     assert result.robust == {"fgsm": 0.5, "pgd": 0.5}
-    assert torch.equal(verdicts.clean, torch.tensor([True, True, True, False]))  # not changed
 
 
 def test_same_seed_same_verdicts(net: nn.Module, part: Split) -> None:
     before = torch.get_rng_state()
     first, second = (
-        evaluate(net, part.images, part.labels, attacks=["fgsm", "pgd"], eps=0.06, seed=1).verdicts
+        evaluate(net, part.images, part.labels, attacks=["fgsm", "pgd"], eps=0.06, seed=1)
         for _ in range(2)
     )
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first.clean, second.clean)
-    assert torch.equal(first.robust["fgsm"], second.robust["fgsm"])
-    assert torch.equal(first.robust["pgd"], second.robust["pgd"])
+    assert first.columns.keys() == second.columns.keys()
+    assert all(torch.equal(found, second.columns[name]) for name, found in first.columns.items())
 
 
 def test_the_seed_moves_the_random_starts(net: nn.Module, part: Split) -> None:
@@ -199,18 +194,19 @@ def test_the_seed_moves_the_random_starts(net: nn.Module, part: Split) -> None:
 def test_chunks_may_be_judged_anywhere_in_any_order(net: nn.Module, part: Split) -> None:
     settings = Settings(("fgsm", "pgd"), 0.06, batch_size=16)
     starts = range(0, len(part), 16)
-    judged = {
-        start: judge_chunk(net, part[start : start + 16], start, settings)
-        for start in reversed(starts)
-    }
-    apart = summarise([judged[start] for start in starts], settings, 0.0)
+    judged: dict[int, dict[str, Found]] = {}
+    for start in reversed(starts):
+        found = judged[start] = {}
+        for name in ("clean", "fgsm", "pgd"):
+            before = {k: v for one in found.values() for k, v in one.columns.items()}
+            found[name] = judge(net, part[start : start + 16], start, name, before, settings)
+    apart = summarise([judged[start] for start in starts], part.labels, settings, {}, 0.0)
     at_once = evaluate(
         net, part.images, part.labels, attacks=["fgsm", "pgd"], eps=0.06, batch_size=16
     )
     assert at_once.images == 40
-    assert torch.equal(apart.verdicts.clean, at_once.verdicts.clean)
-    for name in ("fgsm", "pgd"):
-        assert torch.equal(apart.verdicts.robust[name], at_once.verdicts.robust[name])
+    for name, column in at_once.columns.items():
+        assert torch.equal(apart.columns[name], column)
     assert apart.worst_case == at_once.worst_case
 
 
@@ -224,35 +220,63 @@ def test_chunks_have_draws_of_their_own() -> None:
 
     images, labels = torch.full((2, 1, 8, 8), 128, dtype=torch.uint8), torch.tensor([3, 3])
     evaluate(Recorder(), images, labels, attacks=["pgd"], eps=EPS, batch_size=1)
-    first, second = seen[1], seen[1 + len(seen) // 2]  # [0] is the clean pass
+    half = len(seen) // 2
+    first, second = seen[half - 1], seen[-1]  # of each chunk the last iterate
     assert not torch.equal(first, second)
 
 
 def test_leaving_an_image_out_changes_no_others_verdict(net: nn.Module, part: Split) -> None:
     chunk = Chunk(part.pixels(), part.labels, (0, 0))
     with torch.no_grad():
-        clean = net(chunk.x).argmax(1) == chunk.y
-    fewer = clean.clone()
-    fewer[::2] = False
-    all_of_them, _ = ATTACKS["pgd"](net, chunk, clean, 0.06)
-    some_of_them, _ = ATTACKS["pgd"](net, chunk, fewer, 0.06)
-    assert torch.equal(some_of_them[1::2], all_of_them[1::2])
-    assert not some_of_them[::2].any()
+        said = net(chunk.x).argmax(1)
+    fewer = said.clone()
+    fewer[::2] = (chunk.y[::2] + 1) % 10  # as if they were wrong
+    all_of_them, _ = pgd(net, chunk, {"prediction.clean": said}, 0.06)
+    some_of_them, _ = pgd(net, chunk, {"prediction.clean": fewer}, 0.06)
+    some, every = some_of_them["broken.pgd"], all_of_them["broken.pgd"]
+    assert torch.equal(some[1::2], every[1::2])
+    assert some[::2].all()
+    assert not some_of_them["attacked.pgd"][::2].any()
+
+
+def test_an_image_leaves_when_it_breaks_and_others_go_on(net: nn.Module, part: Split) -> None:
+    """The same verdicts as 20 steps on all images, any iterate counting."""
+    chunk, seen = Chunk(part.pixels(), part.labels, (0, 0)), []
+    white_box = ascending(net, chunk.y)
+
+    def counting(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(len(x))
+        return white_box(x, rows)
+
+    everything = torch.ones(len(part), dtype=torch.bool)
+    found = until_broken(counting, chunk, everything, "pgd", eps=0.06)
+    x = chunk.x + 0.06 * Draw(0, 0, "pgd", total=len(part)).noise(chunk.x)
+    broken_at = torch.full((len(part),), -1)
+    for step in range(21):
+        x = x.clamp(chunk.x - 0.06, chunk.x + 0.06).clamp(0, 1).detach().requires_grad_(True)
+        outputs = net(x)
+        wrong = outputs.argmax(1) != chunk.y
+        broken_at[wrong & (broken_at < 0)] = step
+        loss = F.cross_entropy(outputs, chunk.y, reduction="sum")
+        x = x + 0.015 * torch.autograd.grad(loss, x)[0].sign()
+    assert (found.step == broken_at).double().mean() > 0.9  # batches of other sizes round otherwise
+    assert ((found.step >= 0) == (broken_at >= 0)).double().mean() > 0.95
+    assert seen == sorted(seen, reverse=True)
+    assert 0 < seen[-1] < seen[0] == len(part)
 
 
 def test_nothing_right_nothing_to_attack(part: Split) -> None:
     labels = torch.full_like(part.labels, 5)
-    result = evaluate(Constant(), part.images, labels, attacks=list(ATTACKS))
+    result = evaluate(Constant(), part.images, labels, attacks=STANDARD)
     assert result.clean == result.worst_case == 0
-    assert result.verdicts.flags == []
+    assert result.raised == []
 
 
 def test_judges_in_eval_mode_and_leaves_the_weights_alone(net: nn.Module, part: Split) -> None:
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    expected = evaluate(net, part.images, part.labels, attacks=["fgsm"], eps=EPS).verdicts
-    found = evaluate(net.train(), part.images, part.labels, attacks=["fgsm"], eps=EPS).verdicts
-    assert torch.equal(found.clean, expected.clean)
-    assert torch.equal(found.robust["fgsm"], expected.robust["fgsm"])
+    expected = evaluate(net, part.images, part.labels, attacks=["fgsm"], eps=EPS).columns
+    found = evaluate(net.train(), part.images, part.labels, attacks=["fgsm"], eps=EPS).columns
+    assert all(torch.equal(column, expected[name]) for name, column in found.items())
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     net.eval()
 
@@ -277,7 +301,7 @@ def test_json_holds_the_figures_and_how_they_came(cheap: Evaluation) -> None:
     assert found["worst_case"] == cheap.worst_case
     assert set(found["interval95"]) == {"clean", "fgsm", "pgd", "pgd50", "worst_case"}
     assert found["interval95"]["clean"] == list(wilson(round(40 * cheap.clean), 40))
-    assert set(found["attack_seconds"]) == {"fgsm", "pgd", "pgd50"}
+    assert set(found["attack_seconds"]) == {"clean", "fgsm", "pgd", "pgd50"}
     expected = {"images": 40, "eps": 0.06, "norm": "linf", "seed": 0, "protocol": PROTOCOL}
     assert {key: found[key] for key in expected} == expected
 
@@ -291,39 +315,11 @@ def test_refuses_an_unknown_attack(part: Split, attacks: list[str]) -> None:
 # guards
 
 
-class Cheat(FGSM):
-    """Goes twice as far as it says."""
-
-    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
-        return (x + 2 * EPS).clamp(max=1)
-
-
-class Escape(FGSM):
-    """Leaves the unit cube."""
-
-    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
-        return x - EPS
-
-
-@pytest.mark.parametrize(
-    ("attack", "message"), [(Cheat(eps=EPS), "away, eps is 0.1"), (Escape(eps=EPS), "leaves")]
-)
-def test_a_cheating_attack_is_caught(part: Split, attack: FGSM, message: str) -> None:
-    chunk = Chunk(part.pixels(), part.labels, (0, 0))
+@pytest.mark.parametrize(("shift", "message"), [(2 * EPS, "away, eps is 0.1"), (-EPS, "leaves")])
+def test_a_cheating_attack_is_caught(part: Split, shift: float, message: str) -> None:
+    x = part.pixels()
     with pytest.raises(AssertionError, match=message):
-        survivors(Constant(), chunk, torch.ones(len(part), dtype=torch.bool), attack, "cheat")
-
-
-def test_a_cheating_attack_is_caught_by_evaluate(
-    part: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def cheat(*args: Any) -> tuple[Tensor, list[str]]:
-        model, chunk, alive, _ = args
-        return survivors(model, chunk, alive, Cheat(eps=EPS), "cheat"), []
-
-    monkeypatch.setitem(ATTACKS, "cheat", cheat)
-    with pytest.raises(AssertionError, match="away"):
-        evaluate(Constant(), part.images, part.labels, attacks=["cheat"], eps=EPS)
+        assert_within(x + shift, x, EPS)
 
 
 def test_rounding_is_within() -> None:
@@ -340,7 +336,7 @@ def test_autoattack_is_the_library_on_the_images_that_were_right(digits: Data, p
     model, eps, seed = LinearDigits(digits), 0.15, 3  # linear, for Square asks it 5,000 times
     images, labels = part.images[:8], part.labels[:8].clone()
     labels[0] = (labels[0] + 1) % 10  # one that is wrong before any attack
-    result = evaluate(model, images, labels, attacks=["pgd", "autoattack"], eps=eps, seed=seed)
+    result = evaluate(model, images, labels, attacks=["autoattack"], eps=eps, seed=seed)
     x = Split(images, labels).pixels().contiguous()
     with torch.random.fork_rng(devices=[]):
         right = model(x).argmax(1) == labels
@@ -348,8 +344,7 @@ def test_autoattack_is_the_library_on_the_images_that_were_right(digits: Data, p
         x_adv, _ = library.run_standard_evaluation(x[right], labels[right], batch_size=8)
     expected = right.clone()
     expected[right] = model(x_adv).argmax(1) == labels[right]
-    assert torch.equal(result.verdicts.robust["autoattack"], expected)
-    assert result.robust["autoattack"] <= result.robust["pgd"]
+    assert torch.equal(result.verdicts["autoattack"], expected)
     assert 0 < result.robust["autoattack"] < result.clean < 1  # else this shows little
 
 
@@ -357,16 +352,16 @@ def test_autoattacks_warnings_become_flags(digits: Data, part: Split) -> None:
     few = part[:16]  # in chunks of 4, the flag of each is one flag of all
     model = LinearDigits(digits, probabilities=True)
     result = evaluate(model, few.images, few.labels, attacks=["autoattack"], eps=0.6, batch_size=4)
-    flags = [flag for flag in result.verdicts.flags if "probability distribution" in flag]
+    flags = [flag for flag in result.flags if "probability distribution" in flag]
     assert len(flags) == 1
     assert flags[0].startswith("autoattack: ")
-    assert result.to_json()["flags"] == result.verdicts.flags
+    assert result.to_json()["flags"] == result.flags
 
 
 def test_logits_raise_no_flag(digits: Data, part: Split) -> None:
     few, model = part[:8], LinearDigits(digits)
     result = evaluate(model, few.images, few.labels, attacks=["autoattack"], eps=0.6)
-    assert result.verdicts.flags == []
+    assert result.flags == []
     assert result.robust["autoattack"] == 0
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fmoe import tracking
-from fmoe.evaluation import Evaluation, Settings, Verdicts
+from fmoe.evaluation import Evaluation, Settings
 from fmoe.study import Trial
 from fmoe.tracking import Tracker
 from pipelines.study_log import StudyLog
@@ -42,8 +42,7 @@ def test_finals_leave_no_run_of_an_earlier_try_running(parent: Tracker) -> None:
     again = StudyLog("study", parent)
     again.resume([trial])
     assert again.trackers == {}  # nothing to mend
-    right = torch.tensor([True, True, True, False])
-    verdicts = Verdicts(right, {}, [], {})
-    found = Evaluation(verdicts, Settings((), 0.1), 0.0)
+    labels = torch.tensor([1, 2, 3])
+    found = Evaluation(Settings((), 0.1), labels, {"prediction.clean": torch.tensor([1, 2, 0])})
     again.evaluated(trial, "final_val", found)
     assert status(trial) == "FINISHED"

@@ -6,27 +6,24 @@ Images are judged in chunks, each on its own and with draws of its own, so that 
 depend on how many workers share the chunks.
 """
 
-from fmoe.evaluation.intervals import mcnemar, wilson
-from fmoe.evaluation.protocol import (
-    PROTOCOL,
-    Evaluation,
-    Settings,
-    Verdicts,
-    evaluate,
-    judge_chunk,
-    summarise,
-)
-from fmoe.evaluation.standard import ATTACKS
+from fmoe.evaluation.chunk import Found
+from fmoe.evaluation.intervals import mcnemar, paired, wilson
+from fmoe.evaluation.protocol import evaluate, judge, plan, summarise
+from fmoe.evaluation.result import Evaluation
+from fmoe.evaluation.settings import FULL, PROTOCOL, STANDARD, Settings
 
 __all__ = [
-    "ATTACKS",
+    "FULL",
     "PROTOCOL",
+    "STANDARD",
     "Evaluation",
+    "Found",
     "Settings",
-    "Verdicts",
     "evaluate",
-    "judge_chunk",
+    "judge",
     "mcnemar",
+    "paired",
+    "plan",
     "summarise",
     "wilson",
 ]

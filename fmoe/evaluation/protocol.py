@@ -1,10 +1,9 @@
-"""Running the protocol over a data set, and what it finds."""
+"""Running the protocol: stages over chunks of images, each on what the ones before it have left."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,122 +12,72 @@ from torch import Tensor, nn
 from fmoe.attacks import eval_mode
 from fmoe.data import Split
 from fmoe.errors import UserError
-from fmoe.evaluation.intervals import wilson
-from fmoe.evaluation.standard import ATTACKS, Chunk
+from fmoe.evaluation import mixture_suite, standard, sweeps
+from fmoe.evaluation.chunk import Chunk, Columns, Found
+from fmoe.evaluation.result import Evaluation
+from fmoe.evaluation.settings import MIXTURE, Settings
+from fmoe.evaluation.standard import Given
 
-PROTOCOL = 1
-"""Raised whenever a change could move a figure."""
+Stage = Callable[[Any, Chunk, Columns, float], Given]
+"""(model, chunk, what earlier stages found, eps) to columns and flags."""
 
-
-@dataclass(frozen=True)
-class Settings:
-    """eps in pixels of [0,1]; batch_size images are one chunk."""
-
-    attacks: tuple[str, ...]
-    eps: float
-    batch_size: int = 250
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in self.attacks:
-            if name not in ATTACKS:
-                raise UserError(f"unknown attack {name!r} (there are: {', '.join(ATTACKS)})")
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """What was found for some images: bool [N] each; True: right, under attack too."""
-
-    clean: Tensor
-    robust: dict[str, Tensor]
-    flags: list[str]
-    seconds: dict[str, float]
+STAGES: dict[str, Stage] = {
+    "clean": standard.clean,
+    "fgsm": standard.fgsm,
+    "pgd": standard.pgd,
+    "pgd50": standard.pgd50,
+    "autoattack": standard.autoattack,
+    "gate-only": mixture_suite.gate_only,
+    "frozen-gate": mixture_suite.frozen_gate,
+    "surrogate": mixture_suite.mixings,
+    "reweighted": mixture_suite.reweighted,
+    "transfer": mixture_suite.transfer,
+    "saturation": mixture_suite.saturation,
+    "steps": sweeps.steps,
+    "radius": sweeps.radius,
+}
+"""A new attack: a function of a stage's form, its name here and its place in `settings`."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Verdicts of all images, and the figures that follow from them."""
-
-    verdicts: Verdicts
-    settings: Settings
-    seconds: float
-
-    @property
-    def images(self) -> int:
-        return len(self.verdicts.clean)
-
-    @property
-    def clean(self) -> float:
-        return self.verdicts.clean.double().mean().item()
-
-    @property
-    def robust(self) -> dict[str, float]:
-        return {name: v.double().mean().item() for name, v in self.verdicts.robust.items()}
-
-    @property
-    def survivors(self) -> Tensor:
-        """bool [N]: right, and under every attack that was run."""
-        alive = self.verdicts.clean.clone()
-        for verdict in self.verdicts.robust.values():
-            alive &= verdict
-        return alive
-
-    @property
-    def worst_case(self) -> float:
-        """The share of images that survive every attack that was run."""
-        return self.survivors.double().mean().item()
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """Clean accuracy, each attack's, and the worst case."""
-        return {"clean": self.clean, **self.robust, "worst_case": self.worst_case}
-
-    def to_json(self) -> dict[str, Any]:
-        n = self.images
-        return {
-            "clean": self.clean,
-            "robust": self.robust,
-            "worst_case": self.worst_case,
-            "interval95": {k: list(wilson(round(v * n), n)) for k, v in self.figures.items()},
-            "flags": self.verdicts.flags,
-            "images": n,
-            "eps": self.settings.eps,
-            "norm": "linf",
-            "seed": self.settings.seed,
-            "protocol": PROTOCOL,
-            "seconds": self.seconds,
-            "attack_seconds": self.verdicts.seconds,
-        }
+def plan(model: nn.Module, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """The stages to run, in order, and those that are skipped with the reason."""
+    why = mixture_suite.why_not(model)
+    skipped = {name: why for name in settings.stages if name in MIXTURE and why}
+    return ["clean", *(name for name in settings.stages if name not in skipped)], skipped
 
 
-def judge_chunk(model: nn.Module, part: Split, start: int, settings: Settings) -> Verdicts:
-    """Clean and robust verdicts of one chunk; start: the first image's place in the data set.
+def judge(
+    model: nn.Module, part: Split, start: int, name: str, before: Columns, settings: Settings
+) -> Found:
+    """One stage on one chunk; start: the first image's place in the data set.
 
-    An attack is run on the images that the model gets right: the others count as broken.
+    before: the columns of the chunk's earlier stages.
     """
     chunk = Chunk(part.pixels(), part.labels, (settings.seed, start))
-    robust, flags, seconds = {}, [], {}
+    begin = time.perf_counter()
     with eval_mode(model):
-        with torch.no_grad():
-            clean = model(chunk.x).argmax(1) == chunk.y
-        for name in settings.attacks:
-            begin = time.perf_counter()
-            alive, raised = ATTACKS[name](model, chunk, clean, settings.eps)
-            robust[name] = alive.cpu()
-            flags += raised
-            seconds[name] = time.perf_counter() - begin
-    return Verdicts(clean.cpu(), robust, flags, seconds)
+        columns, flags = STAGES[name](model, chunk, before, settings.eps)
+    found = {key: column.detach().cpu() for key, column in columns.items()}
+    return Found(found, flags, time.perf_counter() - begin)
 
 
-def summarise(parts: Sequence[Verdicts], settings: Settings, seconds: float) -> Evaluation:
-    """All chunks' verdicts, in the order of the images."""
-    verdicts = Verdicts(
-        torch.cat([part.clean for part in parts]),
-        {name: torch.cat([part.robust[name] for part in parts]) for name in settings.attacks},
-        sorted({flag for part in parts for flag in part.flags}),
-        {name: sum(part.seconds[name] for part in parts) for name in settings.attacks},
-    )
-    return Evaluation(verdicts, settings, seconds)
+def summarise(
+    parts: Sequence[Mapping[str, Found]],
+    labels: Tensor,
+    settings: Settings,
+    skipped: dict[str, str],
+    seconds: float,
+) -> Evaluation:
+    """All chunks' findings (stage to found), in the order of the images."""
+    stages = list(parts[0])
+    columns = {
+        key: torch.cat([part[stage].columns[key] for part in parts])
+        for stage in stages
+        for key in parts[0][stage].columns
+    }
+    raised = sorted({flag for part in parts for found in part.values() for flag in found.flags})
+    spent = {stage: sum(part[stage].seconds for part in parts) for stage in stages}
+    return Evaluation(settings, labels.cpu(), columns, raised, skipped, spent, seconds)
 
 
 def evaluate(
@@ -136,27 +85,48 @@ def evaluate(
     images: Tensor,
     labels: Tensor,
     *,
-    attacks: Sequence[str] = ("fgsm", "pgd"),
+    attacks: Sequence[str] = ("fgsm", "pgd", "mixture", "sweeps"),
     eps: float = 8 / 255,
     batch_size: int = 250,
     seed: int = 0,
+    selected_on: str | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Judges any classifier: images uint8 [N,C,H,W], labels int64 [N].
 
     `model` maps float images in [0,1] to logits or log-probabilities; eps is in pixels of [0,1].
-    Raises `UserError` for an unknown attack, or no images.
+    The mixture's attacks need a `fmoe.mixture.Mixture`, and are listed in `skipped` for another
+    model. selected_on: the split by which the model was chosen, `validation` or `test`.
+    `progress(done, total)` counts images. Raises `UserError` for an unknown attack, for images that
+    are not uint8 (such as ones normalised already), or for none.
     """
-    settings = Settings(tuple(attacks), eps, batch_size, seed)
-    begin, parts = time.perf_counter(), []
     if len(images) == 0:
         raise UserError("no images to judge")
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise UserError(
+            f"images: {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,C,H,W], "
+            "pixels from 0 to 255 (normalisation belongs inside the model)"
+        )
+    if selected_on not in (None, "validation", "test"):
+        raise UserError(f"selected_on: {selected_on!r}; expected 'validation', 'test' or None")
+    settings = Settings(
+        tuple(attacks), eps, batch_size, seed,
+        selected_on=selected_on,  # type: ignore[arg-type]
+    )  # fmt: skip
+    begin = time.perf_counter()
+    stages, skipped = plan(model, settings)
     split = Split(images, labels).to(torch.device(device))
     model = model.to(device)
+    parts, done = [], 0
     for start in range(0, len(split), batch_size):
         part = split[start : start + batch_size]
-        parts.append(judge_chunk(model, part, start, settings))
-        if progress:
-            progress(min(start + batch_size, len(split)), len(split))
-    return summarise(parts, settings, time.perf_counter() - begin)
+        found: dict[str, Found] = {}
+        for name in stages:
+            before = {k: v for stage in found.values() for k, v in stage.columns.items()}
+            found[name] = judge(model, part, start, name, before, settings)
+            done += len(part)
+            if progress:
+                progress(done // len(stages), len(split))
+        parts.append(found)
+    return summarise(parts, labels, settings, skipped, time.perf_counter() - begin)

@@ -1,80 +1,73 @@
-"""The standard attacks of the protocol, each judging one chunk of images.
+"""The standard attacks of the protocol (EVALUATION in the README), a chunk of images at a time.
 
-An attack takes the images that are still right and says which of them survive. Draws are those of
-the whole chunk, cut to the images attacked: leaving an image out changes no other's verdict.
+FGSM and PGD are run on every image that is right; PGD-50 and AutoAttack on those that are left,
+since an image that is broken stays broken. Draws are those of the whole chunk, cut to the images
+attacked: leaving an image out changes no other's verdict.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fmoe.attacks import FGSM, PGD, Attack, Objective
-from fmoe.draw import Draw
+from fmoe.attacks import Objective
+from fmoe.evaluation.chunk import (
+    Chunk,
+    Columns,
+    assert_within,
+    right,
+    scatter,
+    survivors,
+    verdict,
+)
+from fmoe.evaluation.iterated import ascending, until_broken
+from fmoe.mixture import Mixture
 
 RESTARTS = 5
-ROUNDING = 1e-6
+PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""AutoAttack's, in its order (arXiv 2003.01690)."""
+
+Given = tuple[Columns, list[str]]
+"""A stage's columns, and the flags that a library raised."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """float images [B,C,H,W] in [0,1], labels [B]; key: seed and place in the data set."""
-
-    x: Tensor
-    y: Tensor
-    key: tuple[int | str, ...]
-
-
-Survivors = tuple[Tensor, list[str]]
-"""bool [B]: still right after the attack; and the flags that the attack raised."""
+def fgsm(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """One step of eps from the image itself."""
+    start, run = right(before, chunk.y), ascending(model, chunk.y)
+    found = until_broken(
+        run, chunk, start, "fgsm", eps=eps, steps=1, step_size=eps, random_start=False
+    )
+    return verdict("fgsm", start, found.broken, found.prediction), []
 
 
-def assert_within(x_adv: Tensor, x: Tensor, eps: float) -> None:
-    distance = (x_adv - x).abs().max().item()
-    assert distance <= eps + ROUNDING, f"an adversarial image is {distance} away, eps is {eps}"
-    assert x_adv.min() >= 0, "an adversarial image leaves [0,1]"
-    assert x_adv.max() <= 1, "an adversarial image leaves [0,1]"
+def pgd(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """20 steps of eps/4, random start; for a mixture the gate's weights under attack, too."""
+    start = right(before, chunk.y)
+    found = until_broken(ascending(model, chunk.y), chunk, start, "pgd", eps=eps)
+    columns = verdict("pgd", start, found.broken, found.prediction)
+    if isinstance(model, Mixture):
+        with torch.no_grad():
+            columns["weights.pgd"] = model.gate_weights(found.x)
+    return columns, []
 
 
-def survivors(
-    model: nn.Module, chunk: Chunk, alive: Tensor, attack: Attack, *key: str | int
-) -> Tensor:
-    """alive [B] with the images removed that this attack breaks."""
-    rows = alive.nonzero()[:, 0]
-    if len(rows) == 0:
-        return alive
-    draw = Draw(*chunk.key, *key, total=len(chunk.y), rows=rows)
-    x, y = chunk.x[rows], chunk.y[rows]
-    x_adv = attack(model, x, y, draw=draw)
-    assert_within(x_adv, x, attack.eps)  # type: ignore[attr-defined]
-    with torch.no_grad():
-        right = model(x_adv).argmax(1) == y
-    left = alive.clone()
-    left[rows] = right
-    return left
-
-
-def fgsm(model: nn.Module, chunk: Chunk, alive: Tensor, eps: float) -> Survivors:
-    return survivors(model, chunk, alive, FGSM(eps=eps), "fgsm"), []
-
-
-def pgd(model: nn.Module, chunk: Chunk, alive: Tensor, eps: float) -> Survivors:
-    return survivors(model, chunk, alive, PGD(eps=eps, step_size=eps / 4, steps=20), "pgd"), []
-
-
-def pgd50(model: nn.Module, chunk: Chunk, alive: Tensor, eps: float) -> Survivors:
+def pgd50(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """50 steps of eps/4, five random starts with the cross-entropy and five with the margin."""
+    start = alive = survivors(before, chunk.y)
+    said = chunk.y.clone()
     losses: tuple[Objective, ...] = ("ce", "margin")
     for loss in losses:
-        attack = PGD(eps=eps, step_size=eps / 4, steps=50, loss=loss)
+        run = ascending(model, chunk.y, loss)
         for restart in range(RESTARTS):
-            alive = survivors(model, chunk, alive, attack, "pgd50", loss, restart)
-    return alive, []
+            found = until_broken(run, chunk, alive, "pgd50", loss, restart, eps=eps, steps=50)
+            said = torch.where(found.broken, found.prediction, said)
+            alive = alive & ~found.broken
+    return verdict("pgd50", start, start & ~alive, said), []
 
 
 class _Collect(logging.Handler):
@@ -110,30 +103,63 @@ def _contained(device: torch.device) -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
-def autoattack(model: nn.Module, chunk: Chunk, alive: Tensor, eps: float) -> Survivors:
-    """The standard version by pyautoattack; its warnings become flags."""
+def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """The standard version by pyautoattack; its warnings become flags.
+
+    Its four parts are called one by one on what is left, as it does itself, so that each part's
+    share is known: `broken.` columns are of the whole, `by.autoattack` says which part it was.
+    """
     from pyautoattack import AutoAttack
 
-    if not alive.any():
-        return alive, []
+    start = alive = survivors(before, chunk.y)
+    said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
     seed, device = int(chunk.key[0]), chunk.x.device
-    x, y = chunk.x[alive].contiguous(), chunk.y[alive]
     with _contained(device) as warnings:
         library = AutoAttack(model, eps=eps, seed=seed, device=device, version="standard")
-        x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
-    assert_within(x_adv, x, eps)
+        for place, part in enumerate(PARTS):
+            rows = alive.nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            library.attacks_to_run = [part]
+            x, y = chunk.x[rows].contiguous(), chunk.y[rows]
+            x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
+            assert_within(x_adv, x, eps)
+            with torch.no_grad():
+                told = model(x_adv).argmax(1)
+            said = scatter(rows, told, said)
+            by[rows[told != y]] = place
+            alive = scatter(rows, told == y, alive)
+    columns = verdict("autoattack", start, start & ~alive, said) | {"by.autoattack": by}
+    return columns, [f"autoattack: {message}" for message in warnings]
+
+
+def clean(model: nn.Module, chunk: Chunk, _before: Columns, _eps: float) -> Given:
+    """Predictions, and what the sanity checks need that costs next to nothing.
+
+    `steady`: a second forward pass gave the same; `gradient`: the largest absolute input gradient;
+    `standardised`, `bytes`: predictions for images that are scaled as a model that normalises
+    outside itself would want them.
+    """
+    x, y = chunk.x, chunk.y
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
     with torch.no_grad():
-        right = model(x_adv).argmax(1) == y
-    left = alive.clone()
-    left[alive] = right
-    return left, [f"autoattack: {message}" for message in warnings]
-
-
-AttackFn = Callable[[nn.Module, Chunk, Tensor, float], Survivors]
-ATTACKS: dict[str, AttackFn] = {
-    "fgsm": fgsm,
-    "pgd": pgd,
-    "pgd50": pgd50,
-    "autoattack": autoattack,
-}
-"""A new evaluation attack: a function above and its name here."""
+        first, second = model(x), model(x)
+        scaled = {"standardised": (x - mean) / std, "bytes": x * 255}
+        others = {name: model(other).argmax(1) for name, other in scaled.items()}
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_(True)
+        loss = nn.functional.cross_entropy(model(leaf).float(), y, reduction="sum")
+        gradient = (
+            torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
+        )
+    largest = x.new_zeros(len(y)) if gradient is None else gradient.abs().amax((1, 2, 3))
+    columns = {
+        "prediction.clean": first.argmax(1),
+        "steady": torch.isclose(first, second, rtol=1e-4, atol=1e-5).all(1),
+        "gradient": largest,
+        **{f"scaled.{name}": said for name, said in others.items()},
+    }
+    if isinstance(model, Mixture):
+        with torch.no_grad():
+            columns["weights.clean"] = model.gate_weights(x)
+    return columns, []

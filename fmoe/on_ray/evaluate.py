@@ -1,4 +1,4 @@
-"""The protocol over Ray tasks, a chunk of images each: the same verdicts as in one process."""
+"""The protocol over Ray tasks, a stage of a chunk each: the same verdicts as in one process."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from fmoe import assembly
 from fmoe.checkpoint import copy_state
 from fmoe.config import Config
 from fmoe.data import Split
-from fmoe.evaluation import Evaluation, Settings, Verdicts, judge_chunk, summarise
+from fmoe.evaluation import Evaluation, Found, Settings, judge, plan, summarise
+from fmoe.evaluation.chunk import Columns
+from fmoe.evaluation.kept import Kept
 from fmoe.on_ray.session import Resources
-from fmoe.on_ray.tasks import results
+from fmoe.on_ray.tasks import own_error
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def judge(
+def stage(
     state: dict[str, Any],
     tree: dict[str, Any],
     images: Any,
     labels: Any,
     start: int,
+    name: str,
+    before: dict[str, Any],
     settings: Settings,
     resources: Resources,
-) -> Verdicts:
+) -> Found:
     device = resources.device()
     model = assembly.mixture(Config.model_validate(tree))
-    model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
+    model.load_state_dict({key: torch.from_numpy(array.copy()) for key, array in state.items()})
     part = Split(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
-    return judge_chunk(model.to(device), part.to(device), start, settings)
+    columns: Columns = {key: torch.from_numpy(array.copy()) for key, array in before.items()}
+    return judge(model.to(device), part.to(device), start, name, columns, settings)
 
 
 def evaluate(
@@ -43,21 +48,53 @@ def evaluate(
     settings: Settings,
     *,
     resources: Resources,
+    kept: Kept | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Judges all images of `split`; `progress(done, total)` counts images."""
+    """Judges all images of `split`; what is `kept` of an earlier try is not done again.
+
+    `progress(done, total)` counts images, an image's stages as parts of one.
+    """
     begin = time.perf_counter()
+    names, skipped = plan(model, settings)
     state = ray.put({name: tensor.numpy() for name, tensor in copy_state(model).items()})
-    task = judge.options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)
-    tasks = []
-    for start in range(0, len(split), settings.batch_size):
-        part = split[start : start + settings.batch_size]
-        images, labels = part.images.numpy(), part.labels.numpy()
-        tasks.append(task.remote(state, config.plain(), images, labels, start, settings, resources))
+    task = stage.options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)
+    starts = range(0, len(split), settings.batch_size)
+    parts: list[dict[str, Found]] = [{} for _ in starts]
+    running: dict[Any, int] = {}
+    done = 0
 
-    def count(done_tasks: int) -> None:
+    def count(place: int) -> None:
+        nonlocal done
+        done += len(split[starts[place] : starts[place] + settings.batch_size])
         if progress:
-            progress(min(len(split), done_tasks * settings.batch_size), len(split))
+            progress(done // len(names), len(split))
 
-    parts = results(tasks, on_done=count)
-    return summarise(parts, settings, time.perf_counter() - begin)
+    def go_on(place: int) -> None:
+        """Takes what is kept, then starts the chunk's next stage."""
+        found = parts[place]
+        for name in names[len(found) :]:
+            known = kept.get(place, name) if kept else None
+            if known is None:
+                part = split[starts[place] : starts[place] + settings.batch_size]
+                before = {k: v.numpy() for one in found.values() for k, v in one.columns.items()}
+                arrays = part.images.numpy(), part.labels.numpy()
+                given = (config.plain(), *arrays, starts[place], name, before, settings, resources)
+                running[task.remote(state, *given)] = place
+                return
+            found[name] = known
+            count(place)
+
+    for place in range(len(parts)):
+        go_on(place)
+    with own_error():
+        while running:
+            (ready,), _ = ray.wait(list(running))
+            place = running.pop(ready)
+            name = names[len(parts[place])]
+            parts[place][name] = ray.get(ready)
+            if kept:
+                kept.put(place, name, parts[place][name])
+            count(place)
+            go_on(place)
+    return summarise(parts, split.labels, settings, skipped, time.perf_counter() - begin)

@@ -58,20 +58,25 @@ def mailbox(listener: Listener, interval: float = 1.0) -> Iterator[Any]:
         ray.kill(box)
 
 
-def results(tasks: Sequence[Any], on_done: Callable[[int], None] | None = None) -> list[Any]:
-    """The tasks' results in order; `on_done` hears how many are there.
+@contextmanager
+def own_error() -> Iterator[None]:
+    """A task's own error is raised as it was.
 
-    A task's own error is raised as it was. The others end with the session: `ray.cancel` while a
-    task finishes aborts this process (Ray 2.60, task_manager.cc), and its MLflow run stays RUNNING.
+    Other tasks end with the session: `ray.cancel` while a task finishes aborts this process (Ray
+    2.60, task_manager.cc), and its MLflow run stays RUNNING.
     """
-    pending = list(tasks)
     try:
-        while pending:
-            done, pending = ray.wait(pending)
-            ray.get(done)
-            if on_done:
-                on_done(len(tasks) - len(pending))
-        return list(ray.get(list(tasks)))
+        yield
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise (cause if isinstance(cause, Exception) else error) from None
+
+
+def results(tasks: Sequence[Any]) -> list[Any]:
+    """The tasks' results in order; a failure is raised as soon as it is known."""
+    pending = list(tasks)
+    with own_error():
+        while pending:
+            done, pending = ray.wait(pending)
+            ray.get(done)
+        return list(ray.get(list(tasks)))

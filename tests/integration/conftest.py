@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +65,34 @@ def trained_once(ray_session: None, tmp_path_factory: pytest.TempPathFactory) ->
 def trained(trained_once: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
     monkeypatch.setenv("FMOE_HOME", str(trained_once.home))
     return trained_once
+
+
+JUDGED = 120  # test images
+
+
+@pytest.fixture(scope="session")
+def judged(trained_once: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The answer of an evaluation in a process of its own, with a report."""
+    folder = tmp_path_factory.mktemp("page")
+    done = subprocess.run(
+        [*evaluate_command(trained_once), "--report", str(folder)],
+        capture_output=True,
+        text=True,
+        env=evaluate_environment(trained_once),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def evaluate_command(trained: Trained) -> list[str]:
+    run = trained.answer["run_dir"]
+    return [sys.executable, "-m", "pipelines.evaluate", run, "--limit", str(JUDGED), "--json"]
+
+
+def evaluate_environment(trained: Trained) -> dict[str, str]:
+    return {**os.environ, "FMOE_HOME": str(trained.home)}
 
 
 @pytest.fixture

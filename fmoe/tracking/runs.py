@@ -1,36 +1,23 @@
-"""The only file that imports mlflow: runs, metrics, models, the registry.
+"""Runs: params, metrics, artifacts, the status they end with.
 
-Default store: one SQLite file and an artifact folder under `FMOE_HOME`; `MLFLOW_TRACKING_URI` is
-respected. A server that is away when a run starts fails it at once; one that goes away later costs
-nothing: what could not be logged is kept and logged when it is back.
+A server that goes away in the middle of a run costs nothing: what could not be logged is kept and
+logged when it is back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import shutil
-import tempfile
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import mlflow
 import mlflow.pytorch
 import numpy as np
 import torch
-from filelock import FileLock
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -40,57 +27,11 @@ from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
 from fmoe.errors import UserError, first_line
-from fmoe.paths import home
+from fmoe.tracking.registry import CANDIDATE, MODEL_FILES
+from fmoe.tracking.store import EXPERIMENT, client, store_uri
 
-EXPERIMENT = "fmoe"
-CANDIDATE = "candidate"
 PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
-MODEL_FILES = ("model.safetensors", "config.yaml", "model.json")
-
-
-def store_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home()}/mlflow/mlflow.db"
-
-
-def client() -> MlflowClient:
-    """A client of the store, which is made where it is ours. Raises `UserError` if it is away."""
-    for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    uri = store_uri()
-    if uri.startswith(("http://", "https://")):
-        _check_server(uri)
-        return MlflowClient(uri)
-    own = not os.environ.get("MLFLOW_TRACKING_URI")
-    folder = home() / "mlflow"
-    if own:
-        folder.mkdir(parents=True, exist_ok=True)
-    # several processes that make a fresh SQLite store at once leave it broken
-    with FileLock(folder / ".lock") if own else contextlib.nullcontext():
-        try:
-            store = MlflowClient(uri)
-            if store.get_experiment_by_name(EXPERIMENT) is None:
-                store.create_experiment(
-                    EXPERIMENT, (folder / "artifacts").as_uri() if own else None
-                )
-        except MlflowException as error:
-            raise UserError(f"MLflow store {uri}: {first_line(error)}") from None
-    return store
-
-
-def _check_server(uri: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10) as answer:  # noqa: S310
-            answer.read()
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return  # there is a server; it asks for the credentials that mlflow itself will send
-        raise UserError(f"MLflow server {uri} answers {error.code}") from None
-    except (urllib.error.URLError, OSError) as error:
-        raise UserError(
-            f"MLflow server {uri} is away ({first_line(error)}): "
-            "start it or unset MLFLOW_TRACKING_URI"
-        ) from None
 
 
 @dataclass
@@ -304,48 +245,3 @@ def running() -> list[RunningRun]:
 
 def end(run: RunningRun, status: str) -> None:
     client().set_terminated(run.id, status)
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered version; digest: sha256 of its weights, as tagged when it was registered."""
-
-    name: str
-    number: int
-    digest: str | None
-
-
-def find_version(uri: str) -> Version:
-    """`models:/NAME/3` or `models:/NAME@alias`. Raises `UserError` where there is none."""
-    rest = uri.removeprefix("models:/").strip("/")
-    store = client()
-    try:
-        if "@" in rest:
-            name, alias = rest.split("@", 1)
-            found = store.get_model_version_by_alias(name, alias)
-        else:
-            name, slash, number = rest.rpartition("/")
-            if not slash or not number.isdigit():
-                raise UserError(f"{uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
-            found = store.get_model_version(name, number)
-    except MlflowException as error:
-        raise UserError(
-            f"{uri}: not in the registry of {store_uri()} ({first_line(error)})"
-        ) from None
-    return Version(found.name, int(found.version), found.tags.get("fmoe.sha256"))
-
-
-def download(version: Version, folder: Path) -> None:
-    """The version's model folder, and nothing else of it, into an existing empty folder."""
-    mlflow.set_tracking_uri(store_uri())
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        for file in MODEL_FILES:
-            uri = f"models:/{version.name}/{version.number}/extra_files/{file}"
-            try:
-                path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside)
-            except (MlflowException, OSError) as error:
-                raise UserError(
-                    f"models:/{version.name}/{version.number}: has no {file}: "
-                    f"not registered by fmoe? ({first_line(error)})"
-                ) from None
-            shutil.move(path, folder / file)

@@ -1,0 +1,77 @@
+"""What the stages of an evaluation take and give: a chunk of images, columns of verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ROUNDING = 1e-6
+BROKEN, ATTACKED, PREDICTION = "broken.", "attacked.", "prediction."
+CLEAN = PREDICTION + "clean"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """float images [B,C,H,W] in [0,1], labels [B]; key: seed and place in the data set."""
+
+    x: Tensor
+    y: Tensor
+    key: tuple[int | str, ...]
+
+
+Columns = dict[str, Tensor]
+"""What was found, a row per image: [B, ...] each.
+
+An attack NAME has three: `broken.NAME` (bool; images that an earlier attack broke count as broken
+where NAME was not run on them), `attacked.NAME` (bool) and `prediction.NAME` (int64; on the
+adversarial image).
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A stage's columns, the flags that a library raised in it, and its seconds."""
+
+    columns: Columns
+    flags: list[str]
+    seconds: float
+
+
+def right(columns: Mapping[str, Tensor], y: Tensor) -> Tensor:
+    """bool [B]: classified as labelled, without an attack."""
+    return columns[CLEAN].to(y.device) == y
+
+
+def survivors(columns: Mapping[str, Tensor], y: Tensor) -> Tensor:
+    """bool [B]: right, and under every attack so far."""
+    alive = right(columns, y)
+    for name, verdict in columns.items():
+        if name.startswith(BROKEN):
+            alive = alive & ~verdict.to(y.device)
+    return alive
+
+
+def verdict(name: str, start: Tensor, broken: Tensor, prediction: Tensor) -> Columns:
+    """An attack's columns. start, broken: bool [B], the images it was run on and broke."""
+    return {
+        BROKEN + name: broken | ~start,
+        ATTACKED + name: start,
+        PREDICTION + name: prediction,
+    }
+
+
+def assert_within(x_adv: Tensor, x: Tensor, eps: float) -> None:
+    distance = (x_adv - x).abs().max().item()
+    assert distance <= eps + ROUNDING, f"an adversarial image is {distance} away, eps is {eps}"
+    assert x_adv.min() >= 0, "an adversarial image leaves [0,1]"
+    assert x_adv.max() <= 1, "an adversarial image leaves [0,1]"
+
+
+def scatter(rows: Tensor, values: Tensor, like: Tensor) -> Tensor:
+    """`like` with `values` at `rows`."""
+    out = like.clone()
+    out[rows] = values
+    return torch.as_tensor(out)

@@ -1,0 +1,150 @@
+"""Sanity flags: each is a reason not to trust the figures, and stops promotion.
+
+A flag reads `code: what was seen`. The thresholds are the protocol's; each allows for the few
+images that decide by chance in a small set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fmoe.evaluation.figures import accuracy_after, mixture
+from fmoe.evaluation.intervals import mcnemar
+
+if TYPE_CHECKING:
+    from fmoe.evaluation.result import Evaluation
+
+POINT = 0.01
+GAP = 0.08
+COLLAPSED = 0.95
+CHANCE = 0.05
+"""How far above chance the accuracy at the largest eps may stay."""
+SURE = 0.01
+"""p-value below which two accuracies on the same images differ."""
+TEST_SELECTION = "selected-on-test: the test split was used for selection"
+
+
+def raised(found: Evaluation) -> list[str]:
+    checks = (steady, gradients, scale, iterated, black_box, longer, larger, gap)
+    flags = [flag for check in checks for flag in check(found)]
+    if found.settings.collapse_stops:
+        flags += collapse(found)
+    if found.settings.selected_on == "test":
+        flags.append(TEST_SELECTION)
+    return [*flags, *found.raised]
+
+
+def noted(found: Evaluation) -> list[str]:
+    """What the reader should know and what stops nothing."""
+    notes = [] if found.settings.collapse_stops else list(collapse(found))
+    if "transfer" in found.columns:
+        named = mixture(found.columns, found.labels, found.settings.experts)
+        notes += [
+            f"{name} alone is at least as accurate as the mixture, and more under PGD"
+            for name in named["better_alone"]
+        ]
+    return notes
+
+
+def steady(found: Evaluation) -> Iterator[str]:
+    changed = int((~found.columns["steady"]).sum())
+    if changed:
+        yield f"random: two forward passes differ on {changed} of {found.images} images"
+
+
+def gradients(found: Evaluation) -> Iterator[str]:
+    largest = found.columns["gradient"]
+    dead = int(((largest == 0) | ~largest.isfinite()).sum())
+    if dead > POINT * found.images:
+        yield (
+            f"masked-gradient: the input gradient is zero or not finite on {dead} of "
+            f"{found.images} images"
+        )
+
+
+def scale(found: Evaluation) -> Iterator[str]:
+    """A model that wants its images normalised before it: eps would be in the wrong scale."""
+    for name in ("standardised", "bytes"):
+        other = found.columns[f"scaled.{name}"] == found.labels
+        more = other.double().mean().item() - found.clean
+        if more > 2 * POINT and mcnemar(other, found.right) < SURE:
+            what = "standardised" if name == "standardised" else "0 to 255"
+            yield (
+                f"outside-normalisation: {more:.1%} more accurate on {what} images than on "
+                "pixels in [0,1]; normalisation belongs inside the model"
+            )
+
+
+def iterated(found: Evaluation) -> Iterator[str]:
+    robust = found.robust
+    for name in ("pgd", "pgd50"):
+        if "fgsm" in robust and name in robust and robust[name] - robust["fgsm"] > POINT / 2:
+            yield (
+                f"weak-iterated: {name} leaves {robust[name]:.1%}, one-step fgsm "
+                f"{robust['fgsm']:.1%}"
+            )
+
+
+def black_box(found: Evaluation) -> Iterator[str]:
+    """Attacks that need no gradient of the mixture break what its own gradient did not."""
+    if "transfer" in found.columns:
+        matrix = found.columns["transfer"]
+        own = (found.right & matrix[:, -1, -1]).double().mean().item()
+        others = (found.right[:, None] & matrix[:, :-1, -1]).double().mean(0)
+        weakest = others.min().item()
+        if own - weakest > POINT:
+            yield (
+                f"weak-white-box: examples made on expert {int(others.argmin())} leave "
+                f"{weakest:.1%}, those made on the mixture itself {own:.1%}"
+            )
+    by = found.columns.get("by.autoattack")
+    if by is not None:
+        square = int((by == 3).sum())
+        if square > POINT * found.images:
+            yield (
+                f"weak-white-box: Square, which needs no gradient, breaks {square} of "
+                f"{found.images} images that gradients did not"
+            )
+
+
+def longer(found: Evaluation) -> Iterator[str]:
+    if "step" in found.columns:
+        after = {k: accuracy_after(found.columns["step"], found.right, k) for k in (50, 100)}
+        if after[50] - after[100] > POINT:
+            yield (
+                f"unfinished-attack: PGD leaves {after[50]:.1%} after 50 steps and "
+                f"{after[100]:.1%} after 100"
+            )
+
+
+def larger(found: Evaluation) -> Iterator[str]:
+    if "radius" in found.columns:
+        left = found.columns["radius"].isinf().double().mean().item()
+        # the best that a model can do that always says the same
+        chance = found.labels.bincount().max().item() / found.images
+        if left > chance + CHANCE:
+            yield f"never-breaks: {left:.1%} survive the largest eps, where chance is {chance:.1%}"
+
+
+def gap(found: Evaluation) -> Iterator[str]:
+    robust = found.robust
+    if "pgd" in robust and "autoattack" in robust and robust["pgd"] - robust["autoattack"] > GAP:
+        yield (
+            f"wide-gap: pgd leaves {robust['pgd']:.1%}, autoattack {robust['autoattack']:.1%}: "
+            "gradients mislead"
+        )
+
+
+def collapse(found: Evaluation) -> Iterator[str]:
+    """A single expert is no mixture, and cannot collapse."""
+    for name, where in (("clean", "clean"), ("pgd", "attacked")):
+        weights = found.columns.get(f"weights.{name}")
+        if weights is None or weights.shape[1] < 2:
+            continue
+        carried = (weights > COLLAPSED).double().mean(0)
+        if carried.max() > COLLAPSED:
+            yield (
+                f"gate-collapse: expert {int(carried.argmax())} carries over {COLLAPSED:.0%} of "
+                f"the weight on {carried.max().item():.1%} of {where} images"
+            )

@@ -1,0 +1,42 @@
+"""Finished stages of an evaluation on disk: one that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+
+from fmoe.evaluation.chunk import Found
+from fmoe.storage import Folder
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Files NNNN-STAGE.safetensors, a chunk's stage each. What cannot be read is done again."""
+
+    folder: Folder
+
+    def put(self, chunk: int, stage: str, found: Found) -> None:
+        about = {"flags": json.dumps(found.flags), "seconds": repr(found.seconds)}
+        columns = {name: column.contiguous() for name, column in found.columns.items()}
+        self.folder.write(_name(chunk, stage), safetensors.torch.save(columns, about))
+
+    def get(self, chunk: int, stage: str) -> Found | None:
+        name = _name(chunk, stage)
+        assert self.folder.local is not None
+        try:
+            with safe_open(self.folder.local / name, framework="pt") as file:
+                about = file.metadata()
+                columns = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return Found(columns, list(json.loads(about["flags"])), float(about["seconds"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+
+    def drop(self) -> None:
+        self.folder.delete()
+
+
+def _name(chunk: int, stage: str) -> str:
+    return f"{chunk:04d}-{stage}.safetensors"

@@ -1,0 +1,221 @@
+"""Attacks made for mixtures, and the figures that show where a mixture is soft.
+
+All of them read the experts' logits and the gate's weights from one pass, so that an iterate is
+judged by the mixture as it is, whatever it was crafted through. They run on the images that every
+attack before them has left; what they break counts in the worst case.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmoe.attacks import PGD
+from fmoe.draw import Draw
+from fmoe.evaluation.chunk import Chunk, Columns, assert_within, right, survivors, verdict
+from fmoe.evaluation.iterated import STEPS, Pass, ascending, until_broken
+from fmoe.evaluation.standard import Given
+from fmoe.mixture import Mixture, mix_logits, mix_probabilities
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Of the gate's temperature, in the sweep."""
+SOFT = 10.0
+"""The soft surrogate's: the gate's temperature times this, experts' logits within this range."""
+
+Crafting = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(log gate weights [b,E], expert logits [b,E,K], rows [b]) to log-probabilities [b,K]."""
+
+
+def why_not(model: nn.Module) -> str | None:
+    """Why the suite cannot judge a model; None where it can."""
+    if not isinstance(model, Mixture):
+        return "not a mixture of experts"
+    return "one expert" if len(model.experts) < 2 else None
+
+
+def through(model: Mixture, y: Tensor, crafting: Crafting) -> Pass:
+    """Ascends the cross-entropy of another combination of the parts; judged by the mixture."""
+
+    def run(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        log_w, z = model.log_gate_weights(x), model.expert_logits(x)
+        loss = F.nll_loss(crafting(log_w, z, rows), y[rows], reduction="none")
+        return loss, model.combine(log_w, z)
+
+    return run
+
+
+def gate_only(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """Steers the weights toward the experts that are wrong; the experts' own gradient is cut."""
+
+    def run(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        log_w, z = model.log_gate_weights(x), model.expert_logits(x)
+        losses = torch.stack(
+            [F.cross_entropy(z[:, e], chunk.y[rows], reduction="none") for e in range(z.shape[1])],
+            1,
+        )
+        return (log_w.exp() * losses.detach()).sum(1), model.combine(log_w, z)
+
+    start = survivors(before, chunk.y)
+    found = until_broken(run, chunk, start, "gate-only", eps=eps)
+    return verdict("gate-only", start, found.broken, found.prediction), []
+
+
+def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """Crafts with the clean image's weights: once against the mixture as it is (an attack), once
+    against the mixture with those weights (`frozen`: what is left without routing)."""
+    with torch.no_grad():
+        clean = model.log_gate_weights(chunk.x)
+
+    def frozen(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = model.combine(clean[rows], model.expert_logits(x))
+        return F.nll_loss(outputs, chunk.y[rows], reduction="none"), outputs
+
+    start, everyone = survivors(before, chunk.y), right(before, chunk.y)
+    attack = through(model, chunk.y, lambda _, z, rows: model.combine(clean[rows], z))
+    found = until_broken(attack, chunk, start, "frozen-gate", eps=eps)
+    without = until_broken(frozen, chunk, everyone, "frozen", eps=eps)
+    columns = verdict("frozen-gate", start, found.broken, found.prediction)
+    return columns | {"frozen": everyone & ~without.broken}, []
+
+
+def surrogates(model: Mixture) -> dict[str, Crafting]:
+    """Other ways of combining the same parts, through which gradients may pass more freely."""
+
+    def uniform(log_w: Tensor) -> Tensor:
+        return torch.full_like(log_w, 1 / log_w.shape[1])
+
+    def soft(log_w: Tensor, z: Tensor, _rows: Tensor) -> Tensor:
+        span = (z.amax(2, keepdim=True) - z.amin(2, keepdim=True)).detach()
+        return mix_probabilities(F.log_softmax(log_w / SOFT, 1), z / (span / SOFT).clamp_min(1))
+
+    return {
+        "probabilities": lambda log_w, z, _: mix_probabilities(log_w, z),
+        "logits": lambda log_w, z, _: mix_logits(log_w.exp(), z),
+        "uniform-probabilities": lambda log_w, z, _: mix_probabilities(uniform(log_w).log(), z),
+        "uniform-logits": lambda log_w, z, _: mix_logits(uniform(log_w), z),
+        "soft": soft,
+    }
+
+
+def mixings(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """Surrogate mixings: gradient masking by the way in which outputs are combined."""
+    crafted = {
+        name: crafting
+        for name, crafting in surrogates(model).items()
+        if model.hard or name != model.mixing
+    }
+    return _one_after_another(model, chunk, before, eps, "surrogate", crafted)
+
+
+def toward(expert: int) -> Crafting:
+    """The mixture in which this expert has half of the weight, and what the gate gives it."""
+
+    def craft(log_w: Tensor, z: Tensor, _rows: Tensor) -> Tensor:
+        one = F.one_hot(torch.tensor(expert, device=z.device), z.shape[1])
+        return mix_probabilities((log_w.exp() / 2 + one / 2).log(), z)
+
+    return craft
+
+
+def reweighted(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """A restart for each expert, which then has at least half of the weight in the loss."""
+    crafted = {str(expert): toward(expert) for expert in range(len(model.experts))}
+    return _one_after_another(model, chunk, before, eps, "reweighted", crafted)
+
+
+def _one_after_another(
+    model: Mixture,
+    chunk: Chunk,
+    before: Columns,
+    eps: float,
+    name: str,
+    crafted: dict[str, Crafting],
+) -> Given:
+    """Attacks on what the one before has left; `by.NAME` is the place of the one that broke it."""
+    start = alive = survivors(before, chunk.y)
+    said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
+    for place, (label, crafting) in enumerate(crafted.items()):
+        run = through(model, chunk.y, crafting)
+        found = until_broken(run, chunk, alive, name, label, eps=eps)
+        said = torch.where(found.broken, found.prediction, said)
+        by = by.masked_fill(found.broken, place)
+        alive = alive & ~found.broken
+    return verdict(name, start, start & ~alive, said) | {f"by.{name}": by}, []
+
+
+def transfer(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """PGD examples of each expert and of the mixture, on each expert and on the mixture.
+
+    `transfer` bool [B,E+1,E+1]: whether the target (column) is right about the source's (row)
+    example; the mixture comes last. `experts` bool [B,E]: each expert alone, without an attack.
+    """
+    sources: list[nn.Module] = [*model.experts, model]
+    attack, rows, predictions = PGD(eps=eps, step_size=eps / 4, steps=STEPS), [], []
+    for place, source in enumerate(sources):
+        draw = Draw(*chunk.key, "transfer", place, total=len(chunk.y))
+        x_adv = attack(source, chunk.x, chunk.y, draw=draw)
+        assert_within(x_adv, chunk.x, eps)
+        z, said = _all_say(model, x_adv)
+        rows.append(torch.cat([z == chunk.y[:, None], (said == chunk.y)[:, None]], 1))
+        predictions.append(said)
+    with torch.no_grad():
+        alone = model.expert_logits(chunk.x).argmax(2) == chunk.y[:, None]
+    matrix = torch.stack(rows, 1)
+    start = survivors(before, chunk.y)
+    wrong = ~matrix[:, :-1, -1]  # what experts' examples do to the mixture
+    by = torch.where(wrong.any(1), wrong.int().argmax(1), -1)
+    said = torch.stack(predictions[:-1], 1).gather(1, by.clamp_min(0)[:, None])[:, 0]
+    columns = verdict("transfer", start, start & wrong.any(1), said)
+    return columns | {"transfer": matrix, "experts": alone}, []
+
+
+def _all_say(model: Mixture, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Classes that each expert [B,E] and the mixture [B] give."""
+    with torch.no_grad():
+        z = model.expert_logits(x)
+        return z.argmax(2), model.combine(model.log_gate_weights(x), z).argmax(1)
+
+
+def saturation(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """Where the input gradient comes from, how large the experts' logits are, and accuracy at
+    other temperatures of the gate.
+
+    `scale` [B,E]: largest minus smallest logit. `gradient.gate`, `gradient.experts` [B]: its
+    2-norm with the other's cut. `temperature.clean`, `temperature.pgd` bool [B,len(FACTORS)].
+    """
+    x = chunk.x.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        log_w, z = model.log_gate_weights(x), model.expert_logits(x)
+        norms = {}
+        for name, outputs in (
+            ("gate", model.combine(log_w, z.detach())),
+            ("experts", model.combine(log_w.detach(), z)),
+        ):
+            loss = F.nll_loss(outputs, chunk.y, reduction="sum")
+            if loss.requires_grad:
+                (gradient,) = torch.autograd.grad(loss, x, retain_graph=True, allow_unused=True)
+            else:
+                gradient = None
+            norms[f"gradient.{name}"] = (
+                x.new_zeros(len(chunk.y)) if gradient is None else gradient.flatten(1).norm(dim=1)
+            ).detach()
+    z = z.detach()
+    clean, robust = [], []
+    for place, factor in enumerate(FACTORS):
+        other = copy.copy(model)
+        other.temperature = model.temperature * factor
+        with torch.no_grad():
+            start = other(chunk.x).argmax(1) == chunk.y
+        found = until_broken(ascending(other, chunk.y), chunk, start, "temperature", place, eps=eps)
+        clean.append(start)
+        robust.append(start & ~found.broken)
+    return {
+        "scale": z.amax(2) - z.amin(2),
+        **norms,
+        "temperature.clean": torch.stack(clean, 1),
+        "temperature.pgd": torch.stack(robust, 1),
+    }, []

@@ -1,0 +1,93 @@
+"""When a candidate may become champion: the rules, over what its evaluation left.
+
+Figures are taken from the verdicts of single images, not from what a tag says of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from fmoe.evaluation.intervals import paired
+from fmoe.evaluation.settings import FULL, PROTOCOL
+from fmoe.version import VERSION
+
+ENOUGH = 1000
+"""Test images, or all of a smaller test split."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A version's evaluation. verdicts: its table, a row per image."""
+
+    version: int
+    sha256: str
+    report: Mapping[str, Any]
+    verdicts: pa.Table
+
+    @property
+    def survivors(self) -> Tensor:
+        """bool [N]: right, and under every attack that was run."""
+        table = self.verdicts
+        alive = torch.tensor(table["prediction"].to_numpy() == table["label"].to_numpy())
+        for name in table.column_names:
+            if name.startswith("success_"):
+                success = table[name].fill_null(False).to_numpy(zero_copy_only=False)
+                alive &= ~torch.tensor(success.astype(bool))
+        return alive
+
+    @property
+    def worst_case(self) -> float:
+        return self.survivors.double().mean().item()
+
+
+def faults(candidate: Evidence, revision: str) -> list[str]:
+    """What the evaluation lacks; revision: of the code that decides."""
+    report, found = candidate.report, []
+    if report.get("sha256") != candidate.sha256:
+        found.append("its evaluation is of other weights")
+    if report.get("protocol") != PROTOCOL:
+        found.append(f"evaluated by protocol {report.get('protocol')}, this is {PROTOCOL}")
+    by = report.get("versions", {}).get("fmoe"), report.get("revision")
+    if by != (VERSION, revision):
+        found.append(f"evaluated by fmoe {by[0]} ({by[1]}), this is {VERSION} ({revision})")
+    missing = sorted({*FULL} - {*report.get("attacks", ())})
+    if missing:
+        found.append(f"not evaluated with {', '.join(missing)} (--full)")
+    if report.get("eps") != report.get("recipe_eps"):
+        found.append(
+            f"evaluated at eps {report.get('eps')}, the recipe's is {report.get('recipe_eps')}"
+        )
+    whole = min(ENOUGH, int(report.get("test_images", ENOUGH)))
+    if len(candidate.verdicts) < whole:
+        found.append(f"judged on {len(candidate.verdicts)} images, at least {whole} are wanted")
+    return found + [f"flag {flag}" for flag in report.get("flags", ["none recorded"])]
+
+
+def not_better(candidate: Evidence, champion: Evidence) -> str | None:
+    """Why the candidate does not beat the champion; None where it does.
+
+    It must be better in worst-case accuracy by more than the paired 95% interval.
+    """
+    ours, theirs = candidate.report, champion.report
+    same = ("protocol", "digest", "eps", "images", "seed")
+    differ = [key for key in same if ours.get(key) != theirs.get(key)]
+    if differ:
+        return (
+            f"champion {champion.version} was judged with another {', '.join(differ)}: "
+            "evaluate it again"
+        )
+    low, high = paired(candidate.survivors, champion.survivors)
+    gain = candidate.worst_case - champion.worst_case
+    if low > 0:
+        return None
+    return (
+        f"worst case {candidate.worst_case:.1%} against champion {champion.version}'s "
+        f"{champion.worst_case:.1%}: {100 * gain:+.1f} points (95% {100 * low:+.1f} to "
+        f"{100 * high:+.1f}) is not surely better"
+    )

@@ -1,0 +1,20 @@
+"""The only folder that imports mlflow: runs, metrics, models, the registry."""
+
+from fmoe.tracking import registry
+from fmoe.tracking.registry import Version, download, find_version
+from fmoe.tracking.runs import RunningRun, Tracker, end, finishing, running
+from fmoe.tracking.store import client, store_uri
+
+__all__ = [
+    "RunningRun",
+    "Tracker",
+    "Version",
+    "client",
+    "download",
+    "end",
+    "find_version",
+    "finishing",
+    "registry",
+    "running",
+    "store_uri",
+]

@@ -1,0 +1,242 @@
+"""Registered versions: found, downloaded, their evaluation, the champion.
+
+MLflow moves an alias for whoever asks last. A promotion therefore claims the model first (a tag
+with a token), waits for others' claims to arrive, and reads back what it wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from fmoe.errors import UserError, first_line
+from fmoe.tracking.store import client, store_uri
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+CLAIM = "fmoe.promoting"
+STALE = 120.0  # seconds after which a claim is that of a promotion that was killed
+SETTLE = 1.0  # seconds in which another's claim becomes visible
+REPORT, VERDICTS = "evaluation.json", "verdicts.parquet"
+MODEL_FILES = ("model.safetensors", "config.yaml", "model.json")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version; digest: sha256 of its weights, as tagged when it was registered."""
+
+    name: str
+    number: int
+    digest: str | None
+
+
+def find_version(uri: str) -> Version:
+    """`models:/NAME/3` or `models:/NAME@alias`. Raises `UserError` where there is none."""
+    rest = uri.removeprefix("models:/").strip("/")
+    store = client()
+    try:
+        if "@" in rest:
+            name, alias = rest.split("@", 1)
+            found = store.get_model_version_by_alias(name, alias)
+        else:
+            name, slash, number = rest.rpartition("/")
+            if not slash or not number.isdigit():
+                raise UserError(f"{uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
+            found = store.get_model_version(name, number)
+    except MlflowException as error:
+        raise UserError(
+            f"{uri}: not in the registry of {store_uri()} ({first_line(error)})"
+        ) from None
+    return Version(found.name, int(found.version), found.tags.get("fmoe.sha256"))
+
+
+def download(version: Version, folder: Path) -> None:
+    """The version's model folder, and nothing else of it, into an existing empty folder."""
+    mlflow.set_tracking_uri(store_uri())
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        for file in MODEL_FILES:
+            uri = f"models:/{version.name}/{version.number}/extra_files/{file}"
+            try:
+                path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside)
+            except (MlflowException, OSError) as error:
+                raise UserError(
+                    f"models:/{version.name}/{version.number}: has no {file}: "
+                    f"not registered by fmoe? ({first_line(error)})"
+                ) from None
+            shutil.move(path, folder / file)
+
+
+def checked_name(name: str) -> str:
+    """A registered model's name. Raises `UserError` where there is none of it."""
+    try:
+        return str(client().get_registered_model(name.removeprefix("models:/")).name)
+    except MlflowException as error:
+        raise UserError(
+            f"{name}: no such model in the registry of {store_uri()} ({first_line(error)})"
+        ) from None
+
+
+def names() -> list[str]:
+    """All registered models that fmoe made."""
+    with _store_errors():
+        found = [model.name for model in client().search_registered_models(max_results=1000)]
+    return sorted(name for name in found if versions(name))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A version as the registry has it."""
+
+    name: str
+    number: int
+    run_id: str
+    created: datetime
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": self.number,
+            "run_id": self.run_id,
+            "created": self.created.isoformat(timespec="seconds"),
+            "aliases": list(self.aliases),
+            "tags": {key: self.tags[key] for key in sorted(self.tags)},
+        }
+
+
+def versions(name: str) -> list[Entry]:
+    """Those that fmoe registered, newest first."""
+    with _store_errors():
+        model = client().get_registered_model(name)
+        found = client().search_model_versions(f"name = '{name}'", max_results=10_000)
+    aliases = {alias: int(number) for alias, number in model.aliases.items()}
+    entries = [_entry(version, aliases) for version in found if "fmoe.sha256" in version.tags]
+    return sorted(entries, key=lambda entry: -entry.number)
+
+
+def _entry(version: ModelVersion, aliases: Mapping[str, int]) -> Entry:
+    number = int(version.version)
+    return Entry(
+        version.name,
+        number,
+        version.run_id,
+        datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        tuple(sorted(alias for alias, at in aliases.items() if at == number)),
+        dict(version.tags),
+    )
+
+
+def aliased(name: str, alias: str) -> int | None:
+    """The version that an alias names, None where it names none."""
+    with _store_errors():
+        number = client().get_registered_model(name).aliases.get(alias)
+    return None if number is None else int(number)
+
+
+def tag(name: str, number: int, tags: Mapping[str, str]) -> None:
+    with _store_errors():
+        for key, value in tags.items():
+            client().set_model_version_tag(name, str(number), key, value[:5000])
+
+
+def record_evaluation(
+    version: Version, run_id: str, report: Mapping[str, Any], folder: Path
+) -> None:
+    """Keeps an evaluation with the version: its files with the run, its figures as tags."""
+    at = f"evaluation/v{version.number}"
+    with _store_errors():
+        client().log_artifacts(run_id, str(folder), at)
+    figures = {"clean": report["clean"], **report["robust"], "worst_case": report["worst_case"]}
+    tags = {f"fmoe.eval.{name}": f"{value:.4f}" for name, value in figures.items()}
+    tags |= {
+        "fmoe.eval.at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fmoe.eval.protocol": str(report["protocol"]),
+        "fmoe.eval.full": str(report["full"]).lower(),
+        "fmoe.eval.images": str(report["images"]),
+        "fmoe.eval.flags": json.dumps(report["flags"]),
+        "fmoe.eval.revision": str(report["revision"]),
+        "fmoe.eval.report": f"runs:/{run_id}/{at}/index.html",
+    }
+    tag(version.name, version.number, tags)
+
+
+def evaluation(entry: Entry, folder: Path) -> Path | None:
+    """Downloads the version's recorded evaluation into an existing folder; None without one."""
+    report = entry.tags.get("fmoe.eval.report", "")
+    if not report:
+        return None
+    mlflow.set_tracking_uri(store_uri())
+    at = f"runs:/{entry.run_id}/evaluation/v{entry.number}"
+    for file in (REPORT, VERDICTS):
+        try:
+            mlflow.artifacts.download_artifacts(artifact_uri=f"{at}/{file}", dst_path=str(folder))
+        except (MlflowException, OSError):
+            return None
+    return folder
+
+
+class Busy(UserError):
+    """Another promotion of the same model is under way."""
+
+
+@contextlib.contextmanager
+def claimed(name: str) -> Iterator[None]:
+    """While the block runs no other promotion of the model does. Raises `Busy`."""
+    token = f"{secrets.token_hex(8)} {time.time():.3f}"
+
+    def held() -> str | None:
+        with _store_errors():
+            value = client().get_registered_model(name).tags.get(CLAIM) or None
+        if value is None:
+            return None
+        try:
+            age = time.time() - float(value.split()[1])
+        except (IndexError, ValueError):
+            return None
+        return value if age < STALE else None
+
+    if held() is not None:
+        raise Busy(f"{name}: another promotion is under way; ask again in a moment")
+    with _store_errors():
+        client().set_registered_model_tag(name, CLAIM, token)
+    time.sleep(SETTLE)
+    if held() != token:
+        raise Busy(f"{name}: another promotion came at the same time and goes first")
+    try:
+        yield
+    finally:
+        with _store_errors():
+            if held() == token:
+                client().delete_registered_model_tag(name, CLAIM)
+
+
+def crown(name: str, number: int, alias: str, tags: Mapping[str, str]) -> int:
+    """Moves the alias; gives the version that has it afterwards, which is another's where somebody
+    moved it meanwhile."""
+    with _store_errors():
+        client().set_registered_model_alias(name, alias, str(number))
+    holder = aliased(name, alias)
+    if holder == number:
+        tag(name, number, tags)
+    return holder or 0
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None

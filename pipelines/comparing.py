@@ -1,0 +1,117 @@
+"""Several judged models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fmoe.errors import UserError
+from fmoe.evaluation import Evaluation, mcnemar, paired
+from fmoe.report_plots import small
+from pipelines.judging import Judged, Request
+from pipelines.reporting import PAGE, template, write_page, write_verdicts, written
+
+
+def same_for_all(request: Request, judged: Sequence[Judged]) -> Request:
+    """The request with what the first model's recipe decided."""
+    if not judged:
+        return request
+    settings = judged[0].found.settings
+    return replace(
+        request,
+        data=judged[0].data.name,
+        attacks=None if request.full else ",".join(settings.attacks),
+        eps=repr(settings.eps),
+        limit=judged[0].found.images,
+    )
+
+
+def differences(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """Each model against the first, by attack: on which images only one of the two is right."""
+    first, *others = judged
+    rows = []
+    for other in others:
+        if other.data.digest != first.data.digest:
+            raise UserError(f"{other.name} and {first.name} were judged on different images")
+        theirs = verdicts(first.found)
+        for attack, ours in verdicts(other.found).items():
+            if attack not in theirs:
+                continue  # an attack on mixtures, and the first is none
+            reference = theirs[attack]
+            rows.append(
+                {
+                    "model": other.name,
+                    "attack": attack,
+                    "difference": ours.double().mean().item() - reference.double().mean().item(),
+                    "interval95": list(paired(ours, reference)),
+                    "only_it": int((ours & ~reference).sum()),
+                    "only_first": int((reference & ~ours).sum()),
+                    "p_value": mcnemar(ours, reference),
+                }
+            )
+    return rows
+
+
+def verdicts(found: Evaluation) -> dict[str, Any]:
+    return {"clean": found.right, **found.verdicts, "worst_case": found.survivors}
+
+
+def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder: Path) -> Path:
+    """index.html, the plots, and each model's verdicts in a folder of their own."""
+    names = list(dict.fromkeys(name for one in judged for name in one.found.figures))
+    names.remove("worst_case")
+    charts = {
+        "accuracies": (
+            bars(judged),
+            "Accuracy without an attack, under each attack, and in the worst case.",
+        )
+    }
+    if all("radius" in one.found.columns for one in judged):
+        charts["accuracy_against_eps"] = (
+            curves(answer["models"]),
+            "Share of images that 20-step PGD has not broken at any ε up to the one below.",
+        )
+    page = template("comparison.html").render(
+        title="Robustness side by side",
+        answer=answer,
+        first=answer["models"][0],
+        names=[*names, "worst_case"],
+        figures=written(charts, folder),
+    )
+    for place, (one, row) in enumerate(zip(judged, answer["models"], strict=True)):
+        write_verdicts(one, row, folder / f"model-{place}")
+    write_page(folder / PAGE, page)
+    return folder / PAGE
+
+
+def bars(judged: Sequence[Judged]) -> Figure:
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axes = figure.subplots()
+    names = list(judged[0].found.figures)
+    width = 0.8 / len(judged)
+    for place, one in enumerate(judged):
+        values = [100 * one.found.figures.get(name, float("nan")) for name in names]
+        axes.bar([i + place * width for i in range(len(names))], values, width, label=one.name)
+    middle = 0.4 - width / 2
+    axes.set_xticks([i + middle for i in range(len(names))], names, rotation=30, ha="right")
+    axes.set(ylabel="accuracy, %", ylim=(0, 100))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def curves(models: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = small()
+    axes = figure.subplots()
+    for model in models:
+        points = model["sweeps"]["eps"]
+        accuracy = [100 * y for _, y in points]
+        axes.plot([x for x, _ in points], accuracy, marker=".", label=model["model"])
+    axes.axvline(models[0]["eps"], linestyle="--", color="0.5")
+    axes.set(xlabel="ε in pixels of [0,1]", ylabel="robust accuracy, %", ylim=(0, 100))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure

@@ -1,0 +1,122 @@
+"""`fmoe evaluate` and `fmoe compare` on a trained mixture: report, verdicts, a kill."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from fmoe.evaluation import STANDARD
+from tests.integration.conftest import (
+    JUDGED,
+    Outcome,
+    Trained,
+    evaluate_command,
+    evaluate_environment,
+)
+from tests.integration.test_errors import refused
+
+Fmoe = Callable[..., Outcome]
+
+
+def timeless(answer: dict[str, Any]) -> dict[str, Any]:
+    moment = ("seconds", "attack_seconds", "at", "report", "recorded", "model")
+    return {key: value for key, value in answer.items() if key not in moment}
+
+
+def test_answer_and_files(judged: dict[str, Any]) -> None:
+    assert {"clean", "robust", "worst_case", "flags", "images", "seconds"} <= judged.keys()
+    assert judged["images"] == JUDGED
+    assert {"fgsm", "pgd", "gate-only", "frozen-gate", "transfer"} <= judged["robust"].keys()
+    assert judged["worst_case"] <= min(judged["robust"].values())
+    folder = Path(judged["report"]).parent
+    assert json.loads((folder / "evaluation.json").read_text())["robust"] == judged["robust"]
+    plots = {path.stem for path in (folder / "plots").iterdir()}
+    assert {"transfer_matrix", "gate_weights", "accuracy_against_eps", "worst_images"} <= plots
+    page = (folder / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == len(plots)
+    for flag in judged["flags"]:
+        assert flag.split(":")[0] in page
+
+
+def test_verdicts_give_the_figures_again(judged: dict[str, Any]) -> None:
+    rows = pq.read_table(Path(judged["report"]).parent / "verdicts.parquet").to_pylist()
+    assert [row["image"] for row in rows] == list(range(JUDGED))
+    right = [row for row in rows if row["prediction"] == row["label"]]
+    assert len(right) / JUDGED == judged["clean"]
+    left = [row for row in right if not row["success_pgd"]]
+    assert len(left) / JUDGED == judged["robust"]["pgd"]
+    attacks = list(judged["robust"])
+    alive = [row for row in right if not any(row[f"success_{name}"] for name in attacks)]
+    assert len(alive) / JUDGED == judged["worst_case"]
+    for row in right:
+        if row["success_pgd"]:
+            assert row["prediction_pgd"] != row["label"]
+            assert row["smallest_eps"] <= judged["eps"] * 1.001
+    assert all(row["smallest_eps"] == 0 for row in rows if row not in right)
+
+
+def test_killed_and_started_again_gives_the_same(
+    trained: Trained, judged: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = trained.home / "evaluations"
+    assert not list(place.glob("*/*"))
+    first = subprocess.Popen(
+        evaluate_command(trained),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=evaluate_environment(trained),
+    )
+    deadline = time.monotonic() + 100
+    while len(kept := list(place.glob("*/*.safetensors"))) < 3:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    written = {path: path.stat().st_mtime_ns for path in kept}
+    spoiled = max(kept)
+    spoiled.write_bytes(spoiled.read_bytes()[:-9])  # as a full disk would leave it
+    again = subprocess.Popen(
+        evaluate_command(trained),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=evaluate_environment(trained),
+    )
+    while again.poll() is None:
+        for path, at in written.items():
+            if path != spoiled and path.exists():
+                assert path.stat().st_mtime_ns == at, "a finished stage was repeated"
+        time.sleep(0.05)
+    out, _ = again.communicate()
+    assert timeless(json.loads(out.splitlines()[-1])) == timeless(judged)
+    assert not list(place.glob("*/*"))
+
+
+def test_compare(trained: Trained, fmoe: Fmoe, tmp_path: Path) -> None:
+    run, uri = trained.answer["run_dir"], trained.answer["model_uri"]
+    options = ("--attacks", "fgsm,pgd,steps", "--limit", "60", "--report", tmp_path / "page")
+    answer = fmoe("compare", run, uri, *options, "--json").json
+    assert [model["model"] for model in answer["models"]] == [run, uri]
+    assert {row["attack"] for row in answer["differences"]} == {
+        "clean", "fgsm", "pgd", "worst_case",
+    }  # fmt: skip
+    assert all((row["difference"], row["p_value"]) == (0, 1) for row in answer["differences"])
+    assert "McNemar" in (tmp_path / "page" / "index.html").read_text()
+    assert (tmp_path / "page" / "model-1" / "verdicts.parquet").exists()
+    refused(fmoe("compare", run), "two models or more")
+
+
+def test_bad_requests(trained: Trained, fmoe: Fmoe, tmp_path: Path) -> None:
+    run = trained.answer["run_dir"]
+    refused(fmoe("evaluate", run, "--attacks", "apgd"), "unknown attack 'apgd'", *STANDARD)
+    refused(fmoe("evaluate", run, "--full", "--attacks", "pgd"), "leave out --attacks")
+    (tmp_path / "file").write_text("")
+    options = ("--attacks", "fgsm", "--limit", "10", "--report", tmp_path / "file" / "page")
+    refused(fmoe("evaluate", run, *options), "--report", "cannot be written")

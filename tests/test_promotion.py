@@ -1,0 +1,97 @@
+"""The rules of promotion, over verdicts made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from fmoe.evaluation import FULL, PROTOCOL, paired
+from fmoe.promotion import Evidence, faults, not_better
+from fmoe.version import VERSION
+
+REPORT = {
+    "sha256": "abc",
+    "protocol": PROTOCOL,
+    "versions": {"fmoe": VERSION},
+    "revision": "r1",
+    "attacks": list(FULL),
+    "test_images": 400,
+    "flags": [],
+    "digest": "d",
+    "eps": 0.1,
+    "recipe_eps": 0.1,
+    "images": 400,
+    "seed": 0,
+}
+
+
+def evidence(right: int, broken: int, version: int = 2, n: int = 400, **report: Any) -> Evidence:
+    """The first `right` images are right, the first `broken` of these do not survive."""
+    table = pa.table(
+        {
+            "label": [1] * n,
+            "prediction": [1] * right + [0] * (n - right),
+            "success_pgd": pa.array([i < broken if i < right else None for i in range(n)]),
+        }
+    )
+    return Evidence(version, "abc", {**REPORT, **report}, table)
+
+
+def test_the_worst_case_comes_from_the_verdicts() -> None:
+    assert evidence(300, 100).worst_case == 0.5
+
+
+def test_a_full_evaluation_has_no_faults() -> None:
+    assert faults(evidence(300, 100), "r1") == []
+
+
+@pytest.mark.parametrize(
+    ("report", "fault"),
+    [
+        ({"sha256": "other"}, "of other weights"),
+        ({"protocol": PROTOCOL - 1}, f"protocol {PROTOCOL - 1}, this is {PROTOCOL}"),
+        ({"revision": "r0"}, "(r0), this is"),
+        ({"versions": {}}, "evaluated by fmoe None"),
+        ({"attacks": ["fgsm", "pgd"]}, "not evaluated with autoattack, mixture, pgd50, sweeps"),
+        ({"flags": ["random: two passes differ"]}, "flag random"),
+        ({"eps": 0.05}, "eps 0.05, the recipe's is 0.1"),
+        ({"test_images": 5000}, "400 images, at least 1000"),
+    ],
+)
+def test_what_stops_a_promotion(report: dict[str, Any], fault: str) -> None:
+    found = faults(evidence(300, 100, **report), "r1")
+    assert len(found) == 1
+    assert fault in found[0]
+
+
+def test_flags_that_nobody_recorded_stop_it_too() -> None:
+    given = evidence(300, 100)
+    report = {key: value for key, value in given.report.items() if key != "flags"}
+    assert faults(Evidence(2, "abc", report, given.verdicts), "r1") == ["flag none recorded"]
+
+
+def test_better_by_more_than_the_paired_interval() -> None:
+    champion = evidence(300, 100, version=1)
+    assert not_better(evidence(300, 80), champion) is None  # 20 images gained, none lost
+    assert "not surely better" in str(not_better(evidence(300, 98), champion))
+    assert "-2.5 points" in str(not_better(evidence(300, 110), champion))
+
+
+def test_a_champion_judged_otherwise_is_judged_again() -> None:
+    champion = evidence(300, 100, version=1, digest="other")
+    assert "champion 1 was judged with another digest" in str(
+        not_better(evidence(300, 0), champion)
+    )
+
+
+def test_paired_interval_by_hand() -> None:
+    # a right where b is not: 6 images, the other way round: 2, of 10. With half an image in each
+    # cell: 6.5, 2.5 and n 12: d = 4 / 12; half = 1.96 sqrt((9/12 - 1/9) / 12) = 0.452242
+    a = torch.tensor([True] * 6 + [False] * 2 + [True, False])
+    b = torch.tensor([False] * 6 + [True] * 2 + [True, False])
+    low, high = paired(a, b)
+    assert (low, high) == pytest.approx((1 / 3 - 0.452242, 1 / 3 + 0.452242), abs=1e-4)
+    assert paired(b, a) == pytest.approx((-high, -low))
