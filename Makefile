@@ -7,11 +7,15 @@ STAMP := $(VENV)/.installed
 
 setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
-# torchattacks pins an old `requests` that ray cannot live with, so it comes without dependencies
+# torchattacks pins an old `requests` that ray cannot live with, so it comes without dependencies.
+# Compiled here, by all cores: a run starts a dozen processes, and where Python may not write
+# (PYTHONDONTWRITEBYTECODE) each of them would compile torch again. Some packages ship templates
+# that are no Python.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps torchattacks
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	touch $(STAMP)
 
 demo: setup  ## train, evaluate and register nine experts on scikit-learn's digits
