@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from fmoe.evaluation.chunk import share
 from fmoe.evaluation.intervals import paired
 from fmoe.evaluation.settings import FULL, PROTOCOL
 from fmoe.version import VERSION
@@ -43,7 +44,7 @@ class Evidence:
 
     @property
     def worst_case(self) -> float:
-        return self.survivors.double().mean().item()
+        return share(self.survivors)
 
 
 def faults(candidate: Evidence, revision: str) -> list[str]:

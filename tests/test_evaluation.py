@@ -26,7 +26,7 @@ from fmoe.evaluation import (
     summarise,
     wilson,
 )
-from fmoe.evaluation.chunk import Chunk, assert_within
+from fmoe.evaluation.chunk import Chunk, assert_within, so_far
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.standard import pgd
 from fmoe.experts import ResNet18
@@ -198,8 +198,8 @@ def test_chunks_may_be_judged_anywhere_in_any_order(net: nn.Module, part: Split)
     for start in reversed(starts):
         found = judged[start] = {}
         for name in ("clean", "fgsm", "pgd"):
-            before = {k: v for one in found.values() for k, v in one.columns.items()}
-            found[name] = judge(net, part[start : start + 16], start, name, before, settings)
+            part_ = part[start : start + 16]
+            found[name] = judge(net, part_, start, name, so_far(found), settings)
     apart = summarise([judged[start] for start in starts], part.labels, settings, {}, 0.0)
     at_once = evaluate(
         net, part.images, part.labels, attacks=["fgsm", "pgd"], eps=0.06, batch_size=16

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 ROUNDING = 1e-6
@@ -40,6 +39,16 @@ class Found:
     seconds: float
 
 
+def so_far(stages: Mapping[str, Found]) -> Columns:
+    """The columns of all stages of a chunk that have been run."""
+    return {key: column for found in stages.values() for key, column in found.columns.items()}
+
+
+def share(verdicts: Tensor) -> float:
+    """Of images for which a verdict (bool) is true; of figures (float) the mean."""
+    return verdicts.double().mean().item()
+
+
 def right(columns: Mapping[str, Tensor], y: Tensor) -> Tensor:
     """bool [B]: classified as labelled, without an attack."""
     return columns[CLEAN].to(y.device) == y
@@ -68,10 +77,3 @@ def assert_within(x_adv: Tensor, x: Tensor, eps: float) -> None:
     assert distance <= eps + ROUNDING, f"an adversarial image is {distance} away, eps is {eps}"
     assert x_adv.min() >= 0, "an adversarial image leaves [0,1]"
     assert x_adv.max() <= 1, "an adversarial image leaves [0,1]"
-
-
-def scatter(rows: Tensor, values: Tensor, like: Tensor) -> Tensor:
-    """`like` with `values` at `rows`."""
-    out = like.clone()
-    out[rows] = values
-    return torch.as_tensor(out)

@@ -6,63 +6,60 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from fmoe.evaluation.chunk import right, share
 from fmoe.evaluation.mixture_suite import FACTORS
 from fmoe.evaluation.sweeps import STEPS, grid
 
-HALVING = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, STEPS)
+CURVE = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, STEPS)
+"""Steps at which the accuracy is told."""
 
 
 def mixture(columns: Mapping[str, Tensor], y: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """What is known of the parts; keys are there as far as their stage was run."""
     found: dict[str, Any] = {}
     if "weights.clean" in columns:
-        found["weights"] = {"clean": _means(columns["weights.clean"])}
-        found["entropy"] = {"clean": entropy(columns["weights.clean"])}
-        if "weights.pgd" in columns:
-            found["weights"]["pgd"] = _means(columns["weights.pgd"])
-            found["entropy"]["pgd"] = entropy(columns["weights.pgd"])
+        known = {w: columns[f"weights.{w}"] for w in ("clean", "pgd") if f"weights.{w}" in columns}
+        found["names"] = named(known["clean"].shape[1], names)
+        found["weights"] = {where: _means(weights) for where, weights in known.items()}
+        found["entropy"] = {where: entropy(weights) for where, weights in known.items()}
     if "transfer" in columns:
-        matrix = columns["transfer"].double().mean(0)
-        experts = columns["experts"].double().mean(0)
-        count = len(experts)
-        labels = list(names) if len(names) == count else [f"expert {e}" for e in range(count)]
-        found["names"] = labels
-        found["transfer"] = matrix.tolist()
+        matrix, alone = _means(columns["transfer"]), _means(columns["experts"])
+        found["transfer"] = matrix
         found["experts"] = [
-            {"name": labels[e], "clean": experts[e].item(), "pgd": matrix[e, e].item()}
-            for e in range(count)
+            {"name": name, "clean": alone[e], "pgd": matrix[e][e]}
+            for e, name in enumerate(named(len(alone), names))
         ]
-        found["better_alone"] = better_alone(columns, y, labels)
+        found["better_alone"] = better_alone(columns, y, names)
     if "frozen" in columns:
-        found["frozen_gate"] = columns["frozen"].double().mean().item()
+        found["frozen_gate"] = share(columns["frozen"])
     if "scale" in columns:
         found["logit_scale"] = _means(columns["scale"])
         found["gradient"] = {
-            part: columns[f"gradient.{part}"].double().mean().item() for part in ("gate", "experts")
+            part: share(columns[f"gradient.{part}"]) for part in ("gate", "experts")
         }
+        clean, pgd = (_means(columns[f"temperature.{where}"]) for where in ("clean", "pgd"))
         found["temperature"] = [
-            {
-                "factor": factor,
-                "clean": columns["temperature.clean"][:, place].double().mean().item(),
-                "pgd": columns["temperature.pgd"][:, place].double().mean().item(),
-            }
+            {"factor": factor, "clean": clean[place], "pgd": pgd[place]}
             for place, factor in enumerate(FACTORS)
         ]
     return found
 
 
+def named(count: int, names: Sequence[str]) -> list[str]:
+    """Experts' names, or their numbers where the names are not those of so many."""
+    return list(names) if len(names) == count else [f"expert {e}" for e in range(count)]
+
+
 def better_alone(columns: Mapping[str, Tensor], y: Tensor, names: Sequence[str]) -> list[str]:
     """Experts that beat the mixture under PGD without losing clean accuracy to it."""
-    matrix, alone = columns["transfer"].double().mean(0), columns["experts"].double().mean(0)
-    clean = (columns["prediction.clean"] == y).double().mean().item()
-    own = matrix[-1, -1].item()
+    matrix, alone = _means(columns["transfer"]), _means(columns["experts"])
+    clean, own = share(right(columns, y)), matrix[-1][-1]
     return [
         name
-        for e, name in enumerate(names)
-        if matrix[e, e].item() > own and alone[e].item() >= clean
+        for e, name in enumerate(named(len(alone), names))
+        if matrix[e][e] > own and alone[e] >= clean
     ]
 
 
@@ -73,24 +70,24 @@ def entropy(weights_BE: Tensor) -> float:
     return nats / log(weights.shape[1]) if weights.shape[1] > 1 else 0.0
 
 
-def sweeps(columns: Mapping[str, Tensor], right: Tensor, eps: float) -> dict[str, Any]:
+def sweeps(columns: Mapping[str, Tensor], clean: Tensor, eps: float) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "step" in columns:
-        found["steps"] = [[k, accuracy_after(columns["step"], right, k)] for k in HALVING]
+        found["steps"] = [[k, accuracy_after(columns["step"], clean, k)] for k in CURVE]
     if "radius" in columns:
-        clean = [[0.0, right.double().mean().item()]]
         # a hair more than the size: it is kept in float32
-        found["eps"] = clean + [
-            [size, (columns["radius"] > size * (1 + 1e-6)).double().mean().item()]
-            for size in grid(eps)
+        found["eps"] = [[0.0, share(clean)]] + [
+            [size, share(columns["radius"] > size * (1 + 1e-6))] for size in grid(eps)
         ]
     return found
 
 
-def accuracy_after(step: Tensor, right: Tensor, steps: int) -> float:
+def accuracy_after(step: Tensor, clean: Tensor, steps: int) -> float:
+    """clean: bool [N], right without an attack."""
     broken = (step >= 0) & (step <= steps)
-    return (right & ~broken).double().mean().item()
+    return share(clean & ~broken)
 
 
-def _means(columns: Tensor) -> list[float]:
-    return [float(value) for value in torch.mean(columns.double(), 0)]
+def _means(column: Tensor) -> list[Any]:
+    """Means over the images, as nested lists."""
+    return list(column.double().mean(0).tolist())

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fmoe.evaluation.figures import accuracy_after, mixture
+from fmoe.evaluation.chunk import share
+from fmoe.evaluation.figures import accuracy_after, better_alone
 from fmoe.evaluation.intervals import mcnemar
 
 if TYPE_CHECKING:
@@ -39,10 +40,9 @@ def noted(found: Evaluation) -> list[str]:
     """What the reader should know and what stops nothing."""
     notes = [] if found.settings.collapse_stops else list(collapse(found))
     if "transfer" in found.columns:
-        named = mixture(found.columns, found.labels, found.settings.experts)
         notes += [
             f"{name} alone is at least as accurate as the mixture, and more under PGD"
-            for name in named["better_alone"]
+            for name in better_alone(found.columns, found.labels, found.settings.experts)
         ]
     return notes
 
@@ -67,7 +67,7 @@ def scale(found: Evaluation) -> Iterator[str]:
     """A model that wants its images normalised before it: eps would be in the wrong scale."""
     for name in ("standardised", "bytes"):
         other = found.columns[f"scaled.{name}"] == found.labels
-        more = other.double().mean().item() - found.clean
+        more = share(other) - found.clean
         if more > 2 * POINT and mcnemar(other, found.right) < SURE:
             what = "standardised" if name == "standardised" else "0 to 255"
             yield (
@@ -90,7 +90,7 @@ def black_box(found: Evaluation) -> Iterator[str]:
     """Attacks that need no gradient of the mixture break what its own gradient did not."""
     if "transfer" in found.columns:
         matrix = found.columns["transfer"]
-        own = (found.right & matrix[:, -1, -1]).double().mean().item()
+        own = share(found.right & matrix[:, -1, -1])
         others = (found.right[:, None] & matrix[:, :-1, -1]).double().mean(0)
         weakest = others.min().item()
         if own - weakest > POINT:
@@ -120,7 +120,7 @@ def longer(found: Evaluation) -> Iterator[str]:
 
 def larger(found: Evaluation) -> Iterator[str]:
     if "radius" in found.columns:
-        left = found.columns["radius"].isinf().double().mean().item()
+        left = share(found.columns["radius"].isinf())
         # the best that a model can do that always says the same
         chance = found.labels.bincount().max().item() / found.images
         if left > chance + CHANCE:

@@ -6,7 +6,7 @@ step's forward pass serves both the gradient and the judgement of the iterate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fmoe.attacks import Objective, ball, objective_loss
 from fmoe.draw import Draw
-from fmoe.evaluation.chunk import Chunk, assert_within
+from fmoe.evaluation.chunk import Chunk, Columns, assert_within, verdict
 from fmoe.precision import at_least_float32
 
 STEPS = 20
@@ -99,3 +99,24 @@ def until_broken(
             x = (x + size * gradient[left].sign()).clamp(lower, upper)
     assert_within(x_adv, chunk.x, eps)
     return Attacked(step, prediction, x_adv)
+
+
+def one_after_another(
+    runs: Iterable[tuple[tuple[str | int, ...], Pass]],
+    chunk: Chunk,
+    start: Tensor,
+    name: str,
+    *,
+    eps: float,
+    steps: int = STEPS,
+) -> Columns:
+    """Several attacks (key of the draws, pass) as the attack `name`, each on what the ones before
+    it have left of `start`; `by.NAME` int8 [B] is the place of the one that broke an image."""
+    alive = start
+    said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
+    for place, (key, run) in enumerate(runs):
+        found = until_broken(run, chunk, alive, name, *key, eps=eps, steps=steps)
+        said = torch.where(found.broken, found.prediction, said)
+        by = by.masked_fill(found.broken, place)
+        alive = alive & ~found.broken
+    return verdict(name, start, start & ~alive, said) | {f"by.{name}": by}

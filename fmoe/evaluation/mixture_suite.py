@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fmoe.attacks import PGD
 from fmoe.draw import Draw
 from fmoe.evaluation.chunk import Chunk, Columns, assert_within, right, survivors, verdict
-from fmoe.evaluation.iterated import STEPS, Pass, ascending, until_broken
+from fmoe.evaluation.iterated import STEPS, Pass, ascending, one_after_another, until_broken
 from fmoe.evaluation.standard import Given
 from fmoe.mixture import Mixture, mix_logits, mix_probabilities
 
@@ -108,7 +108,7 @@ def mixings(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
         for name, crafting in surrogates(model).items()
         if model.hard or name != model.mixing
     }
-    return _one_after_another(model, chunk, before, eps, "surrogate", crafted)
+    return _restarts(model, chunk, before, eps, "surrogate", crafted)
 
 
 def toward(expert: int) -> Crafting:
@@ -124,10 +124,10 @@ def toward(expert: int) -> Crafting:
 def reweighted(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
     """A restart for each expert, which then has at least half of the weight in the loss."""
     crafted = {str(expert): toward(expert) for expert in range(len(model.experts))}
-    return _one_after_another(model, chunk, before, eps, "reweighted", crafted)
+    return _restarts(model, chunk, before, eps, "reweighted", crafted)
 
 
-def _one_after_another(
+def _restarts(
     model: Mixture,
     chunk: Chunk,
     before: Columns,
@@ -135,16 +135,8 @@ def _one_after_another(
     name: str,
     crafted: dict[str, Crafting],
 ) -> Given:
-    """Attacks on what the one before has left; `by.NAME` is the place of the one that broke it."""
-    start = alive = survivors(before, chunk.y)
-    said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
-    for place, (label, crafting) in enumerate(crafted.items()):
-        run = through(model, chunk.y, crafting)
-        found = until_broken(run, chunk, alive, name, label, eps=eps)
-        said = torch.where(found.broken, found.prediction, said)
-        by = by.masked_fill(found.broken, place)
-        alive = alive & ~found.broken
-    return verdict(name, start, start & ~alive, said) | {f"by.{name}": by}, []
+    runs = [((label,), through(model, chunk.y, craft)) for label, craft in crafted.items()]
+    return one_after_another(runs, chunk, survivors(before, chunk.y), name, eps=eps), []
 
 
 def transfer(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:

@@ -13,7 +13,7 @@ from fmoe.attacks import eval_mode
 from fmoe.data import Split
 from fmoe.errors import UserError
 from fmoe.evaluation import mixture_suite, standard, sweeps
-from fmoe.evaluation.chunk import Chunk, Columns, Found
+from fmoe.evaluation.chunk import Chunk, Columns, Found, so_far
 from fmoe.evaluation.result import Evaluation
 from fmoe.evaluation.settings import MIXTURE, Settings
 from fmoe.evaluation.standard import Given
@@ -70,12 +70,9 @@ def summarise(
 ) -> Evaluation:
     """All chunks' findings (stage to found), in the order of the images."""
     stages = list(parts[0])
-    columns = {
-        key: torch.cat([part[stage].columns[key] for part in parts])
-        for stage in stages
-        for key in parts[0][stage].columns
-    }
-    raised = sorted({flag for part in parts for found in part.values() for flag in found.flags})
+    found = [so_far(part) for part in parts]
+    columns = {key: torch.cat([chunk[key] for chunk in found]) for key in found[0]}
+    raised = sorted({flag for part in parts for stage in part.values() for flag in stage.flags})
     spent = {stage: sum(part[stage].seconds for part in parts) for stage in stages}
     return Evaluation(settings, labels.cpu(), columns, raised, skipped, spent, seconds)
 
@@ -123,8 +120,7 @@ def evaluate(
         part = split[start : start + batch_size]
         found: dict[str, Found] = {}
         for name in stages:
-            before = {k: v for stage in found.values() for k, v in stage.columns.items()}
-            found[name] = judge(model, part, start, name, before, settings)
+            found[name] = judge(model, part, start, name, so_far(found), settings)
             done += len(part)
             if progress:
                 progress(done // len(stages), len(split))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fmoe.evaluation import chunk, figures
-from fmoe.evaluation.chunk import ATTACKED, BROKEN, CLEAN, PREDICTION, Columns
+from fmoe.evaluation.chunk import ATTACKED, BROKEN, CLEAN, PREDICTION, Columns, share
 from fmoe.evaluation.intervals import wilson
 from fmoe.evaluation.settings import PROTOCOL, Settings
 
@@ -132,7 +132,3 @@ class Evaluation:
         found = self.columns.get("radius", torch.where(self.right, torch.inf, 0.0))
         at_eps = torch.where(self.survivors, torch.inf, self.settings.eps)
         return torch.minimum(found, at_eps).float().masked_fill(~self.right, 0.0)
-
-
-def share(verdict: Tensor) -> float:
-    return verdict.double().mean().item()

@@ -1,4 +1,4 @@
-"""The standard attacks of the protocol (EVALUATION in the README), a chunk of images at a time.
+"""The standard attacks of the protocol (Evaluation in the README), a chunk of images at a time.
 
 FGSM and PGD are run on every image that is right; PGD-50 and AutoAttack on those that are left,
 since an image that is broken stays broken. Draws are those of the whole chunk, cut to the images
@@ -21,11 +21,10 @@ from fmoe.evaluation.chunk import (
     Columns,
     assert_within,
     right,
-    scatter,
     survivors,
     verdict,
 )
-from fmoe.evaluation.iterated import ascending, until_broken
+from fmoe.evaluation.iterated import ascending, one_after_another, until_broken
 from fmoe.mixture import Mixture
 
 RESTARTS = 5
@@ -58,16 +57,14 @@ def pgd(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
 
 def pgd50(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
     """50 steps of eps/4, five random starts with the cross-entropy and five with the margin."""
-    start = alive = survivors(before, chunk.y)
-    said = chunk.y.clone()
     losses: tuple[Objective, ...] = ("ce", "margin")
-    for loss in losses:
-        run = ascending(model, chunk.y, loss)
-        for restart in range(RESTARTS):
-            found = until_broken(run, chunk, alive, "pgd50", loss, restart, eps=eps, steps=50)
-            said = torch.where(found.broken, found.prediction, said)
-            alive = alive & ~found.broken
-    return verdict("pgd50", start, start & ~alive, said), []
+    runs = [
+        ((loss, restart), ascending(model, chunk.y, loss))
+        for loss in losses
+        for restart in range(RESTARTS)
+    ]
+    start = survivors(before, chunk.y)
+    return one_after_another(runs, chunk, start, "pgd50", eps=eps, steps=50), []
 
 
 class _Collect(logging.Handler):
@@ -126,9 +123,9 @@ def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> G
             assert_within(x_adv, x, eps)
             with torch.no_grad():
                 told = model(x_adv).argmax(1)
-            said = scatter(rows, told, said)
+            said[rows] = told
             by[rows[told != y]] = place
-            alive = scatter(rows, told == y, alive)
+            alive = alive & (said == chunk.y)
     columns = verdict("autoattack", start, start & ~alive, said) | {"by.autoattack": by}
     return columns, [f"autoattack: {message}" for message in warnings]
 

@@ -15,7 +15,7 @@ from fmoe.checkpoint import copy_state
 from fmoe.config import Config
 from fmoe.data import Split
 from fmoe.evaluation import Evaluation, Found, Settings, judge, plan, summarise
-from fmoe.evaluation.chunk import Columns
+from fmoe.evaluation.chunk import Columns, so_far
 from fmoe.evaluation.kept import Kept
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import own_error
@@ -77,7 +77,7 @@ def evaluate(
             known = kept.get(place, name) if kept else None
             if known is None:
                 part = split[starts[place] : starts[place] + settings.batch_size]
-                before = {k: v.numpy() for one in found.values() for k, v in one.columns.items()}
+                before = {key: column.numpy() for key, column in so_far(found).items()}
                 arrays = part.images.numpy(), part.labels.numpy()
                 given = (config.plain(), *arrays, starts[place], name, before, settings, resources)
                 running[task.remote(state, *given)] = place
