@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import torch
@@ -68,6 +69,12 @@ def adversarial_row(
             -0.1, 0.5, label, rotation=90, va="center", ha="right", transform=axes[0].transAxes
         )
     return figure
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
 def show(axis: object, picture_CHW: Tensor) -> None:

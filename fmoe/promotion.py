@@ -18,6 +18,8 @@ from fmoe.evaluation.intervals import paired
 from fmoe.evaluation.settings import FULL, PROTOCOL
 from fmoe.version import VERSION
 
+REPORT, VERDICTS = "evaluation.json", "verdicts.parquet"
+"""The files that an evaluation leaves."""
 ENOUGH = 1000
 """Test images, or all of a smaller test split."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,32 +23,36 @@ def small() -> Figure:
 
 
 def charts(
-    found: Evaluation, model: nn.Module, split: Split, classes: Sequence[str]
+    found: Evaluation,
+    answer: Mapping[str, Any],
+    model: nn.Module,
+    split: Split,
+    classes: Sequence[str],
 ) -> dict[str, tuple[Figure, str]]:
     """Name to figure and what it shows in a sentence; those of stages that were not run are left
-    out."""
-    mixture, sweeps = found.to_json()["mixture"], found.to_json()["sweeps"]
+    out. answer: what `found.to_json()` gave."""
+    mixture, sweeps = answer["mixture"], answer["sweeps"]
     charts: dict[str, tuple[Figure, str]] = {}
     if "eps" in sweeps:
         charts["accuracy_against_eps"] = (
-            curve(sweeps["eps"], "ε in pixels of [0,1]", found.settings.eps),
+            against_eps({"": sweeps["eps"]}, found.settings.eps),
             "Share of images that 20-step PGD has not broken at any ε up to the one below. "
             "The dashed line is the ε of the protocol; an honest model falls to chance.",
         )
     if "steps" in sweeps:
         charts["accuracy_against_steps"] = (
-            curve(sweeps["steps"], "PGD steps", None),
+            curves({"": sweeps["steps"]}, "PGD steps"),
             "Share of images that are left after so many steps of PGD at the protocol's ε. "
             "The curve must be flat at its end.",
         )
     if "weights" in mixture:
         charts["gate_weights"] = (
-            weights(mixture["weights"], names(found, mixture)),
+            weights(mixture["weights"], mixture["names"]),
             "Mean weight that the gate gives each expert, on clean images and under PGD.",
         )
     if "transfer" in mixture:
         charts["transfer_matrix"] = (
-            matrix(mixture["transfer"], [*names(found, mixture), "mixture"]),
+            matrix(mixture["transfer"], [*mixture["names"], "mixture"]),
             "Accuracy of each column on PGD examples that were made on the row. A row of low "
             "figures fools everybody; the diagonal is each model against its own examples.",
         )
@@ -67,20 +71,27 @@ def charts(
     return charts
 
 
-def names(found: Evaluation, mixture: dict[str, Any]) -> list[str]:
-    count = len(mixture["weights"]["clean"])
-    given = list(found.settings.experts)
-    return given if len(given) == count else [f"expert {e}" for e in range(count)]
+Points = Sequence[Sequence[float]]
+"""(x, share of images) each."""
 
 
-def curve(points: Sequence[Sequence[float]], label: str, mark: float | None) -> Figure:
+def curves(lines: Mapping[str, Points], label: str) -> Figure:
+    """A line each; with more than one they are named."""
     figure = small()
     axes = figure.subplots()
-    axes.plot([x for x, _ in points], [100 * y for _, y in points], marker=".")
-    if mark is not None:
-        axes.axvline(mark, linestyle="--", color="0.5")
+    for name, points in lines.items():
+        axes.plot([x for x, _ in points], [100 * y for _, y in points], marker=".", label=name)
     axes.set(xlabel=label, ylabel="robust accuracy, %", ylim=(0, 100))
     axes.grid(alpha=0.3)
+    if len(lines) > 1:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def against_eps(lines: Mapping[str, Points], mark: float) -> Figure:
+    """mark: the protocol's eps."""
+    figure = curves(lines, "ε in pixels of [0,1]")
+    figure.axes[0].axvline(mark, linestyle="--", color="0.5")
     return figure
 
 

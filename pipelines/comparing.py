@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, mcnemar, paired
-from fmoe.report_plots import small
+from fmoe.evaluation.chunk import share
+from fmoe.report_plots import against_eps
 from pipelines.judging import Judged, Request
-from pipelines.reporting import PAGE, template, write_page, write_verdicts, written
+from pipelines.reporting import PAGE, template, write, write_verdicts, written
 
 
 def same_for_all(request: Request, judged: Sequence[Judged]) -> Request:
@@ -46,7 +47,7 @@ def differences(judged: Sequence[Judged]) -> list[dict[str, Any]]:
                 {
                     "model": other.name,
                     "attack": attack,
-                    "difference": ours.double().mean().item() - reference.double().mean().item(),
+                    "difference": share(ours) - share(reference),
                     "interval95": list(paired(ours, reference)),
                     "only_it": int((ours & ~reference).sum()),
                     "only_first": int((reference & ~ours).sum()),
@@ -72,7 +73,10 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
     }
     if all("radius" in one.found.columns for one in judged):
         charts["accuracy_against_eps"] = (
-            curves(answer["models"]),
+            against_eps(
+                {model["model"]: model["sweeps"]["eps"] for model in answer["models"]},
+                answer["models"][0]["eps"],
+            ),
             "Share of images that 20-step PGD has not broken at any ε up to the one below.",
         )
     page = template("comparison.html").render(
@@ -84,7 +88,7 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
     )
     for place, (one, row) in enumerate(zip(judged, answer["models"], strict=True)):
         write_verdicts(one, row, folder / f"model-{place}")
-    write_page(folder / PAGE, page)
+    write(folder / PAGE, page.encode())
     return folder / PAGE
 
 
@@ -100,18 +104,4 @@ def bars(judged: Sequence[Judged]) -> Figure:
     axes.set_xticks([i + middle for i in range(len(names))], names, rotation=30, ha="right")
     axes.set(ylabel="accuracy, %", ylim=(0, 100))
     axes.legend(fontsize=8)
-    return figure
-
-
-def curves(models: Sequence[Mapping[str, Any]]) -> Figure:
-    figure = small()
-    axes = figure.subplots()
-    for model in models:
-        points = model["sweeps"]["eps"]
-        accuracy = [100 * y for _, y in points]
-        axes.plot([x for x, _ in points], accuracy, marker=".", label=model["model"])
-    axes.axvline(models[0]["eps"], linestyle="--", color="0.5")
-    axes.set(xlabel="ε in pixels of [0,1]", ylabel="robust accuracy, %", ylim=(0, 100))
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
     return figure

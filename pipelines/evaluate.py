@@ -53,15 +53,19 @@ def evaluate(
     fmoe evaluate runs/my-run --attacks fgsm,pgd50,autoattack --limit 1000
     """
     from pipelines.judging import Request, judge
-    from pipelines.reporting import record, write_report
 
     request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu)
     with result(json) as answer, Display() as display:
         judged = judge(model, request, display)
         answer |= judged.to_json()
         if report is not None:
+            from pipelines.reporting import write_report
+
             answer["report"] = str(write_report(judged, answer, report))
-        record(judged, answer, report)
+        if model.startswith("models:"):
+            from pipelines.recording import record
+
+            record(judged, answer, report)
     found = judged.found
     say(
         json,

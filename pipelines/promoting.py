@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from fmoe import provenance
 from fmoe.errors import UserError
-from fmoe.promotion import Evidence, faults, not_better
+from fmoe.promotion import REPORT, VERDICTS, Evidence, faults, not_better
 from fmoe.tracking import registry
 from fmoe.tracking.registry import CANDIDATE, Entry
 
@@ -89,8 +89,8 @@ def evidence(entry: Entry) -> Evidence | None:
         if folder is None:
             return None
         try:
-            report = json.loads((folder / registry.REPORT).read_text())
-            table = pq.read_table(folder / registry.VERDICTS)
+            report = json.loads((folder / REPORT).read_text())
+            table = pq.read_table(folder / VERDICTS)
             found = Evidence(entry.number, entry.tags["fmoe.sha256"], dict(report), table)
             found.survivors  # noqa: B018 - the columns are there
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:

@@ -67,7 +67,4 @@ def publish(
 
 def write_figure(folder: Folder, name: str, figure: Figure) -> None:
     """`plots/NAME.png` in the folder."""
-    with tempfile.TemporaryFile() as file:
-        figure.savefig(file, format="png", dpi=110)
-        file.seek(0)
-        (folder / "plots").write(f"{name}.png", file.read())
+    (folder / "plots").write(f"{name}.png", plots.png(figure))

@@ -1,11 +1,10 @@
-"""An evaluation as a page, files, and a record in the registry."""
+"""An evaluation as a page and files."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from matplotlib.figure import Figure
 
 from fmoe import report_plots
 from fmoe.errors import UserError
-from fmoe.tracking import find_version, registry
+from fmoe.plots import png
+from fmoe.promotion import REPORT, VERDICTS
 from pipelines.judging import Judged
 from pipelines.output import percent
 
-PAGE = "index.html"
+PAGE, DPI = "index.html", 120
 
 
 def template(name: str) -> jinja2.Template:
@@ -34,7 +34,9 @@ def template(name: str) -> jinja2.Template:
 def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Path:
     """index.html (nothing outside of it is needed), evaluation.json, verdicts.parquet, plots/."""
     found = judged.found
-    charts = report_plots.charts(found, judged.network, judged.test, judged.data.info.classes)
+    charts = report_plots.charts(
+        found, answer, judged.network, judged.test, judged.data.info.classes
+    )
     skipped: dict[str, list[str]] = {}
     for name, reason in found.skipped.items():
         skipped.setdefault(reason, []).append(name)
@@ -46,21 +48,17 @@ def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Pat
         skipped=skipped,
         facts=facts(answer),
     )
-    write_page(folder / PAGE, page)
+    write(folder / PAGE, page.encode())
     write_verdicts(judged, answer, folder)
     return folder / PAGE
 
 
 def write_verdicts(judged: Judged, answer: Mapping[str, Any], folder: Path) -> None:
     """What another evaluation can be compared with, image by image."""
-    _write(folder / registry.REPORT, (json.dumps(answer, indent=1) + "\n").encode())
+    write(folder / REPORT, (json.dumps(answer, indent=1) + "\n").encode())
     buffer = io.BytesIO()
     pq.write_table(judged.found.table(), buffer)
-    _write(folder / registry.VERDICTS, buffer.getvalue())
-
-
-def write_page(path: Path, page: str) -> None:
-    _write(path, page.encode())
+    write(folder / VERDICTS, buffer.getvalue())
 
 
 def facts(answer: Mapping[str, Any]) -> dict[str, str]:
@@ -81,38 +79,17 @@ def written(charts: Mapping[str, tuple[Figure, str]], folder: Path) -> list[dict
     """Each figure as plots/NAME.png and as the page wants it."""
     pages = []
     for name, (figure, caption) in charts.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        png = buffer.getvalue()
-        _write(folder / "plots" / f"{name}.png", png)
-        width, height = (round(side * 120) for side in figure.get_size_inches())
-        encoded = base64.b64encode(png).decode()
+        picture = png(figure, DPI)
+        write(folder / "plots" / f"{name}.png", picture)
+        width, height = (round(side * DPI) for side in figure.get_size_inches())
+        encoded = base64.b64encode(picture).decode()
         pages.append({"png": encoded, "caption": caption, "width": width, "height": height})
     return pages
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
         raise UserError(f"--report {path.parent}: cannot be written ({error.strerror})") from None
-
-
-def record(judged: Judged, answer: dict[str, Any], report: Path | None) -> None:
-    """Keeps the evaluation of a registered version with it, and says so in `recorded`.
-
-    A full evaluation is not replaced by a partial one.
-    """
-    if not judged.name.startswith("models:"):
-        return
-    version = find_version(judged.name)
-    (entry,) = [e for e in registry.versions(version.name) if e.number == version.number]
-    if entry.tags.get("fmoe.eval.full") == "true" and not answer["full"]:
-        return
-    with tempfile.TemporaryDirectory() as aside:
-        folder = report or Path(aside)
-        if report is None:
-            write_report(judged, answer, folder)
-        registry.record_evaluation(version, entry.run_id, answer, folder)
-    answer["recorded"] = f"models:/{version.name}/{version.number}"

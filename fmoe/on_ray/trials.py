@@ -72,8 +72,7 @@ def alone(given: dict[str, Any], setting: Setting) -> None:
             report(epoch.index, epoch.metrics, experts, offer, adopted)
     except (NonFiniteLoss, UserError) as error:
         # told and not raised: another try would end the same
-        told = {"error": f"{type(error).__name__}: {error}", "process": process()}
-        tune.report({**told, "experts": experts})
+        report_failure(error, experts)
 
 
 def adopt(kept: Checkpoints) -> int:
@@ -125,8 +124,7 @@ def together(given: dict[str, Any], setting: Setting) -> None:
     reported: set[int] = set()
     while (event := heard.get()) is not None:
         if isinstance(event, NonFiniteLoss | UserError):
-            told = {"error": f"{type(event).__name__}: {event}", "process": process()}
-            tune.report({**told, "experts": experts})
+            report_failure(event, experts)
             return
         if isinstance(event, BaseException):
             raise event
@@ -163,6 +161,11 @@ def report(
     with tempfile.TemporaryDirectory() as folder:
         Checkpoints(Folder.at(folder), EXCHANGE).save(offer, epoch)
         tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def report_failure(error: NonFiniteLoss | UserError, experts: dict[str, float]) -> None:
+    told = {"error": f"{type(error).__name__}: {error}", "process": process()}
+    tune.report({**told, "experts": experts})
 
 
 def process() -> str:

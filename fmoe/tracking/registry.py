@@ -23,14 +23,13 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from fmoe.errors import UserError, first_line
-from fmoe.tracking.store import client, store_uri
+from fmoe.promotion import REPORT, VERDICTS
+from fmoe.tracking.store import client, store_errors, store_uri
 
 CANDIDATE = "candidate"
-CHAMPION = "champion"
 CLAIM = "fmoe.promoting"
 STALE = 120.0  # seconds after which a claim is that of a promotion that was killed
 SETTLE = 1.0  # seconds in which another's claim becomes visible
-REPORT, VERDICTS = "evaluation.json", "verdicts.parquet"
 MODEL_FILES = ("model.safetensors", "config.yaml", "model.json")
 
 
@@ -91,7 +90,7 @@ def checked_name(name: str) -> str:
 
 def names() -> list[str]:
     """All registered models that fmoe made."""
-    with _store_errors():
+    with store_errors():
         found = [model.name for model in client().search_registered_models(max_results=1000)]
     return sorted(name for name in found if versions(name))
 
@@ -119,7 +118,7 @@ class Entry:
 
 def versions(name: str) -> list[Entry]:
     """Those that fmoe registered, newest first."""
-    with _store_errors():
+    with store_errors():
         model = client().get_registered_model(name)
         found = client().search_model_versions(f"name = '{name}'", max_results=10_000)
     aliases = {alias: int(number) for alias, number in model.aliases.items()}
@@ -141,13 +140,13 @@ def _entry(version: ModelVersion, aliases: Mapping[str, int]) -> Entry:
 
 def aliased(name: str, alias: str) -> int | None:
     """The version that an alias names, None where it names none."""
-    with _store_errors():
+    with store_errors():
         number = client().get_registered_model(name).aliases.get(alias)
     return None if number is None else int(number)
 
 
 def tag(name: str, number: int, tags: Mapping[str, str]) -> None:
-    with _store_errors():
+    with store_errors():
         for key, value in tags.items():
             client().set_model_version_tag(name, str(number), key, value[:5000])
 
@@ -157,7 +156,7 @@ def record_evaluation(
 ) -> None:
     """Keeps an evaluation with the version: its files with the run, its figures as tags."""
     at = f"evaluation/v{version.number}"
-    with _store_errors():
+    with store_errors():
         client().log_artifacts(run_id, str(folder), at)
     figures = {"clean": report["clean"], **report["robust"], "worst_case": report["worst_case"]}
     tags = {f"fmoe.eval.{name}": f"{value:.4f}" for name, value in figures.items()}
@@ -198,7 +197,7 @@ def claimed(name: str) -> Iterator[None]:
     token = f"{secrets.token_hex(8)} {time.time():.3f}"
 
     def held() -> str | None:
-        with _store_errors():
+        with store_errors():
             value = client().get_registered_model(name).tags.get(CLAIM) or None
         if value is None:
             return None
@@ -210,7 +209,7 @@ def claimed(name: str) -> Iterator[None]:
 
     if held() is not None:
         raise Busy(f"{name}: another promotion is under way; ask again in a moment")
-    with _store_errors():
+    with store_errors():
         client().set_registered_model_tag(name, CLAIM, token)
     time.sleep(SETTLE)
     if held() != token:
@@ -218,7 +217,7 @@ def claimed(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with _store_errors():
+        with store_errors():
             if held() == token:
                 client().delete_registered_model_tag(name, CLAIM)
 
@@ -226,17 +225,9 @@ def claimed(name: str) -> Iterator[None]:
 def crown(name: str, number: int, alias: str, tags: Mapping[str, str]) -> int:
     """Moves the alias; gives the version that has it afterwards, which is another's where somebody
     moved it meanwhile."""
-    with _store_errors():
+    with store_errors():
         client().set_registered_model_alias(name, alias, str(number))
     holder = aliased(name, alias)
     if holder == number:
         tag(name, number, tags)
     return holder or 0
-
-
-@contextlib.contextmanager
-def _store_errors() -> Iterator[None]:
-    try:
-        yield
-    except MlflowException as error:
-        raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None

@@ -26,9 +26,9 @@ from mlflow.tracking import MlflowClient
 from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
-from fmoe.errors import UserError, first_line
+from fmoe.errors import UserError
 from fmoe.tracking.registry import CANDIDATE, MODEL_FILES
-from fmoe.tracking.store import EXPERIMENT, client, store_uri
+from fmoe.tracking.store import EXPERIMENT, client, store_errors, store_uri
 
 PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
@@ -49,7 +49,7 @@ class Tracker:
     ) -> Tracker:
         """A new run, or the given one again. Raises `UserError` where the store is away."""
         store = client()
-        try:
+        with store_errors():
             if run_id is not None:
                 store.update_run(run_id, "RUNNING")
                 store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -65,8 +65,6 @@ class Tracker:
             for start in range(0, len(everything), PARAMS_AT_ONCE):
                 store.log_batch(run_id, params=everything[start : start + PARAMS_AT_ONCE])
             store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        except MlflowException as error:
-            raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
         return cls(store, run_id)
 
     def _remember(self) -> None:
@@ -77,24 +75,19 @@ class Tracker:
 
     def child(self, tags: Mapping[str, str]) -> str | None:
         """The id of this run's child that has these tags. Raises `UserError`."""
-        wanted = {"mlflow.parentRunId": self.run_id, **tags}
-        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
-        try:
-            experiment_id = self.store.get_run(self.run_id).info.experiment_id
-            found = self.store.search_runs([experiment_id], condition, max_results=1)
-        except MlflowException as error:
-            raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
-        return found[0].info.run_id if found else None
+        found = self._children(*(f"tags.`{key}` = '{value}'" for key, value in tags.items()))
+        return found[0] if found else None
 
     def running_children(self) -> set[str]:
         """Ids of this run's children that MLflow believes to be running. Raises `UserError`."""
-        condition = f"tags.`mlflow.parentRunId` = '{self.run_id}' and attributes.status = 'RUNNING'"
-        try:
+        return set(self._children("attributes.status = 'RUNNING'"))
+
+    def _children(self, *conditions: str) -> list[str]:
+        condition = " and ".join([f"tags.`mlflow.parentRunId` = '{self.run_id}'", *conditions])
+        with store_errors():
             experiment_id = self.store.get_run(self.run_id).info.experiment_id
             found = self.store.search_runs([experiment_id], condition)
-        except MlflowException as error:
-            raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
-        return {run.info.run_id for run in found}
+        return [run.info.run_id for run in found]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an epoch; each (name, step) is logged once, however often it is reported."""
@@ -202,15 +195,15 @@ class Tracker:
 @contextlib.contextmanager
 def finishing(tracker: Tracker) -> Iterator[Tracker]:
     """Whatever ends the block also ends the run, with the status that says how."""
+    status = "FAILED"
     try:
         yield tracker
-    except Exception:
-        tracker.finish("FAILED")
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or SIGTERM
+        status = "KILLED"
         raise
-    except BaseException:  # Ctrl-C, or SIGTERM as SystemExit
-        tracker.finish("KILLED")
-        raise
-    tracker.finish("FINISHED")
+    finally:
+        tracker.finish(status)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import logging
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -41,16 +42,20 @@ def client() -> MlflowClient:
     if own:
         folder.mkdir(parents=True, exist_ok=True)
     # several processes that make a fresh SQLite store at once leave it broken
-    with FileLock(folder / ".lock") if own else contextlib.nullcontext():
-        try:
-            store = MlflowClient(uri)
-            if store.get_experiment_by_name(EXPERIMENT) is None:
-                store.create_experiment(
-                    EXPERIMENT, (folder / "artifacts").as_uri() if own else None
-                )
-        except MlflowException as error:
-            raise UserError(f"MLflow store {uri}: {first_line(error)}") from None
+    with FileLock(folder / ".lock") if own else contextlib.nullcontext(), store_errors():
+        store = MlflowClient(uri)
+        if store.get_experiment_by_name(EXPERIMENT) is None:
+            store.create_experiment(EXPERIMENT, (folder / "artifacts").as_uri() if own else None)
     return store
+
+
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """What the store refuses is the user's to know, in one line."""
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
 
 
 def _check_server(uri: str) -> None:
