@@ -11,8 +11,9 @@ from fmoe.data import TrainingData
 from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.mixture import Mixture
+from fmoe.selection import best_epoch
 from fmoe.storage import Damaged, Folder
-from fmoe.training import Epoch, Place, Progress, best_epoch, epochs
+from fmoe.training import Epoch, Place, Progress, epochs
 from fmoe.version import VERSION
 
 

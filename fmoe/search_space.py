@@ -19,20 +19,20 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from fmoe import config
 from fmoe.config import AttackName, Config
+from fmoe.domains import Domain, Suggest, Sweep, Walk
 from fmoe.errors import UserError, first_line
-from fmoe.schema import Spec, parse_ratio
+from fmoe.schema import Spec
 from fmoe.training import METRICS
 
 SAMPLES = 100
@@ -145,108 +145,6 @@ class Study(Spec):
         return self
 
 
-class Suggest(Protocol):
-    """Where values come from; Optuna's trials are of this kind."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[str], /) -> Any: ...
-    def suggest_float(
-        self, name: str, low: float, high: float, /, *, step: float | None = None, log: bool = False
-    ) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int, /) -> int: ...
-
-
-KINDS = ("choice", "uniform", "loguniform", "quniform", "int")
-
-
-@dataclass(frozen=True)
-class Domain:
-    """The values of one path. when: only where these paths have one of these values."""
-
-    path: str
-    kind: str
-    given: list[Any]
-    when: dict[str, Any]
-
-    @classmethod
-    def parse(cls, path: str, value: Any) -> Domain:
-        """Raises `UserError`, starting with the path."""
-        kinds = [key for key in value if key != "when"] if isinstance(value, dict) else []
-        if len(kinds) != 1 or kinds[0] not in KINDS:
-            raise UserError(f"{path}: expected one of {', '.join(KINDS)}, as {{choice: [1, 2]}}")
-        kind, given, when = kinds[0], value[kinds[0]], value.get("when", {})
-        if not isinstance(when, dict):
-            raise UserError(f"{path}: when: expected path: value, as {{gate.kind: conv}}")
-        if not isinstance(given, list) or not given:
-            raise UserError(f"{path}: {kind}: expected a list")
-        if kind != "choice":
-            given = [_number(path, kind, part) for part in given]
-            _check_range(path, kind, given)
-        return cls(path, kind, given, when)
-
-    def holds(self, tree: Any) -> bool:
-        for path, wanted in self.when.items():
-            try:
-                found = config.get(tree, path)
-            except KeyError:
-                return False
-            if found != wanted and not (isinstance(wanted, list) and found in wanted):
-                return False
-        return True
-
-    def sample(self, trial: Suggest) -> Any:
-        if self.kind == "choice":
-            # Optuna's choices are plain values: lists and parts of the tree go as JSON
-            coded = [json.dumps(option) for option in self.given]
-            return json.loads(trial.suggest_categorical(self.path, coded))
-        if self.kind == "int":
-            low, high = (int(bound) for bound in self.given)
-            return trial.suggest_int(self.path, low, high)
-        low, high = self.given[:2]
-        if self.kind == "quniform":
-            return round(trial.suggest_float(self.path, low, high, step=self.given[2]), 12)
-        return trial.suggest_float(self.path, low, high, log=self.kind == "loguniform")
-
-    def near(self, value: Any, draw: random.Random) -> Any:
-        if self.kind == "choice":
-            places = [i for i, option in enumerate(self.given) if option == value]
-            place = (places[0] if places else 0) + draw.choice((-1, 1))
-            return self.given[min(max(place, 0), len(self.given) - 1)]
-        low, high = self.given[:2]
-        if self.kind == "int":
-            return int(min(max(value + draw.choice((-1, 1)), low), high))
-        if self.kind == "quniform":
-            steps = round((value - low) / self.given[2]) + draw.choice((-1, 1))
-            last = int((high - low) / self.given[2] + 1e-9)
-            return round(low + self.given[2] * min(max(steps, 0), last), 12)
-        return min(max(value * draw.choice((0.8, 1.2)), low), high)
-
-
-def _number(path: str, kind: str, value: Any) -> float:
-    try:
-        number = parse_ratio(value)
-    except ValueError as error:
-        raise UserError(f"{path}: {kind}: {error}") from None
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise UserError(f"{path}: {kind}: {value!r} is not a number")
-    return number
-
-
-def _check_range(path: str, kind: str, given: list[float]) -> None:
-    wanted = 3 if kind == "quniform" else 2
-    if len(given) != wanted:
-        shape = "[low, high, step]" if wanted == 3 else "[low, high]"
-        raise UserError(f"{path}: {kind}: expected {shape}")
-    low, high = given[:2]
-    if low > high or (low == high and kind != "int"):
-        raise UserError(f"{path}: {kind}: the range from {low:g} to {high:g} is empty")
-    if kind == "loguniform" and low <= 0:
-        raise UserError(f"{path}: loguniform: {low:g} has no logarithm; start above 0")
-    if kind == "int" and (low != int(low) or high != int(high)):
-        raise UserError(f"{path}: int: {low:g} and {high:g} are not both integers")
-    if kind == "quniform" and not 0 < given[2] <= high - low:
-        raise UserError(f"{path}: quniform: a step of {given[2]:g} does not fit {low:g}..{high:g}")
-
-
 @dataclass(frozen=True)
 class Space:
     """A checked study over a recipe. source: the file, for messages."""
@@ -307,63 +205,6 @@ class Space:
             walk = Walk(places)
             yield self.sample(walk)
             places = walk.following()
-
-
-class Sweep:
-    """Sample `index` of a sweep: the first ones go through every option, the others are random."""
-
-    def __init__(self, index: int):
-        self.index, self.random = index, random.Random(index)
-
-    def suggest_categorical(self, _name: str, choices: Sequence[str]) -> str:
-        orderly = self.index < len(choices)
-        return choices[self.index] if orderly else self.random.choice(choices)
-
-    def suggest_float(
-        self, _name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        if self.index < 2:
-            return (low, high)[self.index]
-        if log:
-            return math.exp(self.random.uniform(math.log(low), math.log(high)))
-        if step:
-            return low + step * self.random.randint(0, int((high - low) / step + 1e-9))
-        return self.random.uniform(low, high)
-
-    def suggest_int(self, _name: str, low: int, high: int) -> int:
-        return (low, high)[self.index] if self.index < 2 else self.random.randint(low, high)
-
-
-class Walk:
-    """One leaf of the tree of all combinations; places: which option at each branch, from 0."""
-
-    def __init__(self, places: list[int]):
-        self.places, self.sizes = places, list[int]()
-
-    def _place(self, size: int) -> int:
-        at = len(self.sizes)
-        self.sizes.append(size)
-        return self.places[at] if at < len(self.places) else 0
-
-    def suggest_categorical(self, _name: str, choices: Sequence[str]) -> str:
-        return choices[self._place(len(choices))]
-
-    def suggest_float(
-        self, _name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        assert step is not None
-        assert not log
-        return low + step * self._place(int((high - low) / step + 1e-9) + 1)
-
-    def suggest_int(self, _name: str, low: int, high: int) -> int:
-        return low + self._place(high - low + 1)
-
-    def following(self) -> list[int] | None:
-        """The next leaf's places, as an odometer counts; None after the last."""
-        places = (self.places + [0] * len(self.sizes))[: len(self.sizes)]
-        while places and places[-1] + 1 == self.sizes[len(places) - 1]:
-            places.pop()
-        return [*places[:-1], places[-1] + 1] if places else None
 
 
 def load(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,7 @@ from fmoe.draw import Draw, shard
 from fmoe.errors import NonFiniteLoss
 from fmoe.losses import gate_balance
 from fmoe.mixture import Mixture
+from fmoe.selection import best_epoch, over
 from fmoe.sync_batch_norm import synchronize
 
 METRICS = (
@@ -299,25 +300,6 @@ def validation_accuracy(
             counts[1] += (model(x_adv).argmax(1) == y).sum()
     clean, robust = (reduce_sum(counts, place) / len(split)).tolist()
     return clean, robust
-
-
-def selection(metrics: Mapping[str, float], attack: Attack) -> float:
-    """What the best epoch is chosen by: validation accuracy under the validation attack, or clean
-    accuracy where training itself is clean."""
-    return metrics["val_clean" if attack.kind == "clean" else "val_robust"]  # type: ignore[attr-defined]
-
-
-def best_epoch(history: list[dict[str, float]], attack: Attack) -> int:
-    scores = [selection(metrics, attack) for metrics in history]
-    return scores.index(max(scores))
-
-
-def over(phase: Phase, history: list[dict[str, float]], attack: Attack) -> bool:
-    """Whether the phase ends after these epochs: all are done, or patience is at its end."""
-    done = len(history)
-    if done >= phase.epochs:
-        return True
-    return bool(phase.patience and done and done - best_epoch(history, attack) > phase.patience)
 
 
 def epochs(

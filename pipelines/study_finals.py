@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fmoe import joint, training
+from fmoe import joint, selection
 from fmoe.config import Config
 from fmoe.data import Split
 from fmoe.errors import TrainingFailed
@@ -86,6 +86,6 @@ class Finals:
         kept = joint.checkpoints(folder, chosen, digest).epochs()
 
         def score(epoch: int) -> float:
-            return training.selection(trial.history[epoch], chosen.joint.attack)
+            return selection.selection(trial.history[epoch], chosen.joint.attack)
 
         return max((epoch for epoch in kept if epoch < len(trial.history)), key=score)

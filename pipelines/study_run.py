@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from fmoe import data, search_space, study_plots, tracking, training
+from fmoe import data, search_space, selection, study_plots, tracking
 from fmoe.config import Config
 from fmoe.data import TrainingData
 from fmoe.errors import UserError
@@ -177,7 +177,7 @@ class StudyRun:
 
     def over(self, trial: Trial) -> bool:
         phase = self.finals.config(trial).joint
-        return training.over(phase, trial.history, phase.attack)
+        return selection.over(phase, trial.history, phase.attack)
 
     def begun(self, trial: Trial) -> None:
         self.trials[trial.number] = trial

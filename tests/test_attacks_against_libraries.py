@@ -5,14 +5,13 @@ from __future__ import annotations
 import foolbox
 import pytest
 import torch
-import torch.nn.functional as F
 import torchattacks
 from torch import Tensor, nn
 
 from fmoe.attacks import FGSM, PGD
 from fmoe.data import Data
 from fmoe.draw import Draw
-from fmoe.experts import ResNet18
+from tests.networks import learnt
 
 EPS = 0.1
 IMAGES = 256  # a power of two: torchattacks' mean over the batch scales gradients exactly
@@ -22,19 +21,12 @@ Batch = tuple[Tensor, Tensor]
 @pytest.fixture(scope="module")
 def net(digits: Data) -> nn.Module:
     """About 96% clean, 71% under PGD: 80 steps on FGSM examples."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ResNet18(mean=digits.info.mean, std=digits.info.std, classes=10, width=4)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        x, y = digits.train.pixels(), digits.train.labels
-        attack = FGSM(eps=EPS, random_start=True)
-        for step in range(80):
-            rows = torch.randint(len(y), (64,))
-            x_adv = attack(model, x[rows], y[rows], draw=Draw(step))
-            optimizer.zero_grad()
-            torch.autograd.backward(F.cross_entropy(model(x_adv), y[rows]))
-            optimizer.step()
-    return model.eval()
+    attack = FGSM(eps=EPS, random_start=True)
+
+    def perturb(model: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
+        return attack(model, x, y, draw=Draw(step))
+
+    return learnt(digits, width=4, steps=80, perturb=perturb)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from fmoe.evaluation import (
 from fmoe.evaluation.chunk import Chunk, assert_within, so_far
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.standard import pgd
-from fmoe.experts import ResNet18
+from tests.networks import learnt
 
 EPS = 0.1
 
@@ -37,17 +37,7 @@ EPS = 0.1
 @pytest.fixture(scope="module")
 def net(digits: Data) -> nn.Module:
     """About 92% clean, 29% under PGD: 80 steps on clean images."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ResNet18(mean=digits.info.mean, std=digits.info.std, classes=10, width=4)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        x, y = digits.train.pixels(), digits.train.labels
-        for _ in range(80):
-            rows = torch.randint(len(y), (64,))
-            optimizer.zero_grad()
-            torch.autograd.backward(F.cross_entropy(model(x[rows]), y[rows]))
-            optimizer.step()
-    return model.eval()
+    return learnt(digits, width=4, steps=80)
 
 
 @pytest.fixture(scope="module")

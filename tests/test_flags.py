@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.attacks import PGD
@@ -16,6 +15,7 @@ from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Settings, evaluate
 from fmoe.experts import ResNet18
 from fmoe.mixture import Mixture
+from tests.networks import learnt
 from tests.test_mixture import Fixed
 
 EPS = 0.1
@@ -25,19 +25,12 @@ IMAGES = 100
 @pytest.fixture(scope="module")
 def net(digits: Data) -> nn.Module:
     """PGD-trained for 150 steps: about 92% clean, 70% under PGD."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ResNet18(mean=digits.info.mean, std=digits.info.std, classes=10, width=8)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        x, y = digits.train.pixels(), digits.train.labels
-        attack = PGD(eps=EPS, step_size=0.04, steps=4)
-        for step in range(150):
-            rows = torch.randint(len(y), (64,))
-            x_adv = attack(model, x[rows], y[rows], draw=Draw(0, step))
-            optimizer.zero_grad()
-            torch.autograd.backward(F.cross_entropy(model(x_adv), y[rows]))
-            optimizer.step()
-    return model.eval()
+    attack = PGD(eps=EPS, step_size=0.04, steps=4)
+
+    def perturb(model: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
+        return attack(model, x, y, draw=Draw(0, step))
+
+    return learnt(digits, width=8, steps=150, perturb=perturb)
 
 
 @pytest.fixture(scope="module")

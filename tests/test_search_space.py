@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmoe import search_space
+from fmoe.domains import Sweep, Walk
 from fmoe.errors import UserError
-from fmoe.search_space import Space, Sweep, Walk
+from fmoe.search_space import Space
 
 SHIPPED = sorted(Path("tune_spaces").glob("*.yaml"))
 

@@ -17,7 +17,8 @@ from fmoe.draw import Draw
 from fmoe.errors import NonFiniteLoss
 from fmoe.losses import gate_balance
 from fmoe.mixture import Mixture
-from fmoe.training import Epoch, Objective, Place, Trainer, best_epoch, selection
+from fmoe.selection import best_epoch, selection
+from fmoe.training import Epoch, Objective, Place, Trainer
 from tests.conftest import SMALL
 
 QUICK = [
