@@ -1,9 +1,10 @@
-"""ASHA against FIFO and against random search: the best so far over time, at the same budget.
+r"""ASHA against FIFO and against random search: the best so far over time, at the same budget.
 
     python benchmarks/studies.py digits --minutes 3
-    python benchmarks/studies.py cifar10-small --minutes 10 --data-dir DATA
+    python benchmarks/studies.py cifar10-small --minutes 6 --data-dir DATA \
+        --set data.train_images=2000
 
-Each arm and seed has a home of its own, so that each pays for its experts. Writes
+All arms of a seed find the same experts trained: they differ in the search alone. Writes
 benchmarks/results/studies-SPACE.json and .png, and prints a table. Nothing else may run.
 """
 
@@ -24,6 +25,10 @@ import pyarrow.parquet as pq
 import yaml
 from matplotlib.figure import Figure
 
+from fmoe import data, search_space
+from fmoe.expert_store import ExpertStore
+from fmoe.storage import Folder
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 ARMS = {
@@ -34,27 +39,38 @@ ARMS = {
 POINTS = 60
 
 
-def study(space: str, arm: str, seed: int, minutes: float, data_dir: str | None) -> dict[str, Any]:
+def write_space(name: str, folder: Path) -> Path:
+    """The shipped space without its baseline and with next to no finals, which are not compared."""
+    tree = yaml.safe_load((ROOT / "tune_spaces" / f"{name}.yaml").read_text())
+    tree |= {"baseline": False, "final": {"top": 1, "attacks": ["fgsm"]}}
+    tree["set"] = {**tree.get("set", {}), "evaluate.images": 100, "evaluate.attacks": ["fgsm"]}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return file
+
+
+def train_experts(file: Path, sets: list[str], data_dir: str | None, store: Path) -> None:
+    """All experts that the space can ask for."""
+    space = search_space.load(str(file), sets)
+    wanted = space.base.data
+    loaded = data.load_training(
+        wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
+    )
+    for config in space.samples:
+        ExpertStore(Folder.at(store)).obtain_all(config, loaded)
+
+
+def study(
+    file: Path, arm: str, sets: list[str], minutes: float, data_dir: str | None, store: Path
+) -> dict[str, Any]:
     """(seconds, best val_robust so far), and how many trials were begun."""
     with tempfile.TemporaryDirectory() as home:
-        tree = yaml.safe_load((ROOT / "tune_spaces" / f"{space}.yaml").read_text())
-        tree |= {"baseline": False, "final": {"top": 1, "attacks": ["fgsm"]}}
-        tree["set"] = {**tree.get("set", {}), "evaluate.images": 100, "evaluate.attacks": ["fgsm"]}
-        file = Path(home) / f"{space}.yaml"
-        file.write_text(yaml.safe_dump(tree, sort_keys=False))
         command = [sys.executable, "-m", "pipelines.tune", str(file), *ARMS[arm], "--name", "arm"]
-        command += [
-            "--trials",
-            "1000",
-            "--minutes",
-            str(minutes),
-            "--set",
-            f"seed={seed}",
-            "--json",
-        ]
+        command += ["--trials", "1000", "--minutes", str(minutes), "--expert-store", str(store)]
+        command += [part for override in sets for part in ("--set", override)]
         command += ["--data-dir", data_dir] if data_dir else []
         env = {**os.environ, "FMOE_HOME": home, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        done = subprocess.run([*command, "--json"], env=env, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr)
         answer = json.loads(done.stdout)
@@ -92,18 +108,29 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data-dir")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="PATH=VALUE")
     given = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for seed in range(given.seeds):  # interleaved: a machine that slows down slows all arms
-        for arm, runs in found.items():
-            runs.append(study(given.space, arm, seed, given.minutes, given.data_dir))
-            last = runs[-1]["course"][-1:]
-            print(f"{arm:<20} seed {seed}  {runs[-1]['counts']}  {last}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file, store = write_space(given.space, Path(folder)), Path(folder) / "experts"
+        for seed in range(given.seeds):  # interleaved: a machine that slows down slows all arms
+            sets = [*given.sets, f"seed={seed}"]
+            train_experts(file, sets, given.data_dir, store)
+            for arm, runs in found.items():
+                runs.append(study(file, arm, sets, given.minutes, given.data_dir, store))
+                last = runs[-1]["course"][-1:]
+                print(f"{arm:<20} seed {seed}  {runs[-1]['counts']}  {last}", flush=True)
     seconds = given.minutes * 60
     RESULTS.mkdir(exist_ok=True)
     chart(found, seconds, given.space).savefig(RESULTS / f"studies-{given.space}.png", dpi=110)
     machine = {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()}
-    report = {"space": given.space, "minutes": given.minutes, "machine": machine, "arms": found}
+    report = {
+        "space": given.space,
+        "set": given.sets,
+        "minutes": given.minutes,
+        "machine": machine,
+        "arms": found,
+    }
     (RESULTS / f"studies-{given.space}.json").write_text(json.dumps(report, indent=1) + "\n")
     parts = (0.25, 0.5, 1.0)
     print("| best val_robust after | " + " | ".join(f"{p * seconds:.0f} s" for p in parts), end="")

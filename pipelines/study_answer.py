@@ -44,7 +44,7 @@ def expert_totals(trials: list[Trial]) -> dict[str, float]:
 
 
 def overhead(trials: list[Trial]) -> dict[str, float]:
-    """Mean seconds a trial spent otherwise than in training, and of them in waiting for experts
+    """Mean seconds a trial spent otherwise than in training, and besides in waiting for experts
     that another trial was training."""
     spent, waited = [], []
     for trial in trials:
@@ -52,7 +52,8 @@ def overhead(trials: list[Trial]) -> dict[str, float]:
             continue
         training_seconds = sum(epoch["seconds"] for epoch in trial.history)
         experts = trial.experts.get("seconds_trained", 0.0)
-        spent.append(trial.ended - trial.started - training_seconds - experts)
-        waited.append(max(0.0, trial.experts.get("seconds", 0.0) - experts))
+        waiting = max(0.0, trial.experts.get("seconds", 0.0) - experts)
+        spent.append(trial.ended - trial.started - training_seconds - experts - waiting)
+        waited.append(waiting)
     count = max(1, len(spent))
     return {"per_trial": sum(spent) / count, "waiting": sum(waited) / count}

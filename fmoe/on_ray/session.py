@@ -90,13 +90,18 @@ def auth_token() -> str:
 
 
 @contextmanager
-def session(workers: int, data_bytes: int = 0) -> Iterator[None]:
-    """Connects to RAY_ADDRESS or starts Ray on this machine; stops only what it started."""
+def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[None]:
+    """Connects to RAY_ADDRESS or starts Ray on this machine; stops only what it started.
+
+    idle: whether this machine's Ray starts a worker for each CPU at once, for tasks. Tune's trials
+    get processes of their own, whose start these would only slow down.
+    """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    for name, value in (SETTINGS if address else SETTINGS | ON_ONE_MACHINE).items():
+    own = ON_ONE_MACHINE | {"RAY_prestart_worker_first_driver": str(int(idle))}
+    for name, value in (SETTINGS if address else SETTINGS | own).items():
         os.environ.setdefault(name, value)
     on_terminate = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
