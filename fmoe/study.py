@@ -35,7 +35,9 @@ class Trial:
     status: Status = "running"
     history: list[dict[str, float]] = field(default_factory=list)
     error: str | None = None
+    asked: float = field(default_factory=time.time)
     started: float = field(default_factory=time.time)
+    """asked: when it was given to Tune; started: when there was a process for it."""
     ended: float | None = None
     experts: dict[str, float] = field(default_factory=dict)
     process: str | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.evaluate import Attacks, Data, Eps, Full, Limit, Seed
+from pipelines.evaluate import Attacks, Data, Eps, Fast, Full, Limit, Seed
 from pipelines.options import DataDir, Gpu, Json, Processes
 from pipelines.output import Display, percent, result, say
 
@@ -25,6 +25,7 @@ def compare(
     workers: Processes = 1,
     seed: Seed = 0,
     gpu: Gpu = None,
+    fast: Fast = False,
     report: Annotated[Path | None, typer.Option(help="Folder for a page (index.html).")] = None,
     json: Json = False,
 ) -> None:
@@ -43,7 +44,7 @@ def compare(
 
     if len(models) < 2:
         raise UserError("compare takes two models or more")
-    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu)
+    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu, fast)
     with result(json) as answer, Display() as display:
         judged: list[Judged] = []
         for model in models:

@@ -25,6 +25,11 @@ Full = Annotated[
 Eps = Annotated[str | None, typer.Option(help="Such as 8/255; default: the recipe's.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")]
 Seed = Annotated[int, typer.Option(help="Of random starts.")]
+Fast = Annotated[
+    bool,
+    typer.Option("--fast", help="Attack a copy with BatchNorm folded; what breaks it must break "
+                 "the model itself to count."),
+]  # fmt: skip
 Report = Annotated[
     Path | None, typer.Option(help="Folder for a page (index.html), its figures and the verdicts.")
 ]
@@ -41,6 +46,7 @@ def evaluate(
     workers: Processes = 1,
     seed: Seed = 0,
     gpu: Gpu = None,
+    fast: Fast = False,
     report: Report = None,
     json: Json = False,
 ) -> None:
@@ -54,7 +60,7 @@ def evaluate(
     """
     from pipelines.judging import Request, judge
 
-    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu)
+    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu, fast)
     with result(json) as answer, Display() as display:
         judged = judge(model, request, display)
         answer |= judged.to_json()

@@ -41,6 +41,7 @@ class Request:
     workers: int = 1
     seed: int = 0
     gpu: bool | None = None
+    fast: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def chosen(request: Request, config: Config, card: dict[str, Any]) -> Settings:
         experts=tuple(f"{role}-{i}" for role, i in config.experts.members),
         selected_on=selected_on if selected_on in ("validation", "test") else None,
         collapse_stops=config.evaluate.gate_collapse == "stop",
+        fast=request.fast,
     )
 
 

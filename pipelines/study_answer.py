@@ -44,9 +44,9 @@ def expert_totals(trials: list[Trial]) -> dict[str, float]:
 
 
 def overhead(trials: list[Trial]) -> dict[str, float]:
-    """Mean seconds a trial spent otherwise than in training, and besides in waiting for experts
-    that another trial was training."""
-    spent, waited = [], []
+    """Mean seconds that a trial spent otherwise than in training once it had a process, besides in
+    waiting for experts that another trial was training, and before it had one."""
+    spent, waited, before = [], [], []
     for trial in trials:
         if trial.ended is None or trial.status == "failed" or trial.changes:
             continue
@@ -55,5 +55,10 @@ def overhead(trials: list[Trial]) -> dict[str, float]:
         waiting = max(0.0, trial.experts.get("seconds", 0.0) - experts)
         spent.append(trial.ended - trial.started - training_seconds - experts - waiting)
         waited.append(waiting)
+        before.append(trial.started - trial.asked)
     count = max(1, len(spent))
-    return {"per_trial": sum(spent) / count, "waiting": sum(waited) / count}
+    return {
+        "per_trial": sum(spent) / count,
+        "waiting": sum(waited) / count,
+        "startup": sum(before) / count,
+    }

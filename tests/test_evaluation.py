@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -363,3 +364,35 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(b, a) == mcnemar(a, b)
     assert mcnemar(a, a) == 1.0
     assert mcnemar(torch.ones(20).bool(), torch.zeros(20).bool()) == pytest.approx(2 / 2**20)
+
+
+def test_fast_gives_the_plain_verdicts(net: nn.Module, part: Split) -> None:
+    plain = evaluate(net, part.images, part.labels, attacks=["pgd", "pgd50"], eps=EPS / 2)
+    fast = evaluate(net, part.images, part.labels, attacks=["pgd", "pgd50"], eps=EPS / 2, fast=True)
+    for name in ("broken.pgd", "broken.pgd50"):
+        assert (plain.columns[name] == fast.columns[name]).double().mean() >= 0.95
+    assert fast.to_json()["fast"]
+    assert not plain.to_json()["fast"]
+
+
+def test_what_the_model_itself_withstands_is_not_broken(net: nn.Module, part: Split) -> None:
+    """Whatever the copy says that the attack ran on."""
+    chunk = Chunk(part.pixels(), part.labels, (0, 0))
+    start = torch.ones(len(part), dtype=torch.bool)
+    asked = []
+
+    def steadfast(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return F.one_hot(torch.full((len(x),), 3), 10).float()
+
+    threes = replace(chunk, confirm=steadfast)
+    found = until_broken(ascending(net, chunk.y), threes, start, "pgd", eps=EPS)
+    assert asked
+    assert not found.broken[chunk.y == 3].any()
+
+
+def test_parameters_get_no_gradients(net: nn.Module, part: Split) -> None:
+    """FAB calls backward: it would fill every parameter's .grad, at a third of its time."""
+    evaluate(net, part.images[:4], part.labels[:4], attacks=["autoattack"], eps=EPS / 4)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(parameter.requires_grad for parameter in net.parameters())

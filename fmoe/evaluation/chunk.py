@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 ROUNDING = 1e-6
@@ -14,11 +15,25 @@ CLEAN = PREDICTION + "clean"
 
 @dataclass(frozen=True)
 class Chunk:
-    """float images [B,C,H,W] in [0,1], labels [B]; key: seed and place in the data set."""
+    """float images [B,C,H,W] in [0,1], labels [B]; key: seed and place in the data set.
+
+    confirm: what attacked images must break where that is not the network they were crafted on.
+    """
 
     x: Tensor
     y: Tensor
     key: tuple[int | str, ...]
+    confirm: Callable[[Tensor], Tensor] | None = None
+
+    def confirmed(self, said: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        """`said` [b], the classes of x_adv [b,C,H,W]; where they are not y, as `confirm` says."""
+        wrong = said != y
+        if self.confirm is None or not wrong.any():
+            return said
+        said = said.clone()
+        with torch.no_grad():
+            said[wrong] = self.confirm(x_adv[wrong]).argmax(1)
+        return said
 
 
 Columns = dict[str, Tensor]

@@ -80,6 +80,7 @@ def until_broken(
             x = x.detach().requires_grad_(not last)
             loss, outputs = run(x, rows)
             said = outputs.detach().argmax(1)
+            said = chunk.confirmed(said, x.detach(), chunk.y[rows])
             # an attack on a part that does not depend on the image has no gradient
             (gradient,) = (
                 torch.autograd.grad(loss.sum(), x, allow_unused=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,8 @@ def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Gi
     start, everyone = survivors(before, chunk.y), right(before, chunk.y)
     attack = through(model, chunk.y, lambda _, z, rows: model.combine(clean[rows], z))
     found = until_broken(attack, chunk, start, "frozen-gate", eps=eps)
-    without = until_broken(frozen, chunk, everyone, "frozen", eps=eps)
+    other = replace(chunk, confirm=None)  # not the model's verdict
+    without = until_broken(frozen, other, everyone, "frozen", eps=eps)
     columns = verdict("frozen-gate", start, found.broken, found.prediction)
     return columns | {"frozen": everyone & ~without.broken}, []
 
@@ -152,6 +154,7 @@ def transfer(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given
         x_adv = attack(source, chunk.x, chunk.y, draw=draw)
         assert_within(x_adv, chunk.x, eps)
         z, said = _all_say(model, x_adv)
+        said = chunk.confirmed(said, x_adv, chunk.y)
         rows.append(torch.cat([z == chunk.y[:, None], (said == chunk.y)[:, None]], 1))
         predictions.append(said)
     with torch.no_grad():
@@ -195,7 +198,7 @@ def saturation(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Giv
             norms[f"gradient.{name}"] = (
                 x.new_zeros(len(chunk.y)) if gradient is None else gradient.flatten(1).norm(dim=1)
             ).detach()
-    z = z.detach()
+    z, chunk = z.detach(), replace(chunk, confirm=None)
     clean, robust = [], []
     for place, factor in enumerate(FACTORS):
         other = copy.copy(model)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fmoe.evaluation.chunk import Chunk, Columns, Found, so_far
 from fmoe.evaluation.result import Evaluation
 from fmoe.evaluation.settings import MIXTURE, Settings
 from fmoe.evaluation.standard import Given
+from fmoe.folding import folded
 
 Stage = Callable[[Any, Chunk, Columns, float], Given]
 """(model, chunk, what earlier stages found, eps) to columns and flags."""
@@ -46,6 +48,19 @@ def plan(model: nn.Module, settings: Settings) -> tuple[list[str], dict[str, str
     return ["clean", *(name for name in settings.stages if name not in skipped)], skipped
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients of the parameters: FAB's would be of all, and stay in the caller's module."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
 def judge(
     model: nn.Module, part: Split, start: int, name: str, before: Columns, settings: Settings
 ) -> Found:
@@ -53,10 +68,13 @@ def judge(
 
     before: the columns of the chunk's earlier stages.
     """
-    chunk = Chunk(part.pixels(), part.labels, (settings.seed, start))
     begin = time.perf_counter()
-    with eval_mode(model):
-        columns, flags = STAGES[name](model, chunk, before, settings.eps)
+    key, attacked, confirm = (settings.seed, start), model, None
+    if settings.fast and name != "clean":
+        attacked, confirm = folded(model), model
+    chunk = Chunk(part.pixels(), part.labels, key, confirm)
+    with eval_mode(model), frozen(model):
+        columns, flags = STAGES[name](attacked, chunk, before, settings.eps)
     found = {key: column.detach().cpu() for key, column in columns.items()}
     return Found(found, flags, time.perf_counter() - begin)
 
@@ -88,13 +106,15 @@ def evaluate(
     seed: int = 0,
     selected_on: str | None = None,
     device: str | torch.device = "cpu",
+    fast: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Judges any classifier: images uint8 [N,C,H,W], labels int64 [N].
 
     `model` maps float images in [0,1] to logits or log-probabilities; eps is in pixels of [0,1].
     The mixture's attacks need a `fmoe.mixture.Mixture`, and are listed in `skipped` for another
-    model. selected_on: the split by which the model was chosen, `validation` or `test`.
+    model. selected_on: the split by which the model was chosen, `validation` or `test`. fast:
+    attack a folded copy, and count what breaks the model itself as well.
     `progress(done, total)` counts images. Raises `UserError` for an unknown attack, for images that
     are not uint8 (such as ones normalised already), or for none.
     """
@@ -110,6 +130,7 @@ def evaluate(
     settings = Settings(
         tuple(attacks), eps, batch_size, seed,
         selected_on=selected_on,  # type: ignore[arg-type]
+        fast=fast,
     )  # fmt: skip
     begin = time.perf_counter()
     stages, skipped = plan(model, settings)

@@ -98,6 +98,7 @@ class Evaluation:
             "eps": self.settings.eps,
             "norm": "linf",
             "seed": self.settings.seed,
+            "fast": self.settings.fast,
             "protocol": PROTOCOL,
             "stages": list(self.settings.stages),
             "skipped": self.skipped,

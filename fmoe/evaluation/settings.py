@@ -27,7 +27,8 @@ class Settings:
 
     eps in pixels of [0,1]; batch_size images are one chunk. experts: names of a mixture's, for the
     tables. selected_on: the split by which the model was chosen. collapse_stops: whether a
-    collapsed gate is a flag, or just a note.
+    collapsed gate is a flag, or just a note. fast: attacks run on a folded copy (`fmoe.folding`);
+    what breaks it must break the model itself to count.
     """
 
     attacks: tuple[str, ...]
@@ -37,6 +38,7 @@ class Settings:
     experts: tuple[str, ...] = ()
     selected_on: Literal["validation", "test"] | None = None
     collapse_stops: bool = True
+    fast: bool = False
 
     def __post_init__(self) -> None:
         known = (*STANDARD, *MIXTURE, *SWEEPS, *GROUPS)

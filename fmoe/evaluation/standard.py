@@ -122,7 +122,7 @@ def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> G
             x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
             assert_within(x_adv, x, eps)
             with torch.no_grad():
-                told = model(x_adv).argmax(1)
+                told = chunk.confirmed(model(x_adv).argmax(1), x_adv, y)
             said[rows] = told
             by[rows[told != y]] = place
             alive = alive & (said == chunk.y)

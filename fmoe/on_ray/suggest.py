@@ -93,7 +93,7 @@ class Suggestions(Unpickled, Searcher):  # type: ignore[misc]
     def ask(self) -> dict[str, Any]:
         """The next trial, as its process is told of it."""
         trial = self.again.pop(0) if self.again else self._new()
-        trial.started = time.time()
+        trial.asked = time.time()
         self.under_way[trial.number] = trial
         return as_asked(self.space, trial.number, trial.values)
 

@@ -231,6 +231,7 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         ours = self._ours(trial)
         if ours.number not in self.known:  # PBT starts a trial again and again
             self.known.add(ours.number)
+            ours.started = time.time()
             self.listener.begun(ours)
 
     def on_trial_result(

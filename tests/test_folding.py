@@ -1,0 +1,76 @@
+"""Folded copies compute what the network computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fmoe import assembly, config
+from fmoe.folding import folded
+
+
+def worn(model: nn.Module) -> nn.Module:
+    """BatchNorm as it is after training: statistics and weights of its own for every channel."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.bias):
+                assert tensor is not None
+                nn.init.normal_(tensor, std=0.3)
+            for tensor in (module.running_var, module.weight):
+                assert tensor is not None
+                nn.init.uniform_(tensor, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=["conv", "resnet", "linear", "uniform", "top1"])
+def mixture(request: pytest.FixtureRequest) -> nn.Module:
+    width = [] if request.param in ("linear", "uniform") else ["gate.width=4"]
+    settings = [f"gate={{kind: {request.param}}}", *width, "experts.width=4"]
+    return worn(assembly.mixture(config.load("digits", settings)))
+
+
+def test_same_outputs_and_gradients(mixture: nn.Module) -> None:
+    """In float64: in float32 a unit next to its kink may fall on the other side."""
+    precise = copy.deepcopy(mixture).double()
+    twin, x = folded(precise), torch.rand(6, 1, 8, 8, dtype=torch.float64)
+    gradients = []
+    for model in (precise, twin):
+        leaf = x.clone().requires_grad_(True)
+        outputs = model(leaf)
+        gradients.append((outputs, torch.autograd.grad(outputs[:, 3].sum(), leaf)[0]))
+    (plain, plain_gradient), (fast, fast_gradient) = gradients
+    torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(fast_gradient, plain_gradient, rtol=1e-8, atol=1e-10)
+
+
+def test_nothing_of_ours_keeps_its_batch_norm(mixture: nn.Module) -> None:
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(mixture).modules())
+    assert not any(parameter.requires_grad for parameter in folded(mixture).parameters())
+
+
+def test_the_model_stays_as_it_is(mixture: nn.Module) -> None:
+    before = {key: tensor.clone() for key, tensor in mixture.state_dict().items()}
+    mixture.train()
+    folded(mixture)
+    assert mixture.training
+    mixture.eval()
+    assert all(torch.equal(before[key], tensor) for key, tensor in mixture.state_dict().items())
+
+
+def test_another_module_keeps_layers_whose_order_is_unknown() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.bn = nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.conv(self.bn(x)).mean((2, 3))
+            return y
+
+    model, x = worn(Backwards()), torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(folded(model)(x), model(x))
