@@ -62,6 +62,7 @@ class SGD(Spec):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov and self.momentum > 0,
+            fused=True,
         )
 
     def lr_at(self, step: int, steps: int) -> float:

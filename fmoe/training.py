@@ -29,12 +29,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fmoe.attacks import Attack, AttackConfig
+from fmoe.attacks import Attack, AttackConfig, Clean
 from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
 from fmoe.config import Joint, Phase, Precision, Update
 from fmoe.data import Augment, Batches, Split
 from fmoe.draw import Draw, shard
 from fmoe.errors import NonFiniteLoss
+from fmoe.folding import Twin, folded
 from fmoe.losses import gate_balance
 from fmoe.mixture import Mixture
 from fmoe.selection import best_epoch, over
@@ -134,12 +135,8 @@ class Objective(nn.Module):
 
 
 @contextmanager
-def crafting(model: nn.Module, phase: Phase) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The bare model as adversarial images are made on it; its buffers stay as they are."""
-    if phase.crafting == "eval":
-        model.eval()
-        yield model
-        return
+def on_batch_statistics(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The model in training mode for the time of crafting; its buffers stay as they are."""
     kept = [buffer.clone() for buffer in model.buffers()]
     model.train()
     try:
@@ -165,6 +162,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.model.to(self.place.device)
+        self.model.to(memory_format=torch.channels_last)
         set_trainable(self.model, self.update)
         objective = Objective(self.model, self.phase, self.precision, self.place.world_size)
         self.objective: nn.Module = objective
@@ -180,15 +178,25 @@ class Trainer:
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = self.phase.optimizer.build(self.parameters.values())
         self.steps = self.phase.epochs * len(self.batches)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else None
+        self.twin = Twin(self.model, dtype) if self.phase.crafting == "eval" else None
 
     def craft(self, attack: Attack, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
-        with crafting(self.model, self.phase) as model:
+        """Adversarial images on the bare model as it is now, or on its folded twin."""
+        if isinstance(attack, Clean):
+            return x
+        if self.twin is None:
+            with on_batch_statistics(self.model) as model:
+                return attack.perturb(self._autocast(model), x, y, draw)
+        self.twin.refresh()
+        return attack.perturb(self._autocast(self.twin.module), x, y, draw)
 
-            def run(images: Tensor) -> Tensor:
-                with autocast(images.device, self.precision):
-                    return model(images)
+    def _autocast(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def run(images: Tensor) -> Tensor:
+            with autocast(images.device, self.precision):
+                return model(images)
 
-            return attack.perturb(run, x, y, draw)
+        return run
 
     def step(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, Attack]:
         """One update on one global batch: draw an attack, craft, descend."""
@@ -283,7 +291,7 @@ def validation_accuracy(
     model: nn.Module, split: Split, attack: Attack, seed: int, place: Place
 ) -> tuple[float, float]:
     """(clean, robust) accuracy in float32 and eval mode; the same whatever the workers."""
-    model.eval()
+    model = folded(model.eval())
     counts = torch.zeros(2, dtype=torch.float64, device=place.device)
     for start in range(0, len(split), VALIDATION_BATCH):
         total = min(VALIDATION_BATCH, len(split) - start)
