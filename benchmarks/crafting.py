@@ -1,0 +1,142 @@
+"""Crafting for training: PGD-10 on a whole mixture, against torchattacks, foolbox and ART.
+
+    python -m benchmarks.crafting            # nine width-16 experts, batch 64; three of width 64
+    python -m benchmarks.crafting --experts 9 --width 64 --batch 32
+
+The peers get the module in float32 and eval mode, as their documentation calls them. Ours crafts
+as the training step does: on the folded twin, refreshed once a call, under the recipe's precision.
+All of them take the same images and labels; rows are images/s. Loss is the cross-entropy that the
+float32 model has on what was crafted: a fast attack that is weaker would show there. Result:
+benchmarks/results/crafting.json. Needs the packages torchattacks (with `--no-deps`), foolbox and
+adversarial-robustness-toolbox; one that is missing is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks import measure
+from fmoe import assembly, config
+from fmoe.attacks import PGD
+from fmoe.draw import Draw
+from fmoe.folding import Twin
+from fmoe.training import autocast
+
+EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
+SHAPES = [(9, 16, 64), (3, 64, 32)]
+Craft = Callable[[], Tensor]
+
+
+def mixture(experts: int, width: int) -> nn.Module:
+    """CIFAR-sized, untrained, with BatchNorm statistics of noise: speed does not depend on them."""
+    torch.manual_seed(0)
+    counts = [f"experts.roles.benign.count={int(experts > 1)}", "experts.roles.fgsm.count=0"]
+    counts.append(f"experts.roles.pgd.count={experts - int(experts > 1)}")
+    model = assembly.mixture(
+        config.load("cifar10-small", [f"experts.width={width}", *counts])
+    )  # fmt: skip
+    with torch.no_grad():
+        model.train()(torch.rand(64, 3, 32, 32))
+    return model.eval().to(measure.device())
+
+
+def ours(model: nn.Module, x: Tensor, y: Tensor, precision: Any) -> Craft:
+    attack = PGD(eps=EPS, step_size=STEP, steps=STEPS)
+    twin = Twin(model, torch.bfloat16 if precision == "bfloat16" else None)
+
+    def run(images: Tensor) -> Tensor:
+        with autocast(images.device, precision):
+            out: Tensor = twin.module(images)
+        return out
+
+    def craft() -> Tensor:
+        twin.refresh()
+        return attack.perturb(run, x, y, Draw(0))
+
+    return craft
+
+
+def plain(model: nn.Module, x: Tensor, y: Tensor) -> Craft:
+    """Our loop on the module itself: what the twin is measured against."""
+    attack = PGD(eps=EPS, step_size=STEP, steps=STEPS)
+    return lambda: attack.perturb(model, x, y, Draw(0))
+
+
+def peers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Craft]:
+    found: dict[str, Craft] = {}
+    with suppress(ImportError):
+        import torchattacks
+
+        theirs = torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=STEPS, random_start=True)
+        found["torchattacks"] = lambda: theirs(x, y)
+    with suppress(ImportError):
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+        linf = foolbox.attacks.LinfPGD(abs_stepsize=STEP, steps=STEPS, random_start=True)
+        found["foolbox"] = lambda: linf(wrapped, x, y, epsilons=EPS)[1]
+    with suppress(ImportError):
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch
+        from art.estimators.classification import PyTorchClassifier
+
+        classifier = PyTorchClassifier(
+            model, nn.NLLLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0),
+            device_type="gpu" if x.is_cuda else "cpu",
+        )  # fmt: skip
+        art = ProjectedGradientDescentPyTorch(
+            classifier, eps=EPS, eps_step=STEP, max_iter=STEPS, num_random_init=1,
+            batch_size=len(x), verbose=False,
+        )  # fmt: skip
+        images, labels = x.cpu().numpy(), y.cpu().numpy()
+        found["ART"] = lambda: torch.from_numpy(art.generate(images, labels)).to(x.device)
+    return found
+
+
+def compare(experts: int, width: int, batch: int, rounds: int) -> dict[str, Any]:
+    model = mixture(experts, width)
+    x = torch.rand(batch, 3, 32, 32, device=measure.device())
+    y = torch.randint(10, (batch,), device=x.device)
+    arms: dict[str, Craft] = {
+        **peers(model, x, y),
+        "fmoe, plain float32": plain(model, x, y),
+        "fmoe, twin float32": ours(model, x, y, "float32"),
+        "fmoe, twin bfloat16": ours(model, x, y, "bfloat16"),
+    }
+    seconds = measure.interleaved(arms, rounds=rounds)
+    speed = {name: batch / value for name, value in seconds.items()}
+    best = speed["fmoe, twin bfloat16"]
+    losses = {}
+    for name, craft in arms.items():
+        with torch.no_grad():
+            losses[name] = round(F.nll_loss(model(craft()), y).item(), 4)
+    return {
+        "experts": experts,
+        "width": width,
+        "batch": batch,
+        "images_per_second": {name: round(value, 1) for name, value in speed.items()},
+        "bfloat16_twin_over": {n: round(best / v, 2) for n, v in speed.items() if v is not best},
+        "loss_reached": losses,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experts", type=int)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    shapes = [(given.experts, given.width, given.batch)] if given.experts else SHAPES
+    found = [compare(e, width, batch, given.rounds) for e, width, batch in shapes]
+    measure.write("crafting", {"shapes": found})
+
+
+if __name__ == "__main__":
+    main()
