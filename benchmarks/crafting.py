@@ -27,7 +27,7 @@ from fmoe import assembly, config
 from fmoe.attacks import PGD
 from fmoe.draw import Draw
 from fmoe.folding import Twin
-from fmoe.training import autocast
+from fmoe.precision import Numerics, Precision
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 SHAPES = [(9, 16, 64), (3, 64, 32)]
@@ -47,12 +47,13 @@ def mixture(experts: int, width: int) -> nn.Module:
     return model.eval().to(measure.device())
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor, precision: Any) -> Craft:
+def ours(model: nn.Module, x: Tensor, y: Tensor, precision: Precision) -> Craft:
     attack = PGD(eps=EPS, step_size=STEP, steps=STEPS)
-    twin = Twin(model, torch.bfloat16 if precision == "bfloat16" else None)
+    numerics = Numerics(precision)
+    twin = Twin(model, numerics.weights)
 
     def run(images: Tensor) -> Tensor:
-        with autocast(images.device, precision):
+        with numerics.autocast(images.device):
             out: Tensor = twin.module(images)
         return out
 

@@ -24,30 +24,31 @@ from fmoe import config
 from fmoe.attacks import PGD
 from fmoe.data import INFO, Batches, Split
 from fmoe.folding import Twin
-from fmoe.training import Place, Trainer, autocast
+from fmoe.precision import Numerics, Precision
+from fmoe.training import Place, Trainer
 
 
-def trainer(model: nn.Module, steps: int, batch: int, precision: Any) -> Trainer:
+def trainer(model: nn.Module, steps: int, batch: int, precision: Precision) -> Trainer:
     settings = config.load("cifar10-small", [f"joint.batch_size={batch}"])
     images = torch.randint(256, (4 * batch, *INFO["cifar10"].shape), dtype=torch.uint8)
     split = Split(images, torch.randint(10, (4 * batch,))).to(measure.device())
     batches = Batches(split, batch, settings.data.augment, 0)
     attack = PGD(eps=8 / 255, step_size=4 / 255, steps=steps)
     place = Place(device=measure.device())
-    return Trainer(model, settings.joint, attack, batches, place, precision, "all")
+    return Trainer(model, settings.joint, attack, batches, place, Numerics(precision), "all")
 
 
 def bare_passes(made: Trainer, x: Tensor, y: Tensor, steps: int) -> Callable[[], None]:
-    twin = Twin(made.model, torch.bfloat16 if made.precision == "bfloat16" else None)
+    twin = Twin(made.model, made.numerics.weights)
     x = x.contiguous(memory_format=torch.channels_last)
 
     def run() -> None:
         for _ in range(steps):
             leaf = x.detach().requires_grad_(True)
-            with autocast(x.device, made.precision):
+            with made.numerics.autocast(x.device):
                 loss = F.nll_loss(twin.module(leaf), y)
             torch.autograd.grad(loss, leaf)
-        with autocast(x.device, made.precision):
+        with made.numerics.autocast(x.device):
             loss = F.nll_loss(made.model.train()(x), y)
         torch.autograd.backward(loss)
         made.optimizer.zero_grad(set_to_none=True)
@@ -68,7 +69,8 @@ def whole_steps(made: Trainer) -> Callable[[], None]:
 
 def compare(experts: int, width: int, batch: int, steps: int, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {"experts": experts, "width": width, "batch": batch, "steps": steps}
-    for precision in ("bfloat16", "float32"):
+    kinds: tuple[Precision, ...] = ("bfloat16", "float32")
+    for precision in kinds:
         model = mixture(experts, width)
         made = trainer(model, steps, batch, precision)
         bare = bare_passes(made, *next(iter(made.batches.epoch(0))), steps)

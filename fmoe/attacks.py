@@ -1,8 +1,8 @@
 """l-infinity attacks. The configuration *is* the attack: a frozen value that can be called.
 
-`attack(model, x, y)` maps float images [B,C,H,W] in [0,1] and labels [B] to adversarial images,
-always within eps (pixels of [0,1]) and [0,1]. `model` is any callable from images to logits or
-log-probabilities [B,K]. A parameter that is a list is drawn from uniformly, once a call
+`attack(model, x, y)` maps float images [B,C,H,W] in [0,1] and labels [B] to adversarial images in
+[0,1], always within eps (pixels of [0,1]; but for N-FGSM). `model` is any callable from images to
+logits or log-probabilities [B,K]. A parameter that is a list is drawn from uniformly, once a call
 (Divided We Fall, arXiv 2512.20821: randomized adversarial training).
 
 The gradient is asked for the input alone: parameters, buffers and `.grad` stay as they are.
@@ -148,6 +148,26 @@ class FGSM(Attack):
         return (start + step_size * gradient.sign()).clamp(lower, upper).detach()
 
 
+class NFGSM(Attack):
+    """N-FGSM (arXiv 2202.01181): a step of eps on top of noise of up to `noise` times eps, without
+    clipping to the ball. For training at FGSM's cost with less catastrophic overfitting.
+
+    What it gives is up to (1 + noise) * eps away from x: it is no attack to be judged by.
+    """
+
+    kind: Literal["nfgsm"] = "nfgsm"
+    eps: Drawn[Pixels] = 8 / 255
+    noise: Annotated[float, Field(ge=0, le=8)] = 2.0
+    loss: Objective = "ce"
+
+    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
+        eps = scalar(self.eps)
+        start = x + self.noise * eps * draw.noise(x)
+        clean = clean_probabilities(model, x, self.loss)
+        gradient = input_gradient(model, start, y, self.loss, clean)
+        return (start + eps * gradient.sign()).clamp(0, 1).detach()
+
+
 class PGD(Attack):
     """Projected gradient ascent on the sign (arXiv 1706.06083).
 
@@ -218,7 +238,7 @@ class Mix(Attack):
         return draw.pick(self.of, self.weights).sample(draw)
 
 
-AttackConfig = Annotated[Clean | FGSM | PGD | Mix, Field(discriminator="kind")]
+AttackConfig = Annotated[Clean | FGSM | NFGSM | PGD | Mix, Field(discriminator="kind")]
 """A new attack: a class above and its name in this union."""
 
 Mix.model_rebuild()

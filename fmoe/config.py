@@ -26,6 +26,7 @@ from fmoe.gates import Conv, GateConfig
 from fmoe.losses import CrossEntropy, LossConfig
 from fmoe.mixture import Mixing
 from fmoe.optim import SGD, ScheduleConfig
+from fmoe.precision import Numerics, Precision
 from fmoe.schema import Pixels, Spec
 
 KINDS: dict[str, type[BaseModel]] = {
@@ -33,7 +34,6 @@ KINDS: dict[str, type[BaseModel]] = {
     for union in (AttackConfig, GateConfig, LossConfig, ScheduleConfig)
     for member in get_args(get_args(union)[0])
 }
-Precision = Literal["float32", "bfloat16"]
 Update = Literal["all", "heads", "gate"]
 AttackName = Literal["fgsm", "pgd", "pgd50", "autoattack"]
 BatchNorm = Literal["local", "sync"]
@@ -69,6 +69,11 @@ class Phase(Spec):
     """Stop after so many epochs without a better validation figure; null: never."""
     crafting: Literal["eval", "train"] = "eval"
     """BatchNorm while adversarial images are made: running or batch statistics."""
+    accumulate: PositiveInt = 1
+    """Parts in which a worker takes its share of a batch, for less memory; BatchNorm's statistics
+    are then each part's own."""
+    guard: bool = True
+    """Go back to the last good epoch when catastrophic overfitting sets in."""
 
 
 class Role(Spec):
@@ -116,6 +121,8 @@ class Joint(Phase):
     """What learns: everything, the gate with each expert's last layer, or the gate alone."""
     balance: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """Weight of KL(mean gate weights || uniform), the mean over each worker's share."""
+    checkpointing: bool = False
+    """Keep one expert's activations at a time, for a forward pass more (arXiv 1604.06174)."""
     batch_norm: BatchNorm = "local"
     """Statistics of each worker's share (as DDP does), or of the global batch."""
 
@@ -142,6 +149,10 @@ class Config(Spec):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     precision: Precision = "float32"
     """Of training's forward and backward passes. Losses, mixing and evaluation are float32."""
+    deterministic: bool = False
+    """On GPUs: kernels that give the same bits every time (CPUs always do), at some cost."""
+    compile: bool = False
+    """torch.compile of what adversarial images are made on; on GPUs as a CUDA graph."""
     data: DataConfig = DataConfig()
     experts: Experts = Experts()
     gate: GateConfig = Conv()
@@ -157,6 +168,10 @@ class Config(Spec):
         if self.data.augment.crop >= height:
             raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
         return self
+
+    @property
+    def numerics(self) -> Numerics:
+        return Numerics(self.precision, self.deterministic, self.compile)
 
     def plain(self) -> dict[str, Any]:
         """The tree as JSON-like values; `Config.model_validate` reads it back."""

@@ -35,6 +35,7 @@ class Draw:
     def __init__(
         self, *key: int | str, total: int | None = None, rows: slice | Tensor | None = None
     ):
+        self.key = key
         digest = hashlib.sha256(repr(key).encode()).digest()
         self.seed = int.from_bytes(digest[:8], "big") >> 1
         self.total = total
@@ -46,6 +47,12 @@ class Draw:
     def from_global(cls) -> Draw:
         """Keyed by torch's global generator: `torch.manual_seed` decides."""
         return cls(int(torch.randint(2**62, ()).item()))
+
+    def part(self, start: int, stop: int) -> Draw:
+        """The same stream from its beginning, for some of this rank's rows."""
+        assert isinstance(self.rows, slice)
+        first = self.rows.start or 0
+        return Draw(*self.key, total=self.total, rows=slice(first + start, first + stop))
 
     def generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:

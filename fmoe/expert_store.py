@@ -122,7 +122,7 @@ class ExpertStore:
             config.experts.roles[role].attack,
             augment=config.data.augment,
             seed=seed,
-            precision=config.precision,
+            numerics=config.numerics,
             checkpoints=checkpoints,
             place=place,
             progress=progress,

@@ -54,7 +54,7 @@ def joint_epochs(
         config.joint.attack,
         augment=config.data.augment,
         seed=config.seed,
-        precision=config.precision,
+        numerics=config.numerics,
         checkpoints=checkpoints(run, config, data.train_digest),
         place=place,
         progress=progress,

@@ -6,12 +6,15 @@ about probabilities: log sum_e w_e p_e, computed in float32 as logsumexp(log w_e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fmoe.precision import at_least_float32
 
@@ -44,8 +47,31 @@ def mix_hard_probabilities(weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
     return chosen_BK + (weights_BE[:, :, None] * ratio_BEK).sum(1).log()
 
 
+@contextmanager
+def keeping_buffers(module: nn.Module) -> Iterator[None]:
+    """A second forward pass would move BatchNorm's running statistics a second time."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+def recomputing(
+    module: nn.Module,
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """What surrounds the forward pass and its repetition in the backward pass."""
+    return nullcontext(), keeping_buffers(module) if module.training else nullcontext()
+
+
 class Mixture(nn.Module):
-    """Images [B,C,H,W] in [0,1] to log-probabilities [B,K], through all experts and the gate."""
+    """Images [B,C,H,W] in [0,1] to log-probabilities [B,K], through all experts and the gate.
+
+    checkpointing: an expert's activations are computed again when its gradient is, so that one
+    expert's are kept at a time.
+    """
 
     def __init__(
         self,
@@ -60,6 +86,7 @@ class Mixture(nn.Module):
         self.experts = nn.ModuleList(experts)
         self.gate = gate
         self.temperature, self.mixing, self.hard = temperature, mixing, hard
+        self.checkpointing = False
 
     def log_gate_weights(self, x_BCHW: Tensor) -> Tensor:
         """log softmax(gate(x) / temperature) in float32 [B,E], before any hard choice."""
@@ -72,7 +99,18 @@ class Mixture(nn.Module):
 
     def expert_logits(self, x_BCHW: Tensor) -> Tensor:
         """Each expert's own logits in float32 [B,E,K]."""
-        return torch.stack([at_least_float32(expert(x_BCHW)) for expert in self.experts], 1)
+        return torch.stack(
+            [at_least_float32(self._run(expert, x_BCHW)) for expert in self.experts], 1
+        )
+
+    def _run(self, expert: nn.Module, x_BCHW: Tensor) -> Tensor:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            logits: Tensor = expert(x_BCHW)
+            return logits
+        again: Tensor = checkpoint(
+            expert, x_BCHW, use_reentrant=False, context_fn=partial(recomputing, expert)
+        )
+        return again
 
     def combine(self, log_weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
         """Log-probabilities [B,K] of the experts' logits under the gate's (soft) log-weights."""

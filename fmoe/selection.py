@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from fmoe.attacks import Attack
 from fmoe.config import Phase
 
+LEFT = 0.5
+
 
 def selection(metrics: Mapping[str, float], attack: Attack) -> float:
     """What the best epoch is chosen by: validation accuracy under the validation attack, or clean
@@ -17,6 +19,16 @@ def selection(metrics: Mapping[str, float], attack: Attack) -> float:
 def best_epoch(history: list[dict[str, float]], attack: Attack) -> int:
     scores = [selection(metrics, attack) for metrics in history]
     return scores.index(max(scores))
+
+
+def overfitted(history: list[dict[str, float]], metrics: Mapping[str, float]) -> bool:
+    """Catastrophic overfitting: PGD accuracy falls below half of the best so far while FGSM
+    accuracy does not fall (arXiv 2001.03994, section 5.4)."""
+    if not history:
+        return False
+    best = max(history, key=lambda epoch: epoch["val_robust"])
+    lost = metrics["val_robust"] < best["val_robust"] * LEFT
+    return lost and metrics["val_fgsm"] >= best["val_fgsm"]
 
 
 def over(phase: Phase, history: list[dict[str, float]], attack: Attack) -> bool:

@@ -19,26 +19,26 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fmoe.attacks import Attack, AttackConfig, Clean
+from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean
 from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
-from fmoe.config import Joint, Phase, Precision, Update
+from fmoe.config import Joint, Phase, Update
 from fmoe.data import Augment, Batches, Split
 from fmoe.draw import Draw, shard
-from fmoe.errors import NonFiniteLoss
+from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.folding import Twin, folded
 from fmoe.losses import gate_balance
 from fmoe.mixture import Mixture
-from fmoe.selection import best_epoch, over
+from fmoe.precision import Numerics
+from fmoe.selection import best_epoch, over, overfitted
 from fmoe.sync_batch_norm import synchronize
 
 METRICS = (
@@ -76,10 +76,6 @@ class Epoch:
     best: int
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
 def set_trainable(model: nn.Module, update: Update) -> None:
     """Freezes what `update` leaves out: all but the gate, or but gate and experts' heads."""
     model.requires_grad_(update == "all")
@@ -104,9 +100,9 @@ class Objective(nn.Module):
     workers: DDP's mean over workers is then the mean over the global batch, whatever the shares.
     """
 
-    def __init__(self, model: nn.Module, phase: Phase, precision: Precision, world_size: int):
+    def __init__(self, model: nn.Module, phase: Phase, numerics: Numerics, world_size: int):
         super().__init__()
-        self.model, self.loss, self.precision = model, phase.loss, precision
+        self.model, self.loss, self.numerics = model, phase.loss, numerics
         self.balance = phase.balance if isinstance(phase, Joint) else 0.0
         self.scale = world_size / phase.batch_size
 
@@ -114,7 +110,7 @@ class Objective(nn.Module):
         weights: list[Tensor] = []
 
         def run(images: Tensor) -> Tensor:
-            with autocast(images.device, self.precision):
+            with self.numerics.autocast(images.device):
                 if isinstance(self.model, Mixture):
                     out, gate_weights = self.model.outputs(images)
                     weights.append(gate_weights)
@@ -157,14 +153,21 @@ class Trainer:
     attack: AttackConfig
     batches: Batches
     place: Place
-    precision: Precision
+    numerics: Numerics
     update: Update
 
     def __post_init__(self) -> None:
+        self.numerics.prepare(self.place.device)
+        if self.phase.accumulate * self.place.world_size > self.phase.batch_size:
+            raise UserError(
+                f"accumulate: {self.phase.accumulate} parts on {self.place.world_size} workers of "
+                f"a batch of {self.phase.batch_size} images"
+            )
         self.model.to(self.place.device)
-        self.model.to(memory_format=torch.channels_last)
         set_trainable(self.model, self.update)
-        objective = Objective(self.model, self.phase, self.precision, self.place.world_size)
+        if isinstance(self.model, Mixture) and isinstance(self.phase, Joint):
+            self.model.checkpointing = self.phase.checkpointing
+        objective = Objective(self.model, self.phase, self.numerics, self.place.world_size)
         self.objective: nn.Module = objective
         if self.place.world_size > 1:
             if isinstance(self.phase, Joint) and self.phase.batch_norm == "sync":
@@ -178,8 +181,10 @@ class Trainer:
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizer = self.phase.optimizer.build(self.parameters.values())
         self.steps = self.phase.epochs * len(self.batches)
-        dtype = torch.bfloat16 if self.precision == "bfloat16" else None
-        self.twin = Twin(self.model, dtype) if self.phase.crafting == "eval" else None
+        self.twin: Twin | None = None
+        if self.phase.crafting == "eval":
+            self.twin = Twin(self.model, self.numerics.weights)
+            self.numerics.compiled(self.twin.module)
 
     def craft(self, attack: Attack, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         """Adversarial images on the bare model as it is now, or on its folded twin."""
@@ -193,7 +198,7 @@ class Trainer:
 
     def _autocast(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(images: Tensor) -> Tensor:
-            with autocast(images.device, self.precision):
+            with self.numerics.autocast(images.device):
                 return model(images)
 
         return run
@@ -202,15 +207,27 @@ class Trainer:
         """One update on one global batch: draw an attack, craft, descend."""
         draw = self.batches.draw("attack", index)
         attack = self.attack.sample(draw)
-        x_adv = self.craft(attack, x, y, draw)
         for group in self.optimizer.param_groups:
             group["lr"] = self.phase.optimizer.lr_at(index, self.steps)
-        train_mode(self.model, self.update)
-        loss, sums = self.objective(x, x_adv, y)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total, parts = None, self.phase.accumulate
+        for part in range(parts):
+            rows = shard(len(y), part, parts)
+            some = x[rows], y[rows]
+            x_adv = self.craft(attack, *some, draw.part(rows.start, rows.stop))
+            train_mode(self.model, self.update)
+            with self._alone() if part < parts - 1 else nullcontext():
+                loss, sums = self.objective(some[0], x_adv, some[1])
+                loss.backward()
+            total = sums if total is None else total + sums
         self.optimizer.step()
-        return sums, attack
+        assert total is not None
+        return total, attack
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Gradients are summed here; workers exchange them with the last part's."""
+        ddp = isinstance(self.objective, DistributedDataParallel)
+        return self.objective.no_sync() if ddp else nullcontext()  # type: ignore[operator]
 
     def epoch(self, index: int, progress: Progress | None) -> dict[str, float]:
         """One pass over the training images; metrics are means over all workers' images."""
@@ -287,27 +304,35 @@ def reduce_sum(tensor: Tensor, place: Place) -> Tensor:
     return tensor
 
 
-def validation_accuracy(
-    model: nn.Module, split: Split, attack: Attack, seed: int, place: Place
-) -> tuple[float, float]:
-    """(clean, robust) accuracy in float32 and eval mode; the same whatever the workers."""
+def validation_accuracies(
+    model: nn.Module, split: Split, attacks: Mapping[str, Attack], seed: int, place: Place
+) -> dict[str, float]:
+    """Accuracy under each attack in float32 and eval mode; the same whatever the workers."""
     model = folded(model.eval())
-    counts = torch.zeros(2, dtype=torch.float64, device=place.device)
+    counts = torch.zeros(len(attacks), dtype=torch.float64, device=place.device)
     for start in range(0, len(split), VALIDATION_BATCH):
         total = min(VALIDATION_BATCH, len(split) - start)
         rows = shard(total, place.rank, place.world_size)
-        draw = Draw(seed, "validation", start, total=total, rows=rows)
         part = split[start : start + total][rows]
         if len(part) == 0:
             continue
         x, y = part.pixels(), part.labels
-        with torch.no_grad():
-            counts[0] += (model(x).argmax(1) == y).sum()
-        x_adv = attack(model, x, y, draw=draw)
-        with torch.no_grad():
-            counts[1] += (model(x_adv).argmax(1) == y).sum()
-    clean, robust = (reduce_sum(counts, place) / len(split)).tolist()
-    return clean, robust
+        for index, attack in enumerate(attacks.values()):
+            draw = Draw(seed, "validation", start, total=total, rows=rows)
+            x_adv = attack(model, x, y, draw=draw)
+            with torch.no_grad():
+                counts[index] += (model(x_adv).argmax(1) == y).sum()
+    shares = (reduce_sum(counts, place) / len(split)).tolist()
+    return dict(zip(attacks, shares, strict=True))
+
+
+def validation_attacks(phase: Phase, trained_against: Attack) -> dict[str, Attack]:
+    """What every epoch is judged by; FGSM's part is to show catastrophic overfitting."""
+    chosen = phase.validation.attack
+    judged: dict[str, Attack] = {"val_clean": Clean(), "val_robust": chosen}
+    if phase.guard and isinstance(chosen, PGD) and not isinstance(trained_against, Clean):
+        judged["val_fgsm"] = FGSM(eps=chosen.eps)
+    return judged
 
 
 def epochs(
@@ -319,7 +344,7 @@ def epochs(
     *,
     augment: Augment,
     seed: int,
-    precision: Precision = "float32",
+    numerics: Numerics | None = None,
     checkpoints: Checkpoints | None = None,
     place: Place | None = None,
     progress: Progress | None = None,
@@ -332,8 +357,10 @@ def epochs(
     place = place or Place()
     batches = Batches(train, phase.batch_size, augment, seed, place.rank, place.world_size)
     update: Update = phase.update if isinstance(phase, Joint) else "all"
-    trainer = Trainer(model, phase, attack, batches.to(place.device), place, precision, update)
+    numerics = numerics or Numerics()
+    trainer = Trainer(model, phase, attack, batches.to(place.device), place, numerics, update)
     val = val[: phase.validation.images].to(place.device)
+    judged_by = validation_attacks(phase, attack)
     history: list[dict[str, float]] = []
     latest = checkpoints.latest() if checkpoints else None
     if latest is not None:
@@ -342,18 +369,21 @@ def epochs(
     for index, metrics in enumerate(history):
         yield Epoch(index, metrics, best_epoch(history[: index + 1], attack))
 
+    good = latest
     for index in range(len(history), phase.epochs):
         if over(phase, history, attack):
             return
         start = time.perf_counter()
         metrics = trainer.epoch(index, progress)
-        clean, robust = validation_accuracy(model, val, phase.validation.attack, seed, place)
-        seconds = time.perf_counter() - start
-        metrics |= {"val_clean": clean, "val_robust": robust, "seconds": seconds}
+        metrics |= validation_accuracies(model, val, judged_by, seed, place)
         metrics["workers"] = float(place.world_size)
+        if good and "val_fgsm" in judged_by and overfitted(history, metrics):
+            trainer.restore(good)
+            metrics["overfitted"] = 1.0
+        metrics["seconds"] = time.perf_counter() - start
         history.append(metrics)
         best = best_epoch(history, attack)
+        good = Checkpoint(index, copy_state(model), trainer.momentum(), list(history))
         if checkpoints and place.rank == 0:
-            state = Checkpoint(index, copy_state(model), trainer.momentum(), list(history))
-            checkpoints.save(state, best)
+            checkpoints.save(good, best)
         yield Epoch(index, metrics, best)

@@ -307,6 +307,7 @@ def epoch_line(event: Event) -> str:
         f"epoch {event['epoch'] + 1}  loss {metrics['train_loss']:.3f}  "
         f"val clean {percent(metrics['val_clean'])}  robust {percent(metrics['val_robust'])}  "
         f"{metrics['seconds']:.0f} s"
+        + ("  catastrophic overfitting: back to the last good epoch" * ("overfitted" in metrics))
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
 from fmoe import assembly, config, data, training
-from fmoe.attacks import FGSM
+from fmoe.attacks import FGSM, Clean
 from fmoe.checkpoint import Checkpoints, Tensors, copy_state
 from fmoe.config import Config
 from fmoe.data import Batches
@@ -90,7 +90,7 @@ def one_step(chosen: Config, place: Place) -> Tensors:
     model, joint = assembly.seeded_mixture(chosen), chosen.joint
     train = data.load("digits").train[:32]
     batches = Batches(train, joint.batch_size, chosen.data.augment, 0, place.rank, place.world_size)
-    trainer = Trainer(model, joint, joint.attack, batches, place, chosen.precision, joint.update)
+    trainer = Trainer(model, joint, joint.attack, batches, place, chosen.numerics, joint.update)
     x, y = next(batches.epoch(0))
     trainer.step(0, x, y)
     return copy_state(model)
@@ -140,9 +140,9 @@ def validation(place: Place) -> Tensors:
     """Accuracies of an odd number of images under an attack with a random start."""
     model = assembly.seeded_mixture(settings())
     split = data.load("digits").val[:33]
-    attack = FGSM(eps=0.1, random_start=True)
-    found = training.validation_accuracy(model, split, attack, 0, place)
-    return {"accuracy": torch.tensor(found, dtype=torch.float64)}
+    attacks = {"clean": Clean(), "fgsm": FGSM(eps=0.1, random_start=True)}
+    found = training.validation_accuracies(model, split, attacks, 0, place)
+    return {"accuracy": torch.tensor(list(found.values()), dtype=torch.float64)}
 
 
 def worker(rank: int, folder: Path) -> None:

@@ -181,7 +181,12 @@ def test_the_weights_are_those_of_the_best_epoch(
     digits: Data, store: ExpertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.1, 0.9, 0.2, 0.3])
-    monkeypatch.setattr("fmoe.training.validation_accuracy", lambda *given: (0.5, next(scores)))
+
+    def validate(*given: object) -> dict[str, float]:
+        robust = next(scores)
+        return {"val_clean": 0.5, "val_robust": robust, "val_fgsm": robust}
+
+    monkeypatch.setattr("fmoe.training.validation_accuracies", validate)
     chosen = settings("experts.train.epochs=4")
     name = expert_key(chosen, MEMBER, digits.train_digest)
     checkpoints = Checkpoints(store.folder / name / "epochs", name)

@@ -132,7 +132,8 @@ def test_a_finished_run_trains_nothing_more(tmp_path: Path) -> None:
 def test_a_run_that_stopped_early_stays_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "validation_accuracy", lambda *given: (0.5, 0.5))
+    same = {"val_clean": 0.5, "val_robust": 0.5, "val_fgsm": 0.5}
+    monkeypatch.setattr(training, "validation_accuracies", lambda *given: dict(same))
     _, epochs = start(tmp_path, "joint.patience=1")
     first = list(epochs)
     assert [epoch.index for epoch in first] == [0, 1]

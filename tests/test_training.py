@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from fmoe import assembly, config, training
 from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, Mix
-from fmoe.config import Config, Joint, Phase, Precision, Update
+from fmoe.config import Config, Joint, Phase, Update
 from fmoe.data import Augment, Batches, Data
 from fmoe.draw import Draw
-from fmoe.errors import NonFiniteLoss
+from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.losses import gate_balance
 from fmoe.mixture import Mixture
-from fmoe.selection import best_epoch, selection
+from fmoe.precision import Numerics
+from fmoe.selection import best_epoch, overfitted, selection
 from fmoe.training import Epoch, Objective, Place, Trainer
 from tests.conftest import SMALL
 
@@ -47,7 +48,7 @@ def running(
         chosen.joint.attack,
         augment=chosen.data.augment,
         seed=seed,
-        precision=chosen.precision,
+        numerics=chosen.numerics,
         **more,
     )
 
@@ -63,18 +64,16 @@ def trainer(
     attack: AttackConfig,
     *,
     update: Update = "all",
-    precision: Precision = "float32",
+    numerics: Numerics | None = None,
 ) -> Trainer:
     batches = Batches(data.train[:128], phase.batch_size, Augment(crop=1), seed=0)
-    return Trainer(model, phase, attack, batches, Place(), precision, update)
+    return Trainer(model, phase, attack, batches, Place(), numerics or Numerics(), update)
 
 
 def joint_trainer(chosen: Config, data: Data) -> tuple[Mixture, Trainer]:
     model = assembly.seeded_mixture(chosen)
     joint = chosen.joint
-    made = trainer(
-        model, data, joint, joint.attack, update=joint.update, precision=chosen.precision
-    )
+    made = trainer(model, data, joint, joint.attack, update=joint.update, numerics=chosen.numerics)
     return model, made
 
 
@@ -254,7 +253,12 @@ def test_best_epoch_is_the_first_of_the_best(attack: Attack, best: int) -> None:
 
 def validate_as(monkeypatch: pytest.MonkeyPatch, robust: list[float]) -> None:
     scores = iter(robust)
-    monkeypatch.setattr(training, "validation_accuracy", lambda *given: (0.5, next(scores)))
+
+    def validate(*given: object) -> dict[str, float]:
+        robust = next(scores)
+        return {"val_clean": 0.5, "val_robust": robust, "val_fgsm": robust}
+
+    monkeypatch.setattr(training, "validation_accuracies", validate)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +329,7 @@ def test_balance_is_added_to_the_loss(digits: Data) -> None:
     losses = []
     for balance in (0.0, 2.0):
         phase = Joint(batch_size=32, balance=balance)
-        losses.append(Objective(model, phase, "float32", world_size=1)(x, x, y)[0])
+        losses.append(Objective(model, phase, Numerics(), world_size=1)(x, x, y)[0])
     with torch.no_grad():
         expected = 2 * gate_balance(model.gate_weights(x))
     assert expected > 0
@@ -368,17 +372,19 @@ def test_bfloat16_stays_finite_and_keeps_float32_weights(digits: Data) -> None:
 
 def test_validation_shards_add_up(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ranks' counts, summed here instead of by a process group; two batches, 270 images."""
-    model, attack = assembly.seeded_mixture(settings()), FGSM(eps=0.1, random_start=True)
+    model = assembly.seeded_mixture(settings())
+    attacks = {"clean": Clean(), "fgsm": FGSM(eps=0.1, random_start=True)}
     split = digits.train[:270]
     run(model, settings(), digits)
-    whole = training.validation_accuracy(model, split, attack, 5, Place())
+    whole = training.validation_accuracies(model, split, attacks, 5, Place())
     monkeypatch.setattr(training, "reduce_sum", lambda counts, place: counts)
     parts = [
-        training.validation_accuracy(model, split, attack, 5, Place(rank, world_size=4))
+        training.validation_accuracies(model, split, attacks, 5, Place(rank, world_size=4))
         for rank in range(4)
     ]
-    assert torch.tensor(parts).sum(0).tolist() == pytest.approx(whole)
-    assert whole[1] <= whole[0]
+    for name, value in whole.items():
+        assert sum(part[name] for part in parts) == pytest.approx(value)
+    assert whole["fgsm"] <= whole["clean"]
 
 
 def test_progress_is_told_after_every_step(digits: Data) -> None:
@@ -403,3 +409,104 @@ def test_every_step_has_its_learning_rate(digits: Data) -> None:
         rates.append(made.optimizer.param_groups[0]["lr"])
     # 0.2 * factor: (step + 0.5) / 4 done, the peak at 0.2 of the run
     assert rates == pytest.approx([0.2 * 0.625, 0.2 * 0.78125, 0.2 * 0.46875, 0.2 * 0.15625])
+
+
+# memory
+
+
+@pytest.mark.parametrize("attack", ["{kind: pgd, eps: 0.1, steps: 2}", "{kind: fgsm, eps: 0.1}"])
+def test_checkpointing_changes_no_number(digits: Data, attack: str) -> None:
+    """The same weights, and BatchNorm's statistics move once a step, not twice."""
+    states = []
+    for checkpointing in ("false", "true"):
+        chosen = settings(f"joint.attack={attack}", f"joint.checkpointing={checkpointing}")
+        model, made = joint_trainer(chosen, digits)
+        made.step(0, *next(made.batches.epoch(0)))
+        states.append(model.state_dict())
+    plain, checkpointed = states
+    for name, tensor in plain.items():
+        torch.testing.assert_close(checkpointed[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_a_batch_add_up(digits: Data) -> None:
+    """With frozen experts and statistics a batch in four parts gives the whole batch's update."""
+    states = []
+    for parts in (1, 4):
+        chosen = settings(
+            f"joint.accumulate={parts}", "joint.update=gate", "gate={kind: linear}",
+            "joint.attack={kind: pgd, eps: 0.1, steps: 3}",
+        )  # fmt: skip
+        model, made = joint_trainer(chosen, digits)
+        made.step(0, *next(made.batches.epoch(0)))
+        states.append(model.state_dict())
+    whole, in_parts = states
+    moved = changed(dict(assembly.seeded_mixture(chosen).named_parameters()), whole)
+    assert moved
+    for name, tensor in whole.items():
+        torch.testing.assert_close(in_parts[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_more_parts_than_images_are_refused(digits: Data) -> None:
+    with pytest.raises(UserError, match=r"accumulate: 33 parts"):
+        joint_trainer(settings("joint.accumulate=33"), digits)
+
+
+# catastrophic overfitting
+
+
+@pytest.mark.parametrize(
+    ("robust", "fgsm", "overfits"),
+    [(0.15, 0.9, True), (0.15, 0.3, False), (0.25, 0.9, False), (0.5, 0.9, False)],
+)
+def test_overfitting_is_pgd_lost_while_fgsm_is_not(
+    robust: float, fgsm: float, overfits: bool
+) -> None:
+    before = [{"val_robust": 0.4, "val_fgsm": 0.5}, {"val_robust": 0.3, "val_fgsm": 0.6}]
+    assert overfitted(before, {"val_robust": robust, "val_fgsm": fgsm}) == overfits
+    assert not overfitted([], {"val_robust": robust, "val_fgsm": fgsm})
+
+
+def test_overfitting_goes_back_to_the_last_good_epoch(
+    digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([(0.4, 0.5), (0.1, 0.9), (0.5, 0.5)])
+
+    def validate(*given: object) -> dict[str, float]:
+        robust, fgsm = next(scores)
+        return {"val_clean": 0.6, "val_robust": robust, "val_fgsm": fgsm}
+
+    monkeypatch.setattr(training, "validation_accuracies", validate)
+    chosen = settings("joint.epochs=3", "joint.attack={kind: fgsm, eps: 0.1}",
+                      "joint.validation.attack={kind: pgd, eps: 0.1, steps: 2}")  # fmt: skip
+    model = assembly.seeded_expert(chosen, 0)
+    states = []
+    for epoch in running(model, chosen, digits):
+        states.append({name: t.clone() for name, t in model.state_dict().items()})
+        assert ("overfitted" in epoch.metrics) == (epoch.index == 1)
+    first, second, third = states
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(second[name], third[name]) for name in first)
+
+
+def test_fgsm_is_judged_beside_pgd_only(digits: Data) -> None:
+    for override, judged in (
+        ("joint.attack={kind: fgsm, eps: 0.1}", True),
+        ("joint.attack={kind: clean}", False),
+        ("joint.guard=false", False),
+    ):
+        chosen = settings("joint.validation.attack={kind: pgd, eps: 0.1, steps: 2}", override)
+        epoch, *_ = run(assembly.seeded_expert(chosen, 0), chosen, digits, images=32)
+        assert ("val_fgsm" in epoch.metrics) == judged
+
+
+def test_numbers_do_not_depend_on_compiling(digits: Data) -> None:
+    states = []
+    for compiled in ("false", "true"):
+        chosen = settings(f"compile={compiled}", "joint.attack={kind: fgsm, eps: 0.1}",
+                          "experts.roles.fgsm.count=0")  # fmt: skip
+        model, made = joint_trainer(chosen, digits)
+        made.step(0, *next(made.batches.epoch(0)))
+        states.append(model.state_dict())
+    plain, with_compiler = states
+    for name, tensor in plain.items():
+        torch.testing.assert_close(with_compiler[name], tensor, rtol=1e-3, atol=1e-4)
