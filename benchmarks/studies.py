@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 import yaml
 from matplotlib.figure import Figure
 
@@ -51,6 +52,7 @@ def write_space(name: str, folder: Path) -> Path:
 
 def train_experts(file: Path, sets: list[str], data_dir: str | None, store: Path) -> None:
     """All experts that the space can ask for."""
+    torch.set_num_threads(1)  # width-8 networks gain nothing from a second one
     space = search_space.load(str(file), sets)
     wanted = space.base.data
     loaded = data.load_training(

@@ -45,8 +45,9 @@ class Finals:
         """The best of the finalists, and what each was judged as."""
         finalists = self.entrants(trials)
         if not finalists:
-            reasons = {trial.error for trial in trials if trial.error}
-            raise TrainingFailed(f"no trial finished an epoch: {'; '.join(sorted(reasons))}")
+            reasons = sorted({trial.error for trial in trials if trial.error})
+            because = "; ".join(reasons) or "the study's time (--minutes) was too short for one"
+            raise TrainingFailed(f"no trial finished an epoch: {because}")
         found = {}
         for trial in finalists:
             found[trial.number] = self.evaluate(trial, val, "validation")

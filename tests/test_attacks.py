@@ -485,7 +485,7 @@ def test_survives_a_round_trip_through_json(attack: Attack) -> None:
         ({"kind": "mix", "of": [{"kind": "clean"}], "weights": [-1]}, "greater than or equal to 0"),
         ({"kind": "mix", "of": [{"kind": "clean"}], "weights": [float("inf")]}, "finite"),
         ({"kind": "mix", "of": []}, "at least 1 item"),
-        ({"kind": "mix", "of": [{"kind": "cw"}]}, "'clean', 'fgsm', 'pgd', 'mix'"),
+        ({"kind": "mix", "of": [{"kind": "cw"}]}, "'clean', 'fgsm', 'nfgsm', 'pgd', 'mix'"),
         ({"kind": "pgd", "epsilon": 0.1}, "unknown key epsilon .allowed: kind, eps, step_size"),
         ({"kind": "pgd", "eps": 8}, "less than or equal to 1"),
         ({"kind": "pgd", "eps": -0.1}, "greater than or equal to 0"),
