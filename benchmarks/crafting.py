@@ -31,6 +31,7 @@ from fmoe.precision import Numerics, Precision
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 SHAPES = [(9, 16, 64), (3, 64, 32)]
+ON_GPU = [(9, 64, 256)]
 Craft = Callable[[], Tensor]
 
 
@@ -135,6 +136,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     shapes = [(given.experts, given.width, given.batch)] if given.experts else SHAPES
+    if not given.experts and torch.cuda.is_available():
+        shapes = SHAPES + ON_GPU
     found = [compare(e, width, batch, given.rounds) for e, width, batch in shapes]
     measure.write("crafting", {"shapes": found})
 

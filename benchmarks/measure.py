@@ -56,9 +56,10 @@ def installed() -> dict[str, str]:
 
 
 def write(name: str, result: Mapping[str, Any]) -> None:
-    """benchmarks/results/NAME.json, and the same on the screen."""
+    """benchmarks/results/NAME.json (NAME-cuda.json on a GPU), and the same on the screen."""
     machine = {**provenance.hardware(), **installed(), "threads": str(torch.get_num_threads())}
     text = json.dumps({"date": str(date.today()), "machine": machine, **result}, indent=1)
     RESULTS.mkdir(exist_ok=True)
+    name = name if device().type == "cpu" else f"{name}-{device().type}"
     (RESULTS / f"{name}.json").write_text(text + "\n")
     print(text)

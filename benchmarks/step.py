@@ -28,8 +28,13 @@ from fmoe.precision import Numerics, Precision
 from fmoe.training import Place, Trainer
 
 
-def trainer(model: nn.Module, steps: int, batch: int, precision: Precision) -> Trainer:
-    settings = config.load("cifar10-small", [f"joint.batch_size={batch}"])
+def trainer(
+    model: nn.Module, steps: int, batch: int, precision: Precision, *, checkpointing: bool = False
+) -> Trainer:
+    settings = config.load(
+        "cifar10-small",
+        [f"joint.batch_size={batch}", f"joint.checkpointing={str(checkpointing).lower()}"],
+    )
     images = torch.randint(256, (4 * batch, *INFO["cifar10"].shape), dtype=torch.uint8)
     split = Split(images, torch.randint(10, (4 * batch,))).to(measure.device())
     batches = Batches(split, batch, settings.data.augment, 0)

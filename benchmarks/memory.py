@@ -1,0 +1,132 @@
+"""Peak memory of a joint step, against what it needs at least where checkpointing is on.
+
+    python -m benchmarks.memory              # nine width-16 experts, batch 128, PGD-2, bfloat16
+
+Bound: parameters, their gradients, the optimizer's state, and one expert's activations. Tensors are
+counted, every one that is made during a step for as long as its storage lives (so what the
+allocator keeps beyond them is not in it); on GPUs torch's own count stands beside it. Result:
+benchmarks/results/memory.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks import measure
+from benchmarks.crafting import mixture
+from benchmarks.step import trainer
+from fmoe.training import Trainer
+
+MEBIBYTE = 2**20
+
+
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of all tensors that operations give, while their storages live; their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known: set[int] = set()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        given = func(*args, **(kwargs or {}))
+        self.see(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+        return given
+
+    def see(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage._cdata in self.known:
+                continue
+            self.known.add(storage._cdata)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, address: int, size: int) -> None:
+        self.known.discard(address)
+        self.now -= size
+
+
+def peak(run: Callable[[], object], kept: Iterable[Tensor]) -> int:
+    """Bytes: of what is kept anyway, and of the most that was alive beside it."""
+    alive = Alive()
+    with alive:
+        alive.see(kept)
+        run()
+    return alive.peak
+
+
+def everything(made: Trainer, *more: Tensor) -> list[Tensor]:
+    state = [value for state in made.optimizer.state.values() for value in state.values()]
+    twin = list(made.twin.module.parameters()) if made.twin else []
+    found = [*made.model.parameters(), *made.model.buffers(), *twin, *state, *more]
+    return [tensor for tensor in found if isinstance(tensor, Tensor)]
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def activations(made: Trainer, expert: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Of one expert's training pass: all that lives beside its weights, their gradients included
+    where they come while activations still live."""
+
+    def run() -> None:
+        with made.numerics.autocast(x.device):
+            loss = F.cross_entropy(expert(x).float(), y)
+        torch.autograd.backward(loss)
+
+    expert.train()
+    found = peak(run, expert.parameters()) - size(expert.parameters())
+    for parameter in expert.parameters():
+        parameter.grad = None
+    return found
+
+
+def compare(experts: int, width: int, batch: int, steps: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"experts": experts, "width": width, "batch": batch, "steps": steps}
+    for checkpointing in (False, True):
+        model = mixture(experts, width)
+        made = trainer(model, steps, batch, "bfloat16", checkpointing=checkpointing)
+        x, y = next(iter(made.batches.epoch(0)))
+        made.step(0, x, y)  # momentum comes with the first
+        made.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        name = "checkpointing" if checkpointing else "plain"
+        found[name] = peak(lambda made=made, x=x, y=y: made.step(1, x, y), everything(made, x, y))  # type: ignore[misc]
+        if torch.cuda.is_available():
+            found[f"{name}, by torch.cuda"] = torch.cuda.max_memory_allocated()
+    parameters = size(made.model.parameters())
+    expert = activations(made, made.model.get_submodule("experts.0"), x, y)
+    found["bound"] = 3 * parameters + expert
+    found["parameters"], found["one expert's activations"] = parameters, expert
+    sizes = {k: round(v / MEBIBYTE, 1) for k, v in found.items() if isinstance(v, int) and v > 1e4}
+    ratio = round(found["checkpointing"] / found["bound"], 3)
+    return {**found, **sizes, "unit": "MiB", "checkpointing_over_bound": ratio}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experts", type=int, default=9)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2)
+    given = parser.parse_args()
+    measure.write("memory", compare(given.experts, given.width, given.batch, given.steps))
+
+
+if __name__ == "__main__":
+    main()
