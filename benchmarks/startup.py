@@ -18,8 +18,10 @@ from statistics import median
 
 from benchmarks import measure
 
-TINY = ["--set", "data.train_images=128", "--set", "experts.train.epochs=1", "--set",
-        "joint.epochs=1", "--set", "evaluate.images=1", "--set", "evaluate.attacks=[fgsm]"]  # fmt: skip
+TINY = [
+    *("--set", "data.train_images=128", "--set", "experts.train.epochs=1"),
+    *("--set", "joint.epochs=1", "--set", "evaluate.images=1", "--set", "evaluate.attacks=[fgsm]"),
+]
 
 
 def seconds(*command: str, times: int) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fmoe.attacks import (
     FGSM,
+    NFGSM,
     PGD,
     Attack,
     AttackConfig,
@@ -507,3 +508,21 @@ def test_refuses(value: object, message: str) -> None:
 def test_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         PGD().eps = 1  # type: ignore[misc]
+
+
+def test_nfgsm_by_its_formula() -> None:
+    """clip(x + eta + eps * sign(gradient at x + eta), 0, 1), eta uniform in +-noise * eps."""
+    torch.manual_seed(0)
+    weight, x, y = torch.randn(3, 12), torch.rand(5, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+
+    def model(images: Tensor) -> Tensor:
+        return images.flatten(1) @ weight.T
+
+    eps, noise = 0.05, 1.5
+    made = NFGSM(eps=eps, noise=noise)(model, x, y, draw=Draw(3))
+    start = (x + noise * eps * Draw(3).noise(x)).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(start), y, reduction="sum"), start)
+    expected = (start.detach() + eps * gradient.sign()).clamp(0, 1)
+    torch.testing.assert_close(made, expected)
+    distance = (made - x).abs()
+    assert eps < distance.max() <= (1 + noise) * eps + 1e-6

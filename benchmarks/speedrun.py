@@ -1,0 +1,124 @@
+r"""Time to robustness: a width-16 network on CIFAR-10, trained as cheaply as this library can.
+
+    python -m benchmarks.speedrun --data-dir DATA
+    python -m benchmarks.speedrun --data-dir DATA --autoattack 500 \
+        --against "python ../shared/examples/reference_single.py 16 8 2"
+
+N-FGSM (two passes a step) on the folded bfloat16 twin, first on smaller images, then on whole ones.
+The clock runs from the images in memory to the last epoch's end, validation after every epoch
+included. Then: PGD-20 on the first 2,000 test images, any iterate counting, and AutoAttack.
+--against runs a command beside it, whose output has `seconds N`. Result:
+benchmarks/results/speedrun.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks import measure
+from fmoe import assembly, config, data
+from fmoe.data import Batches, Data
+from fmoe.evaluation import evaluate
+from fmoe.precision import Numerics
+from fmoe.training import Place, Trainer, validation_accuracies, validation_attacks
+
+SETTINGS = [
+    "experts.width=16",
+    "joint.batch_size=128",
+    "joint.attack={kind: nfgsm, eps: 8/255, noise: 1}",
+    "joint.optimizer.lr=0.2",
+    "joint.validation.images=500",
+]
+SIZES = "16,16,24,24,32,32,32,32"
+"""Pixels a side, an epoch each."""
+
+
+@dataclass(frozen=True)
+class Resized(Batches):
+    """Batches of images that are scaled down after augmentation."""
+
+    size: int = 32
+
+    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in super().epoch(index):
+            yield (x if self.size == x.shape[-1] else F.interpolate(x, self.size, mode="area")), y
+
+
+def train(
+    loaded: Data, sizes: list[int], overrides: list[str]
+) -> tuple[nn.Module, list[dict[str, float]], float]:
+    settings = config.load("cifar10-small", [*SETTINGS, f"joint.epochs={len(sizes)}", *overrides])
+    device, phase = measure.device(), settings.joint
+    whole = Resized(loaded.train, phase.batch_size, settings.data.augment, settings.seed).to(device)
+    assert isinstance(whole, Resized)
+    begin = time.perf_counter()
+    model = assembly.seeded_expert(settings, settings.seed)
+    place, numerics = Place(device=device), Numerics("bfloat16")
+    trainer = Trainer(model, phase, phase.attack, whole, place, numerics, "all")
+    val = loaded.val[: phase.validation.images].to(device)
+    judged = validation_attacks(phase, phase.attack)
+    history = []
+    for index, size in enumerate(sizes):
+        trainer.batches = replace(whole, size=size)
+        metrics = trainer.epoch(index, None)
+        metrics |= validation_accuracies(model, val, judged, settings.seed, place)
+        history.append({key: round(value, 4) for key, value in metrics.items()})
+        seconds = time.perf_counter() - begin
+        print(f"epoch {index + 1}, {size} pixels: {seconds:.0f} s", history[-1], flush=True)
+    return model.eval(), history, time.perf_counter() - begin
+
+
+def other(command: str) -> dict[str, Any]:
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
+    last = done.stdout.strip().splitlines()[-1]
+    found = re.search(r"seconds\s+([\d.]+)", last)
+    if found is None:
+        raise SystemExit(f"no `seconds N` in: {last}")
+    return {"command": command, "seconds": float(found[1]), "said": last}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-dir")
+    parser.add_argument("--sizes", default=SIZES)
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="PATH=VALUE")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--autoattack", type=int, default=0, metavar="IMAGES")
+    parser.add_argument("--against", metavar="COMMAND")
+    given = parser.parse_args()
+    loaded = data.load("cifar10", given.data_dir)
+    sizes = [int(size) for size in given.sizes.split(",")]
+    model, history, seconds = train(loaded, sizes, given.sets)
+    test = loaded.test[: given.images]
+    judged = evaluate(model, test.images, test.labels, attacks=["pgd"], device=measure.device())
+    result: dict[str, Any] = {
+        "sizes": sizes,
+        "set": [*SETTINGS, *given.sets],
+        "seconds": round(seconds, 1),
+        "images": given.images,
+        "figures": judged.figures,
+        "history": history,
+    }
+    if given.autoattack:
+        part = test[: given.autoattack]
+        hard = evaluate(model, part.images, part.labels, attacks=["autoattack"], fast=True,
+                        device=measure.device())  # fmt: skip
+        result["autoattack"] = {"images": len(part), **hard.figures}
+    if given.against:
+        result["against"] = other(given.against)
+        result["ratio"] = round(seconds / result["against"]["seconds"], 3)
+    measure.write("speedrun", result)
+
+
+if __name__ == "__main__":
+    main()
