@@ -23,11 +23,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks import measure
 from fmoe import assembly, config, data
-from fmoe.data import Batches, Data
+from fmoe.data import Batches, Data, Placed
 from fmoe.evaluation import evaluate
 from fmoe.precision import Numerics
 from fmoe.training import Place, Trainer, validation_accuracies, validation_attacks
@@ -49,9 +49,11 @@ class Resized(Batches):
 
     size: int = 32
 
-    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in super().epoch(index):
-            yield (x if self.size == x.shape[-1] else F.interpolate(x, self.size, mode="area")), y
+    def placed(self, index: int) -> Iterator[Placed]:
+        for batch in super().placed(index):
+            if self.size != batch.x.shape[-1]:
+                batch = replace(batch, x=F.interpolate(batch.x, self.size, mode="area"))
+            yield batch
 
 
 def train(

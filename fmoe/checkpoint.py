@@ -8,7 +8,7 @@ newest be damaged, the one before it serves) and the best.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,12 +32,14 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """model and momentum tensors after an epoch; history: metrics of every epoch so far."""
+    """model and momentum tensors after an epoch; history: metrics of every epoch so far; warm: what
+    `fmoe.warm_start` keeps."""
 
     epoch: int
     model: Tensors
     momentum: Tensors
     history: list[dict[str, float]]
+    warm: Tensors = field(default_factory=dict)
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
@@ -63,6 +65,7 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint, best_epoch: int) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
         tensors |= {f"momentum.{name}": tensor for name, tensor in checkpoint.momentum.items()}
+        tensors |= {f"warm.{name}": tensor for name, tensor in checkpoint.warm.items()}
         manifest = {"key": self.key, "epoch": checkpoint.epoch, "history": checkpoint.history}
         self._folder(checkpoint.epoch).commit({STATE: pack(tensors)}, manifest)
         keep = {checkpoint.epoch, checkpoint.epoch - 1, best_epoch}
@@ -95,7 +98,7 @@ class Checkpoints:
         history = manifest.get("history")
         if not isinstance(history, list):
             raise Damaged(f"{folder.uri}/{MANIFEST}: holds no history")
-        return Checkpoint(epoch, part("model."), part("momentum."), history)
+        return Checkpoint(epoch, part("model."), part("momentum."), history, part("warm."))
 
     def _folder(self, epoch: int) -> Folder:
         return self.folder / f"epoch-{epoch:04d}"

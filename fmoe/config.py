@@ -72,6 +72,9 @@ class Phase(Spec):
     accumulate: PositiveInt = 1
     """Parts in which a worker takes its share of a batch, for less memory; BatchNorm's statistics
     are then each part's own."""
+    warm_start: bool = False
+    """Start an attack with a random start where the image's last adversary ended
+    (arXiv 1912.11969)."""
     guard: bool = True
     """Go back to the last good epoch when catastrophic overfitting sets in."""
 

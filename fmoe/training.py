@@ -28,10 +28,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean
+from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, scalar
 from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
 from fmoe.config import Joint, Phase, Update
-from fmoe.data import Augment, Batches, Split
+from fmoe.data import Augment, Batches, Placed, Split
 from fmoe.draw import Draw, shard
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.folding import Twin, folded
@@ -40,6 +40,7 @@ from fmoe.mixture import Mixture
 from fmoe.precision import Numerics
 from fmoe.selection import best_epoch, over, overfitted
 from fmoe.sync_batch_norm import synchronize
+from fmoe.warm_start import WarmStart
 
 METRICS = (
     "val_robust",
@@ -53,6 +54,7 @@ METRICS = (
 """What every epoch reports, whatever the mixture."""
 CHECK_LOSS_EVERY = 16  # steps; a check makes the host wait for the device
 VALIDATION_BATCH = 250
+TINY = 1e-6  # an eps of 0 divides nothing
 
 Progress = Callable[[int, int, int], None]
 """(epoch, step within it, steps of it), called after every step."""
@@ -185,6 +187,10 @@ class Trainer:
         if self.phase.crafting == "eval":
             self.twin = Twin(self.model, self.numerics.weights)
             self.numerics.compiled(self.twin.module)
+        images = self.batches.split.images
+        self.warm: WarmStart | None = None
+        if self.phase.warm_start:
+            self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.place.device)
 
     def craft(self, attack: Attack, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         """Adversarial images on the bare model as it is now, or on its folded twin."""
@@ -203,24 +209,32 @@ class Trainer:
 
         return run
 
-    def step(self, index: int, x: Tensor, y: Tensor) -> tuple[Tensor, Attack]:
+    def step(
+        self, index: int, x: Tensor, y: Tensor, placed: Placed | None = None
+    ) -> tuple[Tensor, Attack]:
         """One update on one global batch: draw an attack, craft, descend."""
         draw = self.batches.draw("attack", index)
         attack = self.attack.sample(draw)
         for group in self.optimizer.param_groups:
             group["lr"] = self.phase.optimizer.lr_at(index, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        total, parts = None, self.phase.accumulate
+        total, parts, moved = None, self.phase.accumulate, []
         for part in range(parts):
             rows = shard(len(y), part, parts)
-            some = x[rows], y[rows]
-            x_adv = self.craft(attack, *some, draw.part(rows.start, rows.stop))
+            some, own = (x[rows], y[rows]), draw.part(rows.start, rows.stop)
+            if self.warm and placed:
+                own = self.warm.draw(own, placed, rows)
+            x_adv = self.craft(attack, *some, own)
+            if self.warm:
+                moved.append(x_adv - some[0])
             train_mode(self.model, self.update)
             with self._alone() if part < parts - 1 else nullcontext():
                 loss, sums = self.objective(some[0], x_adv, some[1])
                 loss.backward()
             total = sums if total is None else total + sums
         self.optimizer.step()
+        if self.warm and placed and isinstance(attack, FGSM | PGD):
+            self.warm.keep(placed, torch.cat(moved) / max(scalar(attack.eps), TINY))
         assert total is not None
         return total, attack
 
@@ -234,9 +248,9 @@ class Trainer:
         start, steps = time.perf_counter(), len(self.batches)
         unchecked: list[tuple[int, Tensor, Attack]] = []
         total: Tensor | None = None
-        for batch, (x, y) in enumerate(self.batches.epoch(index)):
+        for batch, given in enumerate(self.batches.placed(index)):
             step = index * steps + batch
-            sums, attack = self.step(step, x, y)
+            sums, attack = self.step(step, given.x, given.y, given)
             total = sums if total is None else total + sums
             unchecked.append((step, sums[0], attack))
             if len(unchecked) == CHECK_LOSS_EVERY or batch == steps - 1:
@@ -279,8 +293,14 @@ class Trainer:
         kept = {n: state[p].get("momentum_buffer") for n, p in self.parameters.items()}
         return {n: m.detach().cpu().clone() for n, m in kept.items() if m is not None}
 
+    def checkpoint(self, epoch: int, history: list[dict[str, float]]) -> Checkpoint:
+        warm = self.warm.state() if self.warm else {}
+        return Checkpoint(epoch, copy_state(self.model), self.momentum(), list(history), warm)
+
     def restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)
+        if self.warm and checkpoint.warm:
+            self.warm.restore(checkpoint.warm)
         for name, tensor in checkpoint.momentum.items():
             parameter = self.parameters[name]
             kept = torch.empty_like(parameter).copy_(tensor)
@@ -383,7 +403,7 @@ def epochs(
         metrics["seconds"] = time.perf_counter() - start
         history.append(metrics)
         best = best_epoch(history, attack)
-        good = Checkpoint(index, copy_state(model), trainer.momentum(), list(history))
+        good = trainer.checkpoint(index, history)
         if checkpoints and place.rank == 0:
             checkpoints.save(good, best)
         yield Epoch(index, metrics, best)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from fmoe import assembly, config, data, training
 from fmoe.attacks import FGSM, Clean
 from fmoe.checkpoint import Checkpoints, Tensors, copy_state
 from fmoe.config import Config
-from fmoe.data import Batches
+from fmoe.data import Augment, Batches
 from fmoe.storage import Folder
 from fmoe.sync_batch_norm import SyncBatchNorm2d, synchronize
 from fmoe.training import Place, Trainer
+from fmoe.warm_start import WarmStart
 from tests.conftest import SMALL
 
 WORLD = 2
@@ -61,6 +63,13 @@ FROZEN = {
         "gate={kind: linear}",
         "joint.batch_size=15",
     ],
+    "heads in three parts, odd batch": [
+        PGD,
+        "joint.update=heads",
+        "gate={kind: linear}",
+        "joint.batch_size=15",
+        "joint.accumulate=3",
+    ],
     "uniform gate, heads": [CLEAN, "joint.update=heads", "gate={kind: uniform}"],
 }
 """No BatchNorm in training mode: equal to one process without `sync`."""
@@ -70,6 +79,7 @@ LOCAL = {
     "local, odd batch": [PGD, "joint.batch_size=15"],
     "local, balance": [PGD, "joint.balance=0.5"],
     "local, bfloat16": [PGD, "precision=bfloat16"],
+    "local, checkpointing": [PGD, "joint.checkpointing=true"],
 }
 """Each worker's own batch statistics: not equal to one process, but equal among the workers."""
 
@@ -145,6 +155,16 @@ def validation(place: Place) -> Tensors:
     return {"accuracy": torch.tensor(list(found.values()), dtype=torch.float64)}
 
 
+def warm_start(place: Place) -> Tensors:
+    """What is kept after two steps on an odd batch whose perturbations are known."""
+    split = data.load("digits").train[:45]
+    batches = Batches(split, 15, Augment(crop=1, flip=True), 0, place.rank, place.world_size)
+    warm = WarmStart(len(split), (1, 8, 8), place.device)
+    for batch in islice(batches.placed(0), 2):
+        warm.keep(batch, batch.x * 2 - 1)
+    return warm.state()
+
+
 def worker(rank: int, folder: Path) -> None:
     """What each of the two processes does."""
     torch.set_num_threads(1)
@@ -161,6 +181,7 @@ def worker(rank: int, folder: Path) -> None:
     found["sync epoch"] = one_epoch(settings(SYNC, CLEAN), place, folder / "sync-epoch")
     found["layer"] = layer(SyncBatchNorm2d(3), slice(0, 4) if rank == 0 else slice(4, 7))
     found["validation"] = validation(place)
+    found["warm start"] = warm_start(place)
     flat = {f"{case}/{n}": t.contiguous() for case, part in found.items() for n, t in part.items()}
     save_file(flat, folder / f"{rank}.safetensors")
     dist.destroy_process_group()
@@ -306,3 +327,10 @@ def test_synchronize_changes_the_class_and_nothing_else() -> None:
     x: Tensor = data.load("digits").train[:4].pixels()
     plain = assembly.seeded_mixture(chosen)
     assert torch.equal(model.eval()(x), plain.eval()(x))
+
+
+def test_all_ranks_keep_every_adversary(ranks: Ranks) -> None:
+    alone = warm_start(Place())
+    assert int(alone["known"].sum()) == 30
+    for kept in ranks.of("warm start"):
+        assert different(kept, alone) == []
