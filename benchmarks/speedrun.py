@@ -29,8 +29,10 @@ from benchmarks import measure
 from fmoe import assembly, config, data
 from fmoe.data import Batches, Data, Placed
 from fmoe.evaluation import evaluate
+from fmoe.place import Place
 from fmoe.precision import Numerics
-from fmoe.training import Place, Trainer, validation_accuracies, validation_attacks
+from fmoe.training import Trainer
+from fmoe.validation import validation_accuracies, validation_attacks
 
 SETTINGS = [
     "experts.width=16",

@@ -24,8 +24,9 @@ from fmoe import config
 from fmoe.attacks import PGD
 from fmoe.data import INFO, Batches, Split
 from fmoe.folding import Twin
+from fmoe.place import Place
 from fmoe.precision import Numerics, Precision
-from fmoe.training import Place, Trainer
+from fmoe.training import Trainer
 
 
 def trainer(

@@ -20,8 +20,9 @@ from fmoe.config import Config, fingerprint
 from fmoe.data import TrainingData
 from fmoe.draw import Draw
 from fmoe.lease import Held, exclusive
+from fmoe.place import Place
 from fmoe.storage import Damaged, Folder
-from fmoe.training import Epoch, Place, Progress, epochs
+from fmoe.training import Epoch, Progress, epochs
 from fmoe.version import VERSION
 
 

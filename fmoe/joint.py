@@ -11,9 +11,10 @@ from fmoe.data import TrainingData
 from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.mixture import Mixture
+from fmoe.place import Place
 from fmoe.selection import best_epoch
 from fmoe.storage import Damaged, Folder
-from fmoe.training import Epoch, Place, Progress, epochs
+from fmoe.training import Epoch, Progress, epochs
 from fmoe.version import VERSION
 
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -34,12 +34,14 @@ from fmoe.config import Joint, Phase, Update
 from fmoe.data import Augment, Batches, Placed, Split
 from fmoe.draw import Draw, shard
 from fmoe.errors import NonFiniteLoss, UserError
-from fmoe.folding import Twin, folded
-from fmoe.losses import gate_balance
+from fmoe.folding import Twin
 from fmoe.mixture import Mixture
+from fmoe.objective import Objective
+from fmoe.place import Place, reduce_sum
 from fmoe.precision import Numerics
 from fmoe.selection import best_epoch, over, overfitted
 from fmoe.sync_batch_norm import synchronize
+from fmoe.validation import validation_accuracies, validation_attacks
 from fmoe.warm_start import WarmStart
 
 METRICS = (
@@ -53,20 +55,10 @@ METRICS = (
 )
 """What every epoch reports, whatever the mixture."""
 CHECK_LOSS_EVERY = 16  # steps; a check makes the host wait for the device
-VALIDATION_BATCH = 250
 TINY = 1e-6  # an eps of 0 divides nothing
 
 Progress = Callable[[int, int, int], None]
 """(epoch, step within it, steps of it), called after every step."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process stands among the workers, and the device it computes on."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -93,43 +85,6 @@ def train_mode(model: nn.Module, update: Update) -> None:
     model.train()
     if isinstance(model, Mixture) and update != "all":
         model.experts.eval()
-
-
-class Objective(nn.Module):
-    """Loss and sums to log, inside one forward: what DDP wraps.
-
-    The loss is the sum over this rank's images divided by the global batch, times the number of
-    workers: DDP's mean over workers is then the mean over the global batch, whatever the shares.
-    """
-
-    def __init__(self, model: nn.Module, phase: Phase, numerics: Numerics, world_size: int):
-        super().__init__()
-        self.model, self.loss, self.numerics = model, phase.loss, numerics
-        self.balance = phase.balance if isinstance(phase, Joint) else 0.0
-        self.scale = world_size / phase.batch_size
-
-    def forward(self, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        weights: list[Tensor] = []
-
-        def run(images: Tensor) -> Tensor:
-            with self.numerics.autocast(images.device):
-                if isinstance(self.model, Mixture):
-                    out, gate_weights = self.model.outputs(images)
-                    weights.append(gate_weights)
-                else:
-                    out = self.model(images)
-            return out
-
-        losses, out = self.loss(run, x, x_adv, y)
-        loss = losses.sum() * self.scale
-        correct = (out.detach().argmax(1) == y).sum()
-        sums = [losses.detach().sum(), correct]
-        if weights:
-            if self.balance:
-                share = len(y) * self.scale
-                loss = loss + self.balance * gate_balance(weights[-1]) * share
-            sums += list(weights[-1].detach().sum(0))
-        return loss, torch.stack([s.double() for s in sums])
 
 
 @contextmanager
@@ -316,43 +271,6 @@ def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None
                 f"the loss is {total} at step {step}, with the attack {attack!r}; "
                 "a lower optimizer.lr is the usual remedy"
             )
-
-
-def reduce_sum(tensor: Tensor, place: Place) -> Tensor:
-    if place.world_size > 1:
-        dist.all_reduce(tensor)
-    return tensor
-
-
-def validation_accuracies(
-    model: nn.Module, split: Split, attacks: Mapping[str, Attack], seed: int, place: Place
-) -> dict[str, float]:
-    """Accuracy under each attack in float32 and eval mode; the same whatever the workers."""
-    model = folded(model.eval())
-    counts = torch.zeros(len(attacks), dtype=torch.float64, device=place.device)
-    for start in range(0, len(split), VALIDATION_BATCH):
-        total = min(VALIDATION_BATCH, len(split) - start)
-        rows = shard(total, place.rank, place.world_size)
-        part = split[start : start + total][rows]
-        if len(part) == 0:
-            continue
-        x, y = part.pixels(), part.labels
-        for index, attack in enumerate(attacks.values()):
-            draw = Draw(seed, "validation", start, total=total, rows=rows)
-            x_adv = attack(model, x, y, draw=draw)
-            with torch.no_grad():
-                counts[index] += (model(x_adv).argmax(1) == y).sum()
-    shares = (reduce_sum(counts, place) / len(split)).tolist()
-    return dict(zip(attacks, shares, strict=True))
-
-
-def validation_attacks(phase: Phase, trained_against: Attack) -> dict[str, Attack]:
-    """What every epoch is judged by; FGSM's part is to show catastrophic overfitting."""
-    chosen = phase.validation.attack
-    judged: dict[str, Attack] = {"val_clean": Clean(), "val_robust": chosen}
-    if phase.guard and isinstance(chosen, PGD) and not isinstance(trained_against, Clean):
-        judged["val_fgsm"] = FGSM(eps=chosen.eps)
-    return judged
 
 
 def epochs(

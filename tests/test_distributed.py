@@ -24,9 +24,11 @@ from fmoe.attacks import FGSM, Clean
 from fmoe.checkpoint import Checkpoints, Tensors, copy_state
 from fmoe.config import Config
 from fmoe.data import Augment, Batches
+from fmoe.place import Place
 from fmoe.storage import Folder
 from fmoe.sync_batch_norm import SyncBatchNorm2d, synchronize
-from fmoe.training import Place, Trainer
+from fmoe.training import Trainer
+from fmoe.validation import validation_accuracies
 from fmoe.warm_start import WarmStart
 from tests.conftest import SMALL
 
@@ -151,7 +153,7 @@ def validation(place: Place) -> Tensors:
     model = assembly.seeded_mixture(settings())
     split = data.load("digits").val[:33]
     attacks = {"clean": Clean(), "fgsm": FGSM(eps=0.1, random_start=True)}
-    found = training.validation_accuracies(model, split, attacks, 0, place)
+    found = validation_accuracies(model, split, attacks, 0, place)
     return {"accuracy": torch.tensor(list(found.values()), dtype=torch.float64)}
 
 

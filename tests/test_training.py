@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmoe import assembly, config, training
+from fmoe import assembly, config, training, validation
 from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, Mix
 from fmoe.config import Config, Joint, Phase, Update
 from fmoe.data import Augment, Batches, Data
@@ -17,9 +17,11 @@ from fmoe.draw import Draw
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.losses import gate_balance
 from fmoe.mixture import Mixture
+from fmoe.objective import Objective
+from fmoe.place import Place
 from fmoe.precision import Numerics
 from fmoe.selection import best_epoch, overfitted, selection
-from fmoe.training import Epoch, Objective, Place, Trainer
+from fmoe.training import Epoch, Trainer
 from tests.conftest import SMALL
 
 QUICK = [
@@ -376,10 +378,10 @@ def test_validation_shards_add_up(digits: Data, monkeypatch: pytest.MonkeyPatch)
     attacks = {"clean": Clean(), "fgsm": FGSM(eps=0.1, random_start=True)}
     split = digits.train[:270]
     run(model, settings(), digits)
-    whole = training.validation_accuracies(model, split, attacks, 5, Place())
-    monkeypatch.setattr(training, "reduce_sum", lambda counts, place: counts)
+    whole = validation.validation_accuracies(model, split, attacks, 5, Place())
+    monkeypatch.setattr(validation, "reduce_sum", lambda counts, place: counts)
     parts = [
-        training.validation_accuracies(model, split, attacks, 5, Place(rank, world_size=4))
+        validation.validation_accuracies(model, split, attacks, 5, Place(rank, world_size=4))
         for rank in range(4)
     ]
     for name, value in whole.items():

@@ -13,8 +13,9 @@ from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Listener, mailbox, results
+from fmoe.place import Place
 from fmoe.storage import Folder
-from fmoe.training import Epoch, Place
+from fmoe.training import Epoch
 
 PROGRESS_SECONDS = 0.5
 LOGGER = logging.getLogger("fmoe")

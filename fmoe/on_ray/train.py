@@ -26,8 +26,8 @@ from fmoe.on_ray.placement import free_left_behind
 from fmoe.on_ray.pool import Reporter
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import Event, Listener, mailbox
+from fmoe.place import Place
 from fmoe.storage import Folder
-from fmoe.training import Place
 from fmoe.workers import Workers
 
 T = TypeVar("T")

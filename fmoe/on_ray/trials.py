@@ -22,8 +22,8 @@ from fmoe.expert_store import ExpertStore
 from fmoe.on_ray import pool, train
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import Event
+from fmoe.place import Place
 from fmoe.storage import Folder
-from fmoe.training import Place
 from fmoe.workers import Workers
 
 EXCHANGE = "exchange"  # the key of what trials take over from each other
