@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-cluster lint format clean
+.PHONY: setup demo test test-cluster bench lint format clean
 
 setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
@@ -32,6 +32,15 @@ test: setup  ## everything but the cluster's faults
 test-cluster: setup  ## two Ray hosts in network namespaces, under faults; needs root
 	command -v ip >/dev/null || { apt-get update -q && apt-get install -y -q iproute2; }
 	$(BIN)/python -m pytest tests/cluster
+
+# the machine must be quiet; those of real images want DATA=folder, those of a trained model MODEL=…
+bench: setup  ## side by side with peers and with the floor; results/ and the tables of the README
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	for name in crafting step memory growth startup; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	test -z "$(DATA)" || for name in cheap_attacks speedrun ray_overhead; do \
+		$(BIN)/python -m benchmarks.$$name --data-dir $(DATA) || exit 1; done
+	test -z "$(DATA)" || test -z "$(MODEL)" || for name in evaluation autoattack; do \
+		$(BIN)/python -m benchmarks.$$name $(MODEL) --data-dir $(DATA) || exit 1; done
 
 lint: setup
 	$(BIN)/ruff check .

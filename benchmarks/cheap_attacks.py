@@ -2,7 +2,7 @@
 
     python -m benchmarks.cheap_attacks --data-dir DATA
 
-One width-16 network of `cifar10-small` on 10,000 images, the same number of minutes for each arm (so
+One width-16 network of `cifar10-small` on 10,000 images, the same minutes for each arm (so
 a cheap attack gets more epochs), one seed; the guard is on. Then PGD-20 on the first 1,000 test
 images. Nothing may run beside it. Result: benchmarks/results/cheap_attacks.json.
 """
