@@ -7,14 +7,11 @@ images that decide by chance in a small set.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from fmoe.evaluation.chunk import share
 from fmoe.evaluation.figures import accuracy_after, better_alone
+from fmoe.evaluation.findings import Findings
 from fmoe.evaluation.intervals import mcnemar
-
-if TYPE_CHECKING:
-    from fmoe.evaluation.result import Evaluation
 
 POINT = 0.01
 GAP = 0.08
@@ -26,7 +23,7 @@ SURE = 0.01
 TEST_SELECTION = "selected-on-test: the test split was used for selection"
 
 
-def raised(found: Evaluation) -> list[str]:
+def raised(found: Findings) -> list[str]:
     checks = (steady, gradients, scale, iterated, black_box, longer, larger, gap)
     flags = [flag for check in checks for flag in check(found)]
     if found.settings.collapse_stops:
@@ -36,7 +33,7 @@ def raised(found: Evaluation) -> list[str]:
     return [*flags, *found.raised]
 
 
-def noted(found: Evaluation) -> list[str]:
+def noted(found: Findings) -> list[str]:
     """What the reader should know and what stops nothing."""
     notes = [] if found.settings.collapse_stops else list(collapse(found))
     if "transfer" in found.columns:
@@ -47,13 +44,13 @@ def noted(found: Evaluation) -> list[str]:
     return notes
 
 
-def steady(found: Evaluation) -> Iterator[str]:
+def steady(found: Findings) -> Iterator[str]:
     changed = int((~found.columns["steady"]).sum())
     if changed:
         yield f"random: two forward passes differ on {changed} of {found.images} images"
 
 
-def gradients(found: Evaluation) -> Iterator[str]:
+def gradients(found: Findings) -> Iterator[str]:
     largest = found.columns["gradient"]
     dead = int(((largest == 0) | ~largest.isfinite()).sum())
     if dead > POINT * found.images:
@@ -63,7 +60,7 @@ def gradients(found: Evaluation) -> Iterator[str]:
         )
 
 
-def scale(found: Evaluation) -> Iterator[str]:
+def scale(found: Findings) -> Iterator[str]:
     """A model that wants its images normalised before it: eps would be in the wrong scale."""
     for name in ("standardised", "bytes"):
         other = found.columns[f"scaled.{name}"] == found.labels
@@ -76,7 +73,7 @@ def scale(found: Evaluation) -> Iterator[str]:
             )
 
 
-def iterated(found: Evaluation) -> Iterator[str]:
+def iterated(found: Findings) -> Iterator[str]:
     robust = found.robust
     for name in ("pgd", "pgd50"):
         if "fgsm" in robust and name in robust and robust[name] - robust["fgsm"] > POINT / 2:
@@ -86,7 +83,7 @@ def iterated(found: Evaluation) -> Iterator[str]:
             )
 
 
-def black_box(found: Evaluation) -> Iterator[str]:
+def black_box(found: Findings) -> Iterator[str]:
     """Attacks that need no gradient of the mixture break what its own gradient did not."""
     if "transfer" in found.columns:
         matrix = found.columns["transfer"]
@@ -108,7 +105,7 @@ def black_box(found: Evaluation) -> Iterator[str]:
             )
 
 
-def longer(found: Evaluation) -> Iterator[str]:
+def longer(found: Findings) -> Iterator[str]:
     if "step" in found.columns:
         after = {k: accuracy_after(found.columns["step"], found.right, k) for k in (50, 100)}
         if after[50] - after[100] > POINT:
@@ -118,7 +115,7 @@ def longer(found: Evaluation) -> Iterator[str]:
             )
 
 
-def larger(found: Evaluation) -> Iterator[str]:
+def larger(found: Findings) -> Iterator[str]:
     if "radius" in found.columns:
         left = share(found.columns["radius"].isinf())
         # the best that a model can do that always says the same
@@ -127,7 +124,7 @@ def larger(found: Evaluation) -> Iterator[str]:
             yield f"never-breaks: {left:.1%} survive the largest eps, where chance is {chance:.1%}"
 
 
-def gap(found: Evaluation) -> Iterator[str]:
+def gap(found: Findings) -> Iterator[str]:
     robust = found.robust
     if "pgd" in robust and "autoattack" in robust and robust["pgd"] - robust["autoattack"] > GAP:
         yield (
@@ -136,7 +133,7 @@ def gap(found: Evaluation) -> Iterator[str]:
         )
 
 
-def collapse(found: Evaluation) -> Iterator[str]:
+def collapse(found: Findings) -> Iterator[str]:
     """A single expert is no mixture, and cannot collapse."""
     for name, where in (("clean", "clean"), ("pgd", "attacked")):
         weights = found.columns.get(f"weights.{name}")

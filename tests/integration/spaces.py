@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.conftest import SMALL
@@ -30,3 +31,17 @@ def space(folder: Path, domains: dict[str, Any], **keys: Any) -> Path:
     file = folder / "small.yaml"
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
     return file
+
+
+def study(
+    home: Path, file: Path, name: str, monkeypatch: pytest.MonkeyPatch, **budget: float
+) -> dict[str, Any]:
+    """In this process, whose Ray session it uses; gives what `fmoe tune --json` prints."""
+    from pipelines.study_run import Request, run
+
+    monkeypatch.setenv("FMOE_HOME", str(home))
+    # mlflow sets it when another test of this process gives it a store
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return run(
+        Request(str(file), (), budget, None, None, 1, None, name, False, None, None, None, None)
+    )

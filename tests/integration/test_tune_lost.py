@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from fmoe import tracking
 from fmoe.storage import Folder
 from fmoe.study import Ledger
-from tests.integration.spaces import space
+from tests.integration.spaces import space, study
 
 DIES = 1
 
@@ -36,10 +36,6 @@ def kill_every_process(ledger: Ledger, killed: list[int], over: threading.Event)
 def test_a_trial_that_is_killed_twice_fails_alone(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.study_run import Request, run
-
-    monkeypatch.setenv("FMOE_HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     file = space(
         tmp_path,
         {"gate.temperature": {"choice": [0.5, 1, 2]}},
@@ -55,9 +51,7 @@ def test_a_trial_that_is_killed_twice_fails_alone(
     killer.start()
     begin = time.monotonic()
     try:
-        answer = run(
-            Request(str(file), (), {}, None, None, 1, None, "lost", False, None, None, None, None)
-        )
+        answer = study(tmp_path, file, "lost", monkeypatch)
     finally:
         over.set()
         killer.join()
