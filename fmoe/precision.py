@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,10 +46,11 @@ class Numerics:
         torch.backends.cudnn.deterministic = self.deterministic
         torch.backends.cudnn.benchmark = not self.deterministic
 
-    def compiled(self, module: nn.Module) -> nn.Module:
-        """On GPUs as a CUDA graph: its inputs keep their shape and its weights their place."""
+    def compile_parts(self, parts: Iterable[nn.Module]) -> None:
+        """Each by itself, so that parts of one shape share what is compiled. On GPUs as CUDA
+        graphs: inputs keep their shape and weights their place."""
         if not self.compile:
-            return module
-        on_gpu = next(module.parameters()).is_cuda
-        module.compile(mode="reduce-overhead" if on_gpu else None)
-        return module
+            return
+        for part in parts:
+            on_gpu = any(parameter.is_cuda for parameter in part.parameters())
+            part.compile(mode="reduce-overhead" if on_gpu else None)

@@ -141,7 +141,8 @@ class Trainer:
         self.twin: Twin | None = None
         if self.phase.crafting == "eval":
             self.twin = Twin(self.model, self.numerics.weights)
-            self.numerics.compiled(self.twin.module)
+            whole = self.twin.module
+            self.numerics.compile_parts(whole.experts if isinstance(whole, Mixture) else [whole])
         images = self.batches.split.images
         self.warm: WarmStart | None = None
         if self.phase.warm_start:
