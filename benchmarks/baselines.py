@@ -46,12 +46,11 @@ def command(home: Path, program: str, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def trained(work: Path, recipe: str, data: list[str], workers: str) -> dict[str, Any]:
+def trained(work: Path, recipe: str, options: list[str]) -> dict[str, Any]:
     """The answer of `fmoe train`, and its whole wall time."""
     file = work / recipe / "trained.json"
     if not file.exists():
         begin = time.perf_counter()
-        options = ["--workers", workers, "--set", "evaluate.images=100", *data]
         answer = command(work / recipe, "train", recipe, *options)
         answer["wall_seconds"] = time.perf_counter() - begin
         file.write_text(json.dumps(answer, indent=1))
@@ -65,11 +64,14 @@ def main() -> None:
     parser.add_argument("--images", default="1000")
     parser.add_argument("--workers", default="2")
     parser.add_argument("--attacks", default=ATTACKS)
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="PATH=VALUE")
     given = parser.parse_args()
     work, data = given.work.resolve(), ["--data-dir", str(Path(given.data_dir).resolve())]
     for recipe in RECIPES:
         (work / recipe).mkdir(parents=True, exist_ok=True)
-    runs = {recipe: trained(work, recipe, data, given.workers) for recipe in RECIPES}
+    sets = [part for one in ("evaluate.images=100", *given.sets) for part in ("--set", one)]
+    training = ["--workers", given.workers, *sets, *data]
+    runs = {recipe: trained(work, recipe, training) for recipe in RECIPES}
     folders = [run["run_dir"] for run in runs.values()]
     options = ["--limit", given.images, "--attacks", given.attacks, "--workers", given.workers]
     options += ["--fast", "--report", str(work / "page"), *data]
@@ -83,7 +85,12 @@ def main() -> None:
         }
         for recipe, model in zip(RECIPES, found["models"], strict=True)
     }
-    result = {"images": given.images, "attacks": given.attacks, "models": rows}
+    result = {
+        "images": given.images,
+        "attacks": given.attacks,
+        "set": given.sets,
+        "models": rows,
+    }
     measure.write("baselines", result | {"differences": found["differences"]})
 
 
