@@ -3,7 +3,8 @@
     python -m benchmarks.crafting            # nine width-16 experts, batch 64; three of width 64
     python -m benchmarks.crafting --experts 9 --width 64 --batch 32
 
-The peers get the module in float32 and eval mode, as their documentation calls them. Ours crafts
+The peers get the module in float32 and eval mode, as their documentation calls them, in torch's
+usual memory format; torchattacks also in channels last, the format of our own modules. Ours crafts
 as the training step does: on the folded twin, refreshed once a call, under the recipe's precision.
 All of them take the same images and labels; rows are images/s. Loss is the cross-entropy that the
 float32 model has on what was crafted: a fast attack that is weaker would show there. Result:
@@ -14,6 +15,7 @@ adversarial-robustness-toolbox; one that is missing is left out.
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -105,8 +107,11 @@ def compare(experts: int, width: int, batch: int, rounds: int) -> dict[str, Any]
     model = mixture(experts, width)
     x = torch.rand(batch, 3, 32, 32, device=measure.device())
     y = torch.randint(10, (batch,), device=x.device)
+    usual = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    helped = {f"{name}, channels last": craft for name, craft in peers(model, x, y).items()}
     arms: dict[str, Craft] = {
-        **peers(model, x, y),
+        **peers(usual, x, y),
+        **{name: craft for name, craft in helped.items() if name.startswith("torchattacks")},
         "fmoe, plain float32": plain(model, x, y),
         "fmoe, twin float32": ours(model, x, y, "float32"),
         "fmoe, twin bfloat16": ours(model, x, y, "bfloat16"),
