@@ -20,7 +20,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -174,30 +174,28 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.phase.optimizer.lr_at(index, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        total, parts, moved = None, self.phase.accumulate, []
+        crafted, sums, parts = [], [], self.phase.accumulate
         for part in range(parts):
             rows = shard(len(y), part, parts)
-            some, own = (x[rows], y[rows]), draw.part(rows.start, rows.stop)
+            own = draw.part(rows.start, rows.stop)
             if self.warm and placed:
                 own = self.warm.draw(own, placed, rows)
-            x_adv = self.craft(attack, *some, own)
-            if self.warm:
-                moved.append(x_adv - some[0])
-            train_mode(self.model, self.update)
-            with self._alone() if part < parts - 1 else nullcontext():
-                loss, sums = self.objective(some[0], x_adv, some[1])
-                loss.backward()
-            total = sums if total is None else total + sums
+            crafted.append(self.craft(attack, x[rows], y[rows], own))
+            sums.append(self._descend(x[rows], crafted[-1], y[rows], last=part == parts - 1))
         self.optimizer.step()
         if self.warm and placed and isinstance(attack, FGSM | PGD):
-            self.warm.keep(placed, torch.cat(moved) / max(scalar(attack.eps), TINY))
-        assert total is not None
-        return total, attack
+            moved = torch.cat(crafted) - x
+            self.warm.keep(placed, moved / max(scalar(attack.eps), TINY))
+        return torch.stack(sums).sum(0), attack
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """Gradients are summed here; workers exchange them with the last part's."""
-        ddp = isinstance(self.objective, DistributedDataParallel)
-        return self.objective.no_sync() if ddp else nullcontext()  # type: ignore[operator]
+    def _descend(self, x: Tensor, x_adv: Tensor, y: Tensor, *, last: bool) -> Tensor:
+        """Adds a part's gradients; workers exchange their sums with the last one's."""
+        train_mode(self.model, self.update)
+        alone = not last and isinstance(self.objective, DistributedDataParallel)
+        with self.objective.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            loss, sums = self.objective(x, x_adv, y)
+            loss.backward()
+        return sums  # type: ignore[no-any-return]
 
     def epoch(self, index: int, progress: Progress | None) -> dict[str, float]:
         """One pass over the training images; metrics are means over all workers' images."""

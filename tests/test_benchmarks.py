@@ -1,0 +1,53 @@
+"""The benchmarks run, and what they compare is comparable; their figures are not looked at."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import crafting, memory, step
+
+FOLDER = Path(step.__file__).parent
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in FOLDER.glob("[a-z]*.py")))
+def test_each_says_how_it_is_run(name: str) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    assert module.__doc__
+    if hasattr(module, "main"):
+        text = module.__doc__
+        assert f"python -m benchmarks.{name}" in text or f"python benchmarks/{name}.py" in text
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_all_libraries_reach_about_the_same_loss() -> None:
+    found = crafting.compare(2, 4, 8, rounds=1)
+    losses = found["loss_reached"]
+    assert {"torchattacks", "foolbox", "fmoe, twin bfloat16"} <= set(losses)
+    reference = losses["torchattacks"]
+    assert all(abs(loss - reference) < 0.15 * reference for loss in losses.values()), losses
+
+
+def test_a_step_is_compared_with_as_many_passes() -> None:
+    found = step.compare(2, 4, 8, steps=1, rounds=1)
+    for precision in ("bfloat16", "float32"):
+        assert found[precision]["ratio"] > 0.5
+
+
+def test_checkpointing_needs_less_memory() -> None:
+    found = memory.compare(4, 4, 32, steps=1)
+    assert found["bound"] < found["checkpointing"] < 0.7 * found["plain"]
+
+
+def test_memory_counts_what_is_alive() -> None:
+    def run() -> None:
+        one = torch.zeros(1000)
+        other = one + 1
+        del one
+        torch.cat([other, other])
+
+    assert memory.peak(run, []) == 4 * (1000 + 2000)
+    assert memory.peak(lambda: None, [torch.zeros(10)]) == 40
