@@ -16,9 +16,11 @@ import pytest
 
 from tests.conftest import SMALL
 
+EPOCHS = 6
 SHORT = [
     "data.val_images=900",
-    "joint.epochs=3",
+    "joint.validation.images=96",  # 32 choose an epoch by chance
+    f"joint.epochs={EPOCHS}",
     "joint.batch_size=32",
     "experts.train.batch_size=32",
 ]

@@ -17,7 +17,7 @@ import fmoe as library
 from fmoe import checkpoint, config, data, joint, tracking
 from fmoe.evaluation import evaluate
 from fmoe.storage import Folder
-from tests.integration.conftest import Outcome, Trained
+from tests.integration.conftest import EPOCHS, Outcome, Trained
 
 
 def test_answer_has_the_contract_keys(trained: Trained) -> None:
@@ -37,7 +37,7 @@ def test_mlflow_run_is_complete(trained: Trained) -> None:
     run = MlflowClient(tracking.store_uri()).get_run(trained.answer["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["experts.width"] == "4"
-    assert run.data.params["joint.epochs"] == "3"
+    assert run.data.params["joint.epochs"] == str(EPOCHS)
     assert run.data.tags["fmoe.data_digest"] == data.load("digits").digest
     assert len(run.data.tags["fmoe.git_revision"]) >= 7
     metrics = run.data.metrics
@@ -49,7 +49,7 @@ def test_mlflow_run_is_complete(trained: Trained) -> None:
 def test_every_epoch_is_logged_once(trained: Trained) -> None:
     client = MlflowClient(tracking.store_uri())
     history = client.get_metric_history(trained.answer["run_id"], "val_robust")
-    assert [metric.step for metric in history] == [0, 1, 2]
+    assert [metric.step for metric in history] == list(range(EPOCHS))
 
 
 def test_artifacts_are_there(trained: Trained) -> None:
@@ -66,7 +66,7 @@ def test_artifacts_are_there(trained: Trained) -> None:
     folder = Path(trained.answer["run_dir"])
     report = json.loads((folder / "evaluation.json").read_text())
     assert report["robust"]["pgd"] == trained.answer["test"]["pgd"]
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == EPOCHS
     for name in ("training_curves", "gate_weights", "adversarial_images"):
         assert (folder / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
