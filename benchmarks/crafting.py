@@ -121,8 +121,9 @@ def compare(experts: int, width: int, batch: int, rounds: int) -> dict[str, Any]
     best = speed["fmoe, twin bfloat16"]
     losses = {}
     for name, craft in arms.items():
+        x_adv = craft()
         with torch.no_grad():
-            losses[name] = round(F.nll_loss(model(craft()), y).item(), 4)
+            losses[name] = round(F.nll_loss(model(x_adv), y).item(), 4)
     return {
         "experts": experts,
         "width": width,

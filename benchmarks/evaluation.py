@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import fmoe
 from benchmarks import measure
+from benchmarks.ever import Ever
 from fmoe import data
 from fmoe.evaluation.chunk import Chunk
 from fmoe.evaluation.iterated import ascending, until_broken
@@ -28,20 +29,6 @@ from fmoe.folding import folded
 EPS, STEPS, BATCH = 8 / 255, 50, 250
 Judge = Callable[[Tensor, Tensor], Tensor]
 """(images, labels) to whether each withstood, bool."""
-
-
-class Ever(nn.Module):
-    """Remembers on which images of a batch the model was ever wrong."""
-
-    def __init__(self, model: nn.Module, y: Tensor):
-        super().__init__()
-        self.model, self.y = model, y
-        self.wrong = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.model(x)
-        self.wrong |= out.argmax(1) != self.y
-        return out
 
 
 def ours(model: nn.Module, fast: bool) -> Judge:

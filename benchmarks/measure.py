@@ -19,18 +19,17 @@ RESULTS = Path(__file__).parent / "results"
 PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox", "pyautoattack", "ray")
 
 
-def interleaved(
-    arms: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: bool = True
-) -> dict[str, float]:
-    """Median seconds of each arm; a round runs all of them, so that a slow minute slows all."""
+def interleaved(arms: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+    """Median seconds of each arm; a round runs all of them, so that a slow minute slows all. The
+    first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(-int(warm_up), rounds):
+    for number in range(rounds + 1):
         for name, run in arms.items():
             wait()
             begin = time.perf_counter()
             run()
             wait()
-            if number >= 0:
+            if number:
                 seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,26 +97,30 @@ def activations(made: Trainer, expert: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def compare(experts: int, width: int, batch: int, steps: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"experts": experts, "width": width, "batch": batch, "steps": steps}
+    found: dict[str, int] = {}
     for checkpointing in (False, True):
-        model = mixture(experts, width)
-        made = trainer(model, steps, batch, "bfloat16", checkpointing=checkpointing)
+        made = trainer(
+            mixture(experts, width), steps, batch, "bfloat16", checkpointing=checkpointing
+        )
         x, y = next(iter(made.batches.epoch(0)))
         made.step(0, x, y)  # momentum comes with the first
         made.optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         name = "checkpointing" if checkpointing else "plain"
-        found[name] = peak(lambda made=made, x=x, y=y: made.step(1, x, y), everything(made, x, y))  # type: ignore[misc]
+        found[name] = peak(partial(made.step, 1, x, y), everything(made, x, y))
         if torch.cuda.is_available():
             found[f"{name}, by torch.cuda"] = torch.cuda.max_memory_allocated()
-    parameters = size(made.model.parameters())
-    expert = activations(made, made.model.get_submodule("experts.0"), x, y)
-    found["bound"] = 3 * parameters + expert
-    found["parameters"], found["one expert's activations"] = parameters, expert
-    sizes = {k: round(v / MEBIBYTE, 1) for k, v in found.items() if isinstance(v, int) and v > 1e4}
-    ratio = round(found["checkpointing"] / found["bound"], 3)
-    return {**found, **sizes, "unit": "MiB", "checkpointing_over_bound": ratio}
+    found["parameters"] = size(made.model.parameters())
+    found["one expert's activations"] = activations(
+        made, made.model.get_submodule("experts.0"), x, y
+    )
+    found["bound"] = 3 * found["parameters"] + found["one expert's activations"]
+    return {
+        **{"experts": experts, "width": width, "batch": batch, "steps": steps, "unit": "MiB"},
+        **{name: round(value / MEBIBYTE, 1) for name, value in found.items()},
+        "checkpointing_over_bound": round(found["checkpointing"] / found["bound"], 3),
+    }
 
 
 def main() -> None:

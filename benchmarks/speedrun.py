@@ -27,7 +27,8 @@ from torch import nn
 
 from benchmarks import measure
 from fmoe import assembly, config, data
-from fmoe.data import Batches, Data, Placed
+from fmoe.batches import Batches, Placed
+from fmoe.data import Data
 from fmoe.evaluation import evaluate
 from fmoe.place import Place
 from fmoe.precision import Numerics

@@ -22,7 +22,8 @@ from benchmarks import measure
 from benchmarks.crafting import mixture
 from fmoe import config
 from fmoe.attacks import PGD
-from fmoe.data import INFO, Batches, Split
+from fmoe.batches import Batches
+from fmoe.data import INFO, Split
 from fmoe.folding import Twin
 from fmoe.place import Place
 from fmoe.precision import Numerics, Precision

@@ -19,7 +19,8 @@ import yaml
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
 
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
-from fmoe.data import INFO, Augment, Name
+from fmoe.augment import Augment
+from fmoe.data import INFO, Name
 from fmoe.errors import UserError, first_line
 from fmoe.experts import Backbone
 from fmoe.gates import Conv, GateConfig

@@ -11,22 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from fmoe import readers
-from fmoe.draw import Draw, shard
 from fmoe.errors import UserError
 from fmoe.paths import home
-from fmoe.schema import Spec
 
 Name = Literal["digits", "cifar10", "svhn"]
 
@@ -226,128 +221,3 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Data:
             prepared_path(known(name)), (train.images, train.labels), (test.images, test.labels)
         )
     return split(known(name), train, test)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where each image [B] was cropped (offsets into the image padded by `crop`) and whether it was
-    mirrored; None where that is not done."""
-
-    crop: int
-    top: Tensor | None
-    left: Tensor | None
-    flipped: Tensor | None
-
-    def apply(self, x_BCHW: Tensor, part: slice = slice(None), padding: str = "constant") -> Tensor:
-        """What was done to the images `part`; padding: as torch's `pad` calls it."""
-        if self.top is not None and self.left is not None:
-            x_BCHW = window(x_BCHW, self.top[part], self.left[part], self.crop, padding)
-        if self.flipped is not None:
-            x_BCHW = torch.where(self.flipped[part][:, None, None, None], x_BCHW.flip(3), x_BCHW)
-        return x_BCHW
-
-    def undo(self, x_BCHW: Tensor) -> Tensor:
-        """The inverse; 0 where nothing is known."""
-        if self.flipped is not None:
-            x_BCHW = torch.where(self.flipped[:, None, None, None], x_BCHW.flip(3), x_BCHW)
-        if self.top is not None and self.left is not None:
-            top, left = 2 * self.crop - self.top, 2 * self.crop - self.left
-            x_BCHW = window(x_BCHW, top, left, self.crop, "constant")
-        return x_BCHW
-
-
-def window(x_BCHW: Tensor, top: Tensor, left: Tensor, pad: int, padding: str) -> Tensor:
-    """Images of the same size, cut at (top, left) [B] out of those padded by `pad` pixels."""
-    batch, _, height, width = x_BCHW.shape
-    padded = F.pad(x_BCHW, (pad,) * 4, mode=padding)
-    rows = (top[:, None] + torch.arange(height, device=x_BCHW.device))[:, :, None]
-    columns = (left[:, None] + torch.arange(width, device=x_BCHW.device))[:, None, :]
-    images = torch.arange(batch, device=x_BCHW.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[images, rows, columns].permute(0, 3, 1, 2)
-
-
-class Augment(Spec):
-    """crop: pixels of reflected padding before a random crop. flip: mirror half the images."""
-
-    crop: Annotated[int, Field(ge=0, le=16)] = 0
-    flip: bool = False
-
-    def place(self, x_BCHW: Tensor, draw: Draw) -> Placement:
-        """Draws are those of this rank's rows."""
-        top = left = flipped = None
-        if self.crop:
-            top = draw.integers(2 * self.crop + 1, x_BCHW)
-            left = draw.integers(2 * self.crop + 1, x_BCHW)
-        if self.flip:
-            flipped = draw.integers(2, x_BCHW).bool()
-        return Placement(self.crop, top, left, flipped)
-
-    def __call__(self, x_BCHW: Tensor, draw: Draw) -> Tensor:
-        """Float images, the same shape."""
-        return self.place(x_BCHW, draw).apply(x_BCHW, padding="reflect")
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A batch: this rank's images and labels; `rows` of the whole batch in the data set, `own` the
-    rank's among them; where augmentation put its images."""
-
-    x: Tensor
-    y: Tensor
-    rows: Tensor
-    own: slice
-    placement: Placement
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Shuffled batches of one rank: all ranks together see each image at most once an epoch.
-
-    The incomplete last batch is left out. Order and augmentation depend on (seed, epoch, batch)
-    alone, never on the number of ranks.
-    """
-
-    split: Split
-    batch_size: int
-    augment: Augment
-    seed: int
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size > len(self.split):
-            raise UserError(
-                f"batch_size: {self.batch_size} is more than the {len(self.split)} training images"
-            )
-        if self.world_size > self.batch_size:
-            raise UserError(f"batch_size: {self.batch_size} for {self.world_size} workers")
-
-    def __len__(self) -> int:
-        return len(self.split) // self.batch_size
-
-    def draw(self, *key: int | str) -> Draw:
-        rows = shard(self.batch_size, self.rank, self.world_size)
-        return Draw(self.seed, *key, total=self.batch_size, rows=rows)
-
-    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Float images in [0,1] and labels, this rank's share of each global batch."""
-        for batch in self.placed(index):
-            yield batch.x, batch.y
-
-    def placed(self, index: int) -> Iterator[Placed]:
-        """The same, with what a perturbation of the images themselves needs."""
-        shuffle = Draw(self.seed, "shuffle", index)
-        order = torch.randperm(len(self.split), generator=shuffle.generator(torch.device("cpu")))
-        order = order.to(self.split.images.device)
-        for batch in range(len(self)):
-            draw = self.draw("augment", index, batch)
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            part = self.split[rows[draw.rows]]
-            x = part.pixels()
-            placement = self.augment.place(x, draw)
-            assert isinstance(draw.rows, slice)
-            x = placement.apply(x, padding="reflect")
-            yield Placed(x, part.labels, rows, draw.rows, placement)
-
-    def to(self, device: torch.device) -> Batches:
-        return replace(self, split=self.split.to(device))

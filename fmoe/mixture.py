@@ -49,7 +49,7 @@ def mix_hard_probabilities(weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
 
 @contextmanager
 def keeping_buffers(module: nn.Module) -> Iterator[None]:
-    """A second forward pass would move BatchNorm's running statistics a second time."""
+    """Forward passes in the block leave BatchNorm's running statistics as they were."""
     kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

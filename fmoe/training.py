@@ -29,13 +29,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, scalar
+from fmoe.augment import Augment
+from fmoe.batches import Batches, Placed
 from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
 from fmoe.config import Joint, Phase, Update
-from fmoe.data import Augment, Batches, Placed, Split
+from fmoe.data import Split
 from fmoe.draw import Draw, shard
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.folding import Twin
-from fmoe.mixture import Mixture
+from fmoe.mixture import Mixture, keeping_buffers
 from fmoe.objective import Objective
 from fmoe.place import Place, reduce_sum
 from fmoe.precision import Numerics
@@ -90,15 +92,10 @@ def train_mode(model: nn.Module, update: Update) -> None:
 @contextmanager
 def on_batch_statistics(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     """The model in training mode for the time of crafting; its buffers stay as they are."""
-    kept = [buffer.clone() for buffer in model.buffers()]
-    model.train()
-    try:
+    with keeping_buffers(model):
+        model.train()
         # a plain function: attacks put a module into eval mode
         yield lambda x: model(x)
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(model.buffers(), kept, strict=True):
-                buffer.copy_(value)
 
 
 @dataclass

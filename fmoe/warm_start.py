@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fmoe.data import Placed
-from fmoe.draw import Draw
+from fmoe.batches import Placed
+from fmoe.draw import Draw, shard
 
 SCALE = 127
 
@@ -67,7 +67,8 @@ def gathered(share: Tensor, total: int) -> Tensor:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return share
     world = dist.get_world_size()
-    sizes = [total // world + (rank < total % world) for rank in range(world)]
+    shares = [shard(total, rank, world) for rank in range(world)]
+    sizes = [rows.stop - rows.start for rows in shares]
     padded = share.new_zeros(max(sizes), *share.shape[1:])
     padded[: len(share)] = share
     everyone = [torch.empty_like(padded) for _ in sizes]

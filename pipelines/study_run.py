@@ -171,10 +171,6 @@ class StudyRun:
             seconds=budget.minutes * 60 if budget.minutes else None,
             over=self.over,
         )
-        for trial in self.ordered():
-            if trial.status == "running":  # Tune's clock ends a trial that was starting silently
-                trial.status, trial.ended = "stopped", time.time()
-                self.ended(trial)
 
     def config(self, trial: Trial) -> Config:
         return self.space.config(trial.values)

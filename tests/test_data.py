@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fmoe import data
-from fmoe.data import Augment, Batches, Data, Split
+from fmoe.augment import Augment
+from fmoe.batches import Batches
+from fmoe.data import Data, Split
 from fmoe.draw import Draw
 from fmoe.errors import UserError
 

@@ -21,9 +21,10 @@ from torch.multiprocessing.spawn import start_processes
 
 from fmoe import assembly, config, data, training
 from fmoe.attacks import FGSM, Clean
+from fmoe.augment import Augment
+from fmoe.batches import Batches
 from fmoe.checkpoint import Checkpoints, Tensors, copy_state
 from fmoe.config import Config
-from fmoe.data import Augment, Batches
 from fmoe.place import Place
 from fmoe.storage import Folder
 from fmoe.sync_batch_norm import SyncBatchNorm2d, synchronize

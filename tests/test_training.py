@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from fmoe import assembly, config, training, validation
 from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, Mix
+from fmoe.augment import Augment
+from fmoe.batches import Batches
 from fmoe.config import Config, Joint, Phase, Update
-from fmoe.data import Augment, Batches, Data
+from fmoe.data import Data
 from fmoe.draw import Draw
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.losses import gate_balance
@@ -416,33 +418,28 @@ def test_every_step_has_its_learning_rate(digits: Data) -> None:
 # memory
 
 
+def after_a_step(digits: Data, *overrides: str) -> dict[str, Tensor]:
+    model, made = joint_trainer(settings(*overrides), digits)
+    made.step(0, *next(made.batches.epoch(0)))
+    return model.state_dict()
+
+
 @pytest.mark.parametrize("attack", ["{kind: pgd, eps: 0.1, steps: 2}", "{kind: fgsm, eps: 0.1}"])
 def test_checkpointing_changes_no_number(digits: Data, attack: str) -> None:
     """The same weights, and BatchNorm's statistics move once a step, not twice."""
-    states = []
-    for checkpointing in ("false", "true"):
-        chosen = settings(f"joint.attack={attack}", f"joint.checkpointing={checkpointing}")
-        model, made = joint_trainer(chosen, digits)
-        made.step(0, *next(made.batches.epoch(0)))
-        states.append(model.state_dict())
-    plain, checkpointed = states
+    plain = after_a_step(digits, f"joint.attack={attack}")
+    checkpointed = after_a_step(digits, f"joint.attack={attack}", "joint.checkpointing=true")
     for name, tensor in plain.items():
         torch.testing.assert_close(checkpointed[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_parts_of_a_batch_add_up(digits: Data) -> None:
     """With frozen experts and statistics a batch in four parts gives the whole batch's update."""
-    states = []
-    for parts in (1, 4):
-        chosen = settings(
-            f"joint.accumulate={parts}", "joint.update=gate", "gate={kind: linear}",
-            "joint.attack={kind: pgd, eps: 0.1, steps: 3}",
-        )  # fmt: skip
-        model, made = joint_trainer(chosen, digits)
-        made.step(0, *next(made.batches.epoch(0)))
-        states.append(model.state_dict())
-    whole, in_parts = states
-    moved = changed(dict(assembly.seeded_mixture(chosen).named_parameters()), whole)
+    pgd = "joint.attack={kind: pgd, eps: 0.1, steps: 3}"
+    frozen = ["joint.update=gate", "gate={kind: linear}", pgd]
+    whole = after_a_step(digits, *frozen)
+    in_parts = after_a_step(digits, *frozen, "joint.accumulate=4")
+    moved = changed(dict(assembly.seeded_mixture(settings(*frozen)).named_parameters()), whole)
     assert moved
     for name, tensor in whole.items():
         torch.testing.assert_close(in_parts[name], tensor, rtol=1e-4, atol=1e-6)
@@ -502,13 +499,8 @@ def test_fgsm_is_judged_beside_pgd_only(digits: Data) -> None:
 
 
 def test_numbers_do_not_depend_on_compiling(digits: Data) -> None:
-    states = []
-    for compiled in ("false", "true"):
-        chosen = settings(f"compile={compiled}", "joint.attack={kind: fgsm, eps: 0.1}",
-                          "experts.roles.fgsm.count=0")  # fmt: skip
-        model, made = joint_trainer(chosen, digits)
-        made.step(0, *next(made.batches.epoch(0)))
-        states.append(model.state_dict())
-    plain, with_compiler = states
+    chosen = ["joint.attack={kind: fgsm, eps: 0.1}", "experts.roles.fgsm.count=0"]
+    plain = after_a_step(digits, *chosen)
+    with_compiler = after_a_step(digits, *chosen, "compile=true")
     for name, tensor in plain.items():
         torch.testing.assert_close(with_compiler[name], tensor, rtol=1e-3, atol=1e-4)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from fmoe import assembly, config, training
 from fmoe.attacks import PGD
+from fmoe.augment import Augment
+from fmoe.batches import Batches
 from fmoe.checkpoint import Checkpoints, copy_state
-from fmoe.data import Augment, Batches, Data
+from fmoe.data import Data
 from fmoe.draw import Draw
 from fmoe.storage import Folder
 from fmoe.training import Epoch

@@ -100,8 +100,7 @@ def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[No
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    own = ON_ONE_MACHINE | {"RAY_prestart_worker_first_driver": str(int(idle))}
-    for name, value in (SETTINGS if address else SETTINGS | own).items():
+    for name, value in (SETTINGS if address else SETTINGS | ON_ONE_MACHINE).items():
         os.environ.setdefault(name, value)
     on_terminate = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -119,6 +118,7 @@ def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[No
                 address="local",  # not whatever cluster runs on this machine
                 num_cpus=max(os.cpu_count() or 1, workers),
                 include_dashboard=False,
+                _system_config={"prestart_worker_first_driver": idle},
                 object_store_memory=200 * MEBIBYTE + 2 * data_bytes,
                 **quiet,
             )

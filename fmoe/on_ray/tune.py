@@ -97,7 +97,7 @@ def search(
     seconds: float | None,
     over: Callable[[Trial], bool],
 ) -> None:
-    """Runs the trials that `suggestions` gives; a failed one ends nothing but itself.
+    """Runs the trials that `suggestions` gives, to an end each; a failed one ends nothing else.
 
     done: trials of earlier tries, which the scheduler takes into account. over: whether a trial
     has trained to its end. seconds: when the study must be over.
@@ -139,6 +139,7 @@ def search(
             ),
         )
         interruptible(tuner.fit)
+    relay.settle()
 
 
 def scheduler(space: Space, done: Sequence[Trial]) -> TrialScheduler:
@@ -272,6 +273,13 @@ class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
         ours = self._ours(trial)
         ours.status, ours.error = "failed", reason(trial)
         self._end(ours)
+
+    def settle(self) -> None:
+        """Tune's clock ends a trial that was just starting without a word."""
+        for ours in self.everyone.values():
+            if ours.status == "running":
+                ours.status = "stopped"
+                self._end(ours)
 
     def _ours(self, trial: Any) -> Trial:
         number = trial.config["asked"]["number"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
-from torch import Tensor, nn
 
 import fmoe as library
+from benchmarks.ever import Ever
 from fmoe import checkpoint, config, data, joint, tracking
 from fmoe.evaluation import evaluate
 from fmoe.storage import Folder
@@ -134,23 +134,6 @@ def test_evaluation_in_process_agrees_with_ray(
     found = evaluate(model, test.images[:300], test.labels[:300], eps=0.1)
     answer = fmoe("evaluate", trained.answer["run_dir"], "--limit", "300", "--json").json
     assert answer["robust"] == found.robust
-
-
-class Ever(nn.Module):
-    """A model that remembers on which images it was ever wrong, whatever attack asks it."""
-
-    def __init__(self, model: nn.Module, y: Tensor):
-        super().__init__()
-        self.model, self.y, self.wrong = model, y, torch.zeros(len(y), dtype=torch.bool)
-
-    def forward(self, x: Tensor) -> Tensor:
-        outputs: Tensor = self.model(x)
-        self.wrong |= outputs.argmax(1) != self.y
-        return outputs
-
-    @property
-    def robust(self) -> float:
-        return (~self.wrong).double().mean().item()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:foolbox", "ignore::UserWarning:torchattacks")
