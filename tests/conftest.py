@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -15,6 +16,8 @@ from fmoe.data import Data
 
 # Ray gives its workers a low priority: tests beside them would take all of the processor
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+# a shell's background job starts with SIGINT ignored, and so would what it starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = [
     "experts.width=4",
