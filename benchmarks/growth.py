@@ -1,9 +1,9 @@
-"""How a joint step's time and memory grow with experts, width, PGD steps and batch.
+"""How a joint step's time and memory grow with experts, width, PGD steps, batch, training images.
 
     python -m benchmarks.growth
 
-One thing is varied at a time around four width-8 experts, batch 64, PGD-2, bfloat16. Result:
-benchmarks/results/growth.json and .png.
+One thing is varied at a time around four width-8 experts, batch 64, PGD-2, bfloat16, 1,000 images,
+which lie on the device. Result: benchmarks/results/growth.json and .png.
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from benchmarks.crafting import mixture
 from benchmarks.memory import MEBIBYTE, everything, peak
 from benchmarks.step import trainer, whole_steps
 
-BASE = {"experts": 4, "width": 8, "steps": 2, "batch": 64}
+BASE = {"experts": 4, "width": 8, "steps": 2, "batch": 64, "images": 1000}
 VARIED = {
     "experts": [1, 2, 4, 8, 16],
     "width": [4, 8, 16, 32],
     "steps": [1, 2, 5, 10],
     "batch": [16, 32, 64, 128],
+    "images": [1000, 10000, 50000],
 }
 
 
-def point(rounds: int, *, experts: int, width: int, steps: int, batch: int) -> dict[str, float]:
-    made = trainer(mixture(experts, width), steps, batch, "bfloat16")
+def point(
+    rounds: int, *, experts: int, width: int, steps: int, batch: int, images: int
+) -> dict[str, float]:
+    made = trainer(mixture(experts, width), steps, batch, "bfloat16", images=images)
     step = whole_steps(made)
     seconds = measure.interleaved({"step": step}, rounds=rounds)["step"]
     return {
         "seconds": round(seconds, 4),
-        "mebibytes": round(peak(step, everything(made)) / MEBIBYTE, 1),
+        "mebibytes": round(peak(step, everything(made, made.batches.split.images)) / MEBIBYTE, 1),
     }
 
 

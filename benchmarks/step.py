@@ -31,14 +31,21 @@ from fmoe.training import Trainer
 
 
 def trainer(
-    model: nn.Module, steps: int, batch: int, precision: Precision, *, checkpointing: bool = False
+    model: nn.Module,
+    steps: int,
+    batch: int,
+    precision: Precision,
+    *,
+    images: int | None = None,
+    checkpointing: bool = False,
 ) -> Trainer:
     settings = config.load(
         "cifar10-small",
         [f"joint.batch_size={batch}", f"joint.checkpointing={str(checkpointing).lower()}"],
     )
-    images = torch.randint(256, (4 * batch, *INFO["cifar10"].shape), dtype=torch.uint8)
-    split = Split(images, torch.randint(10, (4 * batch,))).to(measure.device())
+    count = images or 4 * batch
+    noise = torch.randint(256, (count, *INFO["cifar10"].shape), dtype=torch.uint8)
+    split = Split(noise, torch.randint(10, (count,))).to(measure.device())
     batches = Batches(split, batch, settings.data.augment, 0)
     attack = PGD(eps=8 / 255, step_size=4 / 255, steps=steps)
     place = Place(device=measure.device())
