@@ -22,11 +22,11 @@ from benchmarks import measure
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {
+    "cifar10-small-pgd": "one width-16 network, PGD",
     "cifar10-small": "nine width-8 experts, gate, joint (DWF)",
     "cifar10-small-uniform": "the nine without a gate",
     "cifar10-small-frozen": "the nine frozen, gate and last layers trained (MoRE)",
     "cifar10-small-top1": "hard gate (ADVMoE)",
-    "cifar10-small-pgd": "one width-16 network, PGD",
     "cifar10-small-wide": "one width-24 network, PGD",
     "cifar10-small-clean": "one width-16 network, clean",
 }

@@ -53,7 +53,9 @@ class BasicBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         shortcut = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
         x = F.relu(self.bn1(self.conv1(x_BCHW)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+        x = self.bn2(self.conv2(x))
+        x += shortcut
+        return F.relu(x, inplace=True)
 
 
 def stage(in_channels: int, channels: int, stride: int) -> list[nn.Module]:
@@ -83,7 +85,7 @@ class ResNet18(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        features = F.relu(self.bn(self.conv(self.normalize(x_BCHW))))
+        features = F.relu(self.bn(self.conv(self.normalize(x_BCHW))), inplace=True)
         pooled: Tensor = self.blocks(features).mean((2, 3))
         logits: Tensor = self.head(pooled)
         return logits
