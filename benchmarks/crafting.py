@@ -5,7 +5,8 @@
 
 The peers get the module in float32 and eval mode, as their documentation calls them, in torch's
 usual memory format; torchattacks also in channels last, the format of our own modules. Ours crafts
-as the training step does: on the folded twin, refreshed once a call, under the recipe's precision.
+as the training step does: on the folded twin, refreshed once a call, under the recipe's precision;
+`compiled` with the recipe's `compile: true` (needs a C++ compiler on a CPU).
 All of them take the same images and labels; rows are images/s. Loss is the cross-entropy that the
 float32 model has on what was crafted: a fast attack that is weaker would show there. Result:
 benchmarks/results/crafting.json. Needs the packages torchattacks (with `--no-deps`), foolbox and
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -50,10 +52,13 @@ def mixture(experts: int, width: int) -> nn.Module:
     return model.eval().to(measure.device())
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor, precision: Precision) -> Craft:
+def ours(
+    model: nn.Module, x: Tensor, y: Tensor, precision: Precision, *, compiled: bool = False
+) -> Craft:
     attack = PGD(eps=EPS, step_size=STEP, steps=STEPS)
-    numerics = Numerics(precision)
+    numerics = Numerics(precision, compile=compiled)
     twin = Twin(model, numerics.weights)
+    numerics.compile_parts(twin.module.get_submodule("experts").children())
 
     def run(images: Tensor) -> Tensor:
         with numerics.autocast(images.device):
@@ -103,7 +108,9 @@ def peers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Craft]:
     return found
 
 
-def compare(experts: int, width: int, batch: int, rounds: int) -> dict[str, Any]:
+def compare(
+    experts: int, width: int, batch: int, rounds: int, *, compiled: bool = False
+) -> dict[str, Any]:
     model = mixture(experts, width)
     x = torch.rand(batch, 3, 32, 32, device=measure.device())
     y = torch.randint(10, (batch,), device=x.device)
@@ -116,9 +123,11 @@ def compare(experts: int, width: int, batch: int, rounds: int) -> dict[str, Any]
         "fmoe, twin float32": ours(model, x, y, "float32"),
         "fmoe, twin bfloat16": ours(model, x, y, "bfloat16"),
     }
+    if compiled:
+        arms["fmoe, compiled"] = ours(model, x, y, "bfloat16", compiled=True)
     seconds = measure.interleaved(arms, rounds=rounds)
     speed = {name: batch / value for name, value in seconds.items()}
-    best = speed["fmoe, twin bfloat16"]
+    twin = speed["fmoe, twin bfloat16"]
     losses = {}
     for name, craft in arms.items():
         x_adv = craft()
@@ -129,7 +138,7 @@ def compare(experts: int, width: int, batch: int, rounds: int) -> dict[str, Any]
         "width": width,
         "batch": batch,
         "images_per_second": {name: round(value, 1) for name, value in speed.items()},
-        "bfloat16_twin_over": {n: round(best / v, 2) for n, v in speed.items() if v is not best},
+        "bfloat16_twin_over": {n: round(twin / v, 2) for n, v in speed.items()},
         "loss_reached": losses,
     }
 
@@ -144,7 +153,8 @@ def main() -> None:
     shapes = [(given.experts, given.width, given.batch)] if given.experts else SHAPES
     if not given.experts and torch.cuda.is_available():
         shapes = SHAPES + ON_GPU
-    found = [compare(e, width, batch, given.rounds) for e, width, batch in shapes]
+    compiled = shutil.which("g++") is not None or torch.cuda.is_available()
+    found = [compare(*shape, given.rounds, compiled=compiled) for shape in shapes]
     measure.write("crafting", {"shapes": found})
 
 
