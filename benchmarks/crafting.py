@@ -154,7 +154,7 @@ def main() -> None:
     if not given.experts and torch.cuda.is_available():
         shapes = SHAPES + ON_GPU
     compiled = shutil.which("g++") is not None or torch.cuda.is_available()
-    found = [compare(*shape, given.rounds, compiled=compiled) for shape in shapes]
+    found = [compare(e, w, b, given.rounds, compiled=compiled) for e, w, b in shapes]
     measure.write("crafting", {"shapes": found})
 
 
