@@ -34,16 +34,19 @@ def library(model: str, images: int, data_dir: str | None) -> list[bool]:
     from pyautoattack import AutoAttack
 
     torch.set_num_threads(2)
-    test = data.load("cifar10", data_dir).test[:images]
-    x, y = test.pixels(), test.labels
-    attack = AutoAttack(fmoe.load(model), eps=EPS, seed=0, version="standard", device="cpu")
+    device = measure.device()
+    test = data.load("cifar10", data_dir).test[:images].to(device)
+    x, y = test.pixels().contiguous(), test.labels  # it cannot do with channels last
+    loaded = fmoe.load(model, device=str(device))
+    attack = AutoAttack(loaded, eps=EPS, seed=0, version="standard", device=device)
     _, said = attack.run_standard_evaluation(x, y, batch_size=250)
     return [bool(right) for right in said == y]
 
 
 def ours(model: str, images: int, data_dir: str | None, *options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "pipelines.evaluate", model, "--attacks", "autoattack"]
-    command += ["--workers", "2", "--limit", str(images), "--json", *options]
+    command += ["--limit", str(images), "--json", *options]
+    command += ["--gpu"] if measure.device().type == "cuda" else ["--workers", "2"]
     command += ["--data-dir", data_dir] if data_dir else []
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:

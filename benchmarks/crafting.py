@@ -57,10 +57,12 @@ def ours(
 ) -> Craft:
     attack = PGD(eps=EPS, step_size=STEP, steps=STEPS)
     numerics = Numerics(precision, compile=compiled)
+    numerics.prepare(x.device)
     twin = Twin(model, numerics.weights)
     numerics.compile_parts(twin.module.get_submodule("experts").children())
 
     def run(images: Tensor) -> Tensor:
+        numerics.begin_pass(images.device)
         with numerics.autocast(images.device):
             out: Tensor = twin.module(images)
         return out

@@ -59,7 +59,7 @@ def main() -> None:
         for name, values in VARIED.items()
     }
     measure.write("growth", {"around": BASE, "varied": found})
-    chart(found).savefig(measure.RESULTS / "growth.png", dpi=110)
+    chart(found).savefig(measure.path("growth", "png"), dpi=110)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,10 @@ def write(name: str, result: Mapping[str, Any]) -> None:
     machine = {**provenance.hardware(), **installed(), "threads": str(torch.get_num_threads())}
     text = json.dumps({"date": str(date.today()), "machine": machine, **result}, indent=1)
     RESULTS.mkdir(exist_ok=True)
-    name = name if device().type == "cpu" else f"{name}-{device().type}"
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+    path(name, "json").write_text(text + "\n")
     print(text)
+
+
+def path(name: str, ending: str) -> Path:
+    """benchmarks/results/NAME.ENDING, or NAME-cuda.ENDING on a GPU."""
+    return RESULTS / f"{name}{'-cuda' if device().type == 'cuda' else ''}.{ending}"

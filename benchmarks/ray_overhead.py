@@ -1,7 +1,7 @@
 """What Ray Train costs: the joint phase's steady epochs in this process, under Ray Train with one
 worker, and with two; one thread each. Start-up is told apart.
 
-    python benchmarks/ray_overhead.py --data-dir ~/data  # 8 minutes on two cores, nothing beside it
+    python -m benchmarks.ray_overhead --data-dir ~/data  # 8 minutes on two cores, nothing beside it
 
 Recipe `cifar10-small` at width 16 on 768 real images in batches of 256. (At width 8 or on `digits`
 a step's time is largely that of its calls, and half a batch takes more than half of it.) Draws are
@@ -12,19 +12,17 @@ result goes to benchmarks/results/ray_overhead.json.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from dataclasses import replace
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 
-from fmoe import config, data, provenance
+from benchmarks import measure
+from fmoe import config, data
 from fmoe.config import Config
 from fmoe.data import TrainingData
 from fmoe.expert_store import ExpertStore
@@ -33,11 +31,11 @@ from fmoe.on_ray import pool, train
 from fmoe.on_ray.session import Resources, session
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Event
+from fmoe.place import Place
 from fmoe.storage import Folder
 from fmoe.workers import Workers
 
 ROUNDS, EPOCHS, IMAGES = 2, 3, 768
-RESULT = Path(__file__).parent / "results" / "ray_overhead.json"
 
 
 def main() -> None:
@@ -60,43 +58,44 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"in process": [], "1 worker": [], "2 workers": []}
     startup: dict[str, list[float]] = {"1 worker": [], "2 workers": []}
     torch.set_num_threads(1)
+    gpus = torch.cuda.device_count()
+    counts = (1, 2) if gpus != 1 else (1,)
     with tempfile.TemporaryDirectory() as aside, session(2):
         folder = Folder.at(aside)
         store = ExpertStore(folder / "experts")
         shared = ray.put(SharedData.of(images))
-        pool.fill(settings, shared, images.train_digest, store, 0, lambda event: None)
+        pool.fill(settings, shared, images.train_digest, store, min(gpus, 1), lambda event: None)
         for number in range(ROUNDS):
             seconds["in process"] += in_process(
                 settings, images, store, folder / f"in-process-{number}"
             )
-            for workers in (1, 2):
+            for workers in counts:
                 name = f"{workers} worker{'s' if workers > 1 else ''}"
                 start, epochs = under_ray(
                     settings, shared, store, folder / f"{workers}-{number}", workers
                 )
                 startup[name].append(start)
                 seconds[name] += epochs
-    mean = {name: statistics.mean(values) for name, values in seconds.items()}
+    mean = {name: statistics.mean(values) for name, values in seconds.items() if values}
     result = {
-        "date": str(date.today()),
-        "hardware": provenance.hardware(),
         "epoch_seconds": {name: round(value, 3) for name, value in mean.items()},
         "one_worker_over_in_process": round(mean["1 worker"] / mean["in process"], 3),
-        "two_workers_over_one_throughput": round(mean["1 worker"] / mean["2 workers"], 3),
         "seconds_to_first_step": {
-            name: round(statistics.median(values), 1) for name, values in startup.items()
+            name: round(statistics.median(values), 1) for name, values in startup.items() if values
         },
         "all_epochs": {name: [round(v, 3) for v in values] for name, values in seconds.items()},
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    if "2 workers" in mean:
+        ratio = mean["1 worker"] / mean["2 workers"]
+        result["two_workers_over_one_throughput"] = round(ratio, 3)
+    measure.write("ray_overhead", result)
 
 
 def in_process(
     settings: Config, images: TrainingData, store: ExpertStore, run: Folder
 ) -> list[float]:
-    found = list(joint_epochs(settings, images, store, run))
+    place = Place(device=measure.device())
+    found = list(joint_epochs(settings, images, store, run, place=place))
     return [epoch.metrics["train_seconds"] for epoch in found[1:]]
 
 
@@ -118,7 +117,7 @@ def under_ray(
         store,
         run,
         workers=Workers(workers, workers),
-        resources=Resources(cpus=1, gpus=0),
+        resources=Resources(cpus=1, gpus=int(torch.cuda.is_available())),
         listener=listen,
     )
     return started[0], epochs[1:]

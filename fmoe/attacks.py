@@ -32,7 +32,8 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """max over k != y of z_k, minus z_y, per image [B]; positive where misclassified (CW)."""
     label = F.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(label, -torch.inf).amax(1) - logits[label]
+    own = logits.gather(1, y[:, None])[:, 0]  # logits[label] would make the host wait for a GPU
+    return logits.masked_fill(label, -torch.inf).amax(1) - own
 
 
 def objective_loss(kind: Objective, logits: Tensor, y: Tensor, clean: Tensor | None) -> Tensor:

@@ -28,6 +28,8 @@ from fmoe.version import VERSION
 Tensors = dict[str, Tensor]
 STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
+FILES = (WEIGHTS, "config.yaml", "model.json")
+"""Of a model folder; the last names the digests of the others."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def read_card(folder: Folder) -> dict[str, Any]:
         return folder.read_json("model.json")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder.uri}: no model folder (has no model.json)") from None
+    except OSError as error:
+        raise UserError(f"{folder.uri}/model.json: cannot be read ({first_line(error)})") from None
     except Damaged as error:
         raise UserError(str(error)) from None
 
@@ -160,10 +164,16 @@ def load_model(folder: Folder) -> tuple[Mixture, Config, dict[str, Any]]:
             contents[name] = folder.read(name)
         except FileNotFoundError:
             raise UserError(f"{folder.uri}/{name}: missing") from None
+        except OSError as error:
+            raise UserError(f"{folder.uri}/{name}: cannot be read ({first_line(error)})") from None
         if sha256(contents[name]) != card.get(key):
             raise UserError(f"{folder.uri}/{name}: damaged: its sha256 is not that of model.json")
     source = f"{folder.uri}/config.yaml"
-    config = validate(parse_yaml(contents["config.yaml"].decode(), source), source)
+    try:
+        text = contents["config.yaml"].decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{source}: not a YAML file (not UTF-8)") from None
+    config = validate(parse_yaml(text, source), source)
     model = assembly.mixture(config)
     try:
         model.load_state_dict(unpack(contents[WEIGHTS], f"{folder.uri}/{WEIGHTS}"))

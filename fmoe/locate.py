@@ -12,7 +12,17 @@ from pathlib import Path
 from fmoe import checkpoint
 from fmoe.errors import UserError
 from fmoe.mixture import Mixture
-from fmoe.storage import Folder
+from fmoe.storage import Folder, sha256
+
+
+def fixed(model: str) -> str:
+    """MODEL with the version's number in place of an alias, which may move."""
+    if not model.startswith("models:/"):
+        return model
+    from fmoe import tracking
+
+    version = tracking.find_version(model)
+    return f"models:/{version.name}/{version.number}"
 
 
 @contextmanager
@@ -64,7 +74,10 @@ def pull(uri: str, target: Path) -> Pulled:
 
     if not uri.startswith("models:/"):
         raise UserError(f"{uri}: pull takes a registry URI such as models:/fmoe-digits@candidate")
-    if target.exists() and not (target / "model.json").exists() and not _empty(target):
+    target = target.resolve()
+    if target == Path.cwd():
+        raise UserError(f"{target}: is the working directory; give a folder in it as --to")
+    if target.exists() and not _replaceable(target):
         raise UserError(f"{target}: is there already and is no model folder; give another --to")
     version = tracking.find_version(uri)
     try:
@@ -81,13 +94,22 @@ def pull(uri: str, target: Path) -> Pulled:
             raise UserError(
                 f"{uri}: the weights are not those that were registered (sha256 differs)"
             )
-        if target.exists():
-            target.rename(aside / "old")
-        fresh.rename(target)
+        if version.card not in (None, sha256((fresh / "model.json").read_bytes())):
+            raise UserError(f"{uri}: its model.json is not what was registered (sha256 differs)")
+        old = aside / "old"
+        try:
+            if target.exists():
+                target.rename(old)
+            fresh.rename(target)
+        except BaseException:  # Ctrl-C, too, must not cost the model that was there
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Pulled(target, version.number, card["sha256"])
 
 
-def _empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def _replaceable(folder: Path) -> bool:
+    """An empty folder, or one that holds a model and nothing else."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= set(checkpoint.FILES)

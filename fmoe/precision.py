@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,21 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
+@contextmanager
+def exact() -> Iterator[None]:
+    """float32 that is float32 on GPUs, too (they would use TF32 for convolutions), the same
+    kernels every time, and none chosen by trying them out: batches shrink as images break."""
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
 @dataclass(frozen=True)
 class Numerics:
     """See `fmoe.config.Config`, which has the same names."""
@@ -26,6 +42,15 @@ class Numerics:
     precision: Precision = "float32"
     deterministic: bool = False
     compile: bool = False
+
+    def fitting(self, device: torch.device) -> Numerics:
+        """bfloat16 where the device computes in it; GPUs before Ampere would emulate it."""
+        if self.precision == "float32" or device.type != "cuda":
+            return self
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return self
+        warnings.warn("this GPU has no bfloat16: training in float32", stacklevel=2)
+        return replace(self, precision="float32")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Around a forward pass in training."""
@@ -46,11 +71,18 @@ class Numerics:
         torch.backends.cudnn.deterministic = self.deterministic
         torch.backends.cudnn.benchmark = not self.deterministic
 
-    def compile_parts(self, parts: Iterable[nn.Module]) -> None:
+    def compile_parts(self, parts: Iterable[nn.Module], *, graphs: bool = True) -> None:
         """Each by itself, so that parts of one shape share what is compiled. On GPUs as CUDA
-        graphs: inputs keep their shape and weights their place."""
+        graphs: inputs keep their shape and weights their place. Not with activation checkpointing,
+        whose second forward pass would write over what a graph's backward pass still needs."""
         if not self.compile:
             return
         for part in parts:
             on_gpu = any(parameter.is_cuda for parameter in part.parameters())
-            part.compile(mode="reduce-overhead" if on_gpu else None)
+            part.compile(mode="reduce-overhead" if on_gpu and graphs else None)
+
+    def begin_pass(self, device: torch.device) -> None:
+        """Before a forward pass of compiled parts: CUDA graphs may take back the last one's
+        memory, and not what another part gave in this one."""
+        if self.compile and device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

@@ -22,6 +22,7 @@ REPORT, VERDICTS = "evaluation.json", "verdicts.parquet"
 """The files that an evaluation leaves."""
 ENOUGH = 1000
 """Test images, or all of a smaller test split."""
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Evidence:
     sha256: str
     report: Mapping[str, Any]
     verdicts: pa.Table
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` where the verdicts are not those that the report is of."""
+        worst, images = self.report.get("worst_case"), self.report.get("images")
+        if not isinstance(self.report.get("flags"), list):
+            raise ValueError(f"{REPORT} records no flags")
+        if len(self.verdicts) != images or abs(self.worst_case - float(worst or 0)) > ROUNDING:
+            raise ValueError(f"{VERDICTS} is not of the same evaluation as {REPORT}")
 
     @property
     def survivors(self) -> Tensor:
@@ -49,6 +58,24 @@ class Evidence:
         return share(self.survivors)
 
 
+def lacks(report: Mapping[str, Any]) -> list[str]:
+    """What keeps an evaluation from being one of the full protocol."""
+    found = []
+    missing = sorted({*FULL} - {*report.get("attacks", ())})
+    if missing:
+        found.append(f"not evaluated with {', '.join(missing)} (--full)")
+    if report.get("eps") != report.get("recipe_eps"):
+        found.append(
+            f"evaluated at eps {report.get('eps')}, the recipe's is {report.get('recipe_eps')}"
+        )
+    if report.get("digest") != report.get("trained_on"):
+        found.append("judged on another data set than it was trained with")
+    images, whole = report.get("images", 0), min(ENOUGH, report.get("test_images", ENOUGH))
+    if images < whole:
+        found.append(f"judged on {images} images, at least {whole} are wanted")
+    return found
+
+
 def faults(candidate: Evidence, revision: str) -> list[str]:
     """What the evaluation lacks; revision: of the code that decides."""
     report, found = candidate.report, []
@@ -59,17 +86,9 @@ def faults(candidate: Evidence, revision: str) -> list[str]:
     by = report.get("versions", {}).get("fmoe"), report.get("revision")
     if by != (VERSION, revision):
         found.append(f"evaluated by fmoe {by[0]} ({by[1]}), this is {VERSION} ({revision})")
-    missing = sorted({*FULL} - {*report.get("attacks", ())})
-    if missing:
-        found.append(f"not evaluated with {', '.join(missing)} (--full)")
-    if report.get("eps") != report.get("recipe_eps"):
-        found.append(
-            f"evaluated at eps {report.get('eps')}, the recipe's is {report.get('recipe_eps')}"
-        )
-    whole = min(ENOUGH, int(report.get("test_images", ENOUGH)))
-    if len(candidate.verdicts) < whole:
-        found.append(f"judged on {len(candidate.verdicts)} images, at least {whole} are wanted")
-    return found + [f"flag {flag}" for flag in report.get("flags", ["none recorded"])]
+    if report.get("selected_on") != "validation":
+        found.append(f"its epoch was selected on {report.get('selected_on')}, not on validation")
+    return [*found, *lacks(report), *(f"flag {flag}" for flag in report["flags"])]
 
 
 def not_better(candidate: Evidence, champion: Evidence) -> str | None:
@@ -78,6 +97,8 @@ def not_better(candidate: Evidence, champion: Evidence) -> str | None:
     It must be better in worst-case accuracy by more than the paired 95% interval.
     """
     ours, theirs = candidate.report, champion.report
+    if theirs.get("sha256") != champion.sha256:
+        return f"champion {champion.version}'s evaluation is of other weights: evaluate it again"
     same = ("protocol", "digest", "eps", "images", "seed")
     differ = [key for key in same if ours.get(key) != theirs.get(key)]
     if differ:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import socket
@@ -19,7 +20,8 @@ OF_THE_BUILD = ("nvidia-", "cuda-", "triton")
 
 
 def git_revision() -> str:
-    """The checkout's commit, `-dirty` where files differ from it; `unknown` outside of one.
+    """The checkout's commit. Where files differ from it, `COMMIT-dirty-` and a digest of the
+    library's source; outside of a checkout of ours, `unknown-` and that.
 
     In a submitted job it is the submitter's.
     """
@@ -32,10 +34,19 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "version.py")  # or the repository is somebody else's
         revision = git("rev-parse", "HEAD")
-        return f"{revision}-dirty" if git("status", "--porcelain") else revision
+        return f"{revision}-dirty-{source()}" if git("status", "--porcelain") else revision
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return f"unknown-{source()}"
+
+
+def source() -> str:
+    """A short digest of the library's code as it is."""
+    sha, folder = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        sha.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return sha.hexdigest()[:12]
 
 
 def hardware() -> dict[str, str]:

@@ -24,7 +24,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         total: Tensor = dist_nn.all_reduce(sums)  # type: ignore[no-untyped-call]
         size, channels = total[-1], x.shape[1]
         mean = total[:channels] / size
-        var = total[channels:-1] / size - mean * mean
+        var = (total[channels:-1] / size - mean * mean).clamp(min=0)  # of a constant: rounding
         self._update(mean.detach(), var.detach(), size.detach())
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = self.bias - mean * scale

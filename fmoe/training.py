@@ -111,11 +111,12 @@ class Trainer:
     update: Update
 
     def __post_init__(self) -> None:
+        self.numerics = self.numerics.fitting(self.place.device)
         self.numerics.prepare(self.place.device)
-        if self.phase.accumulate * self.place.world_size > self.phase.batch_size:
-            raise UserError(
-                f"accumulate: {self.phase.accumulate} parts on {self.place.world_size} workers of "
-                f"a batch of {self.phase.batch_size} images"
+        if 2 * self.phase.accumulate * self.place.world_size > self.phase.batch_size:
+            raise UserError(  # of one image BatchNorm has no statistics
+                f"accumulate: {self.phase.accumulate} parts on {self.place.world_size} workers "
+                f"leave less than two images for each of batch_size {self.phase.batch_size}"
             )
         self.model.to(self.place.device)
         set_trainable(self.model, self.update)
@@ -139,7 +140,10 @@ class Trainer:
         if self.phase.crafting == "eval":
             self.twin = Twin(self.model, self.numerics.weights)
             whole = self.twin.module
-            self.numerics.compile_parts(whole.experts if isinstance(whole, Mixture) else [whole])
+            if isinstance(whole, Mixture):
+                self.numerics.compile_parts(whole.experts, graphs=not whole.checkpointing)
+            else:
+                self.numerics.compile_parts([whole])
         images = self.batches.split.images
         self.warm: WarmStart | None = None
         if self.phase.warm_start:
@@ -152,11 +156,11 @@ class Trainer:
         if self.twin is None:
             with on_batch_statistics(self.model) as model:
                 return attack.perturb(self._autocast(model), x, y, draw)
-        self.twin.refresh()
         return attack.perturb(self._autocast(self.twin.module), x, y, draw)
 
     def _autocast(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         def run(images: Tensor) -> Tensor:
+            self.numerics.begin_pass(images.device)
             with self.numerics.autocast(images.device):
                 return model(images)
 
@@ -171,6 +175,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.phase.optimizer.lr_at(index, self.steps)
         self.optimizer.zero_grad(set_to_none=True)
+        if self.twin and not isinstance(attack, Clean):
+            self.twin.refresh()
         crafted, sums, parts = [], [], self.phase.accumulate
         for part in range(parts):
             rows = shard(len(y), part, parts)

@@ -53,17 +53,25 @@ def compare(
         answer |= {"models": rows, "differences": differences(judged)}
         if report is not None:
             answer["report"] = str(write_comparison(judged, answer, report))
+    for one in judged:
+        one.kept.drop()
     _tell(json, answer)
 
 
 def _tell(json: bool, answer: dict[str, Any]) -> None:
-    names = list(answer["models"][0]["figures"])
+    names = list(dict.fromkeys(name for model in answer["models"] for name in model["figures"]))
+    names.sort(key="worst_case".__eq__)
     width = max(len(model["model"]) for model in answer["models"])
     head = "  ".join(f"{name[:12]:>12}" for name in names)
     say(json, f"{'':<{width}}  {head}  flags")
     for model in answer["models"]:
-        cells = "  ".join(f"{percent(model['figures'][name]):>12}" for name in names)
+        figures = model["figures"]
+        cells = "  ".join(f"{percent(figures[n]) if n in figures else '–':>12}" for n in names)
         say(json, f"{model['model']:<{width}}  {cells}  {len(model['flags']):>5}")
+    say(json, "each but fgsm and pgd counts what the attacks before it broke as broken")
+    for model in answer["models"]:
+        for reason in dict.fromkeys(model["skipped"].values()):
+            say(json, f"{model['model']}: not attacked by all of them ({reason})")
     say(json, "", f"against {answer['models'][0]['model']}, image by image:")
     for row in answer["differences"]:
         low, high = row["interval95"]

@@ -61,10 +61,14 @@ def verdicts(found: Evaluation) -> dict[str, Any]:
     return {"clean": found.right, **found.verdicts, "worst_case": found.survivors}
 
 
+def columns(judged: Sequence[Judged]) -> list[str]:
+    """All figures that any of them has, the worst case last."""
+    names = list(dict.fromkeys(name for one in judged for name in one.found.figures))
+    return sorted(names, key="worst_case".__eq__)
+
+
 def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder: Path) -> Path:
     """index.html, the plots, and each model's verdicts in a folder of their own."""
-    names = list(dict.fromkeys(name for one in judged for name in one.found.figures))
-    names.remove("worst_case")
     charts = {
         "accuracies": (
             bars(judged),
@@ -83,7 +87,7 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
         title="Robustness side by side",
         answer=answer,
         first=answer["models"][0],
-        names=[*names, "worst_case"],
+        names=columns(judged),
         figures=written(charts, folder),
     )
     for place, (one, row) in enumerate(zip(judged, answer["models"], strict=True)):
@@ -95,7 +99,7 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
 def bars(judged: Sequence[Judged]) -> Figure:
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
-    names = list(judged[0].found.figures)
+    names = columns(judged)
     width = 0.8 / len(judged)
     for place, one in enumerate(judged):
         values = [100 * one.found.figures.get(name, float("nan")) for name in names]

@@ -71,7 +71,8 @@ def evaluate(
         if model.startswith("models:"):
             from pipelines.recording import record
 
-            record(judged, answer, report)
+            record(judged, answer)
+    judged.kept.drop()
     found = judged.found
     say(
         json,

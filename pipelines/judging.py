@@ -14,11 +14,12 @@ from fmoe.data import Data, Split
 from fmoe.errors import UserError
 from fmoe.evaluation import FULL, PROTOCOL, Evaluation, Settings
 from fmoe.evaluation.kept import Kept
-from fmoe.locate import located
+from fmoe.locate import fixed, located
 from fmoe.mixture import Mixture
 from fmoe.on_ray import evaluate as on_ray
 from fmoe.on_ray.session import Resources, session
 from fmoe.paths import home
+from fmoe.promotion import lacks
 from fmoe.schema import parse_ratio
 from fmoe.storage import Folder
 from fmoe.version import VERSION
@@ -46,23 +47,28 @@ class Request:
 
 @dataclass(frozen=True)
 class Judged:
-    """A model and what was found of it. card: its `model.json`."""
+    """A model and what was found of it. name: as it was asked for; source: the same with the
+    version's number in place of an alias; card: its `model.json`; kept: the finished stages, until
+    nothing can be lost any more."""
 
     name: str
+    source: str
     network: Mixture
     config: Config
     card: dict[str, Any]
     data: Data
     test: Split
     found: Evaluation
+    kept: Kept
 
     def to_json(self) -> dict[str, Any]:
-        return self.found.to_json() | {
+        answer = self.found.to_json() | {
             "model": self.name,
             "sha256": self.card["sha256"],
             "data": self.data.name,
             "digest": self.data.digest,
-            "full": is_full(self.found.settings),
+            "trained_on": self.card["data"]["digest"],
+            "selected_on": self.card.get("selected_on"),
             "attacks": list(self.found.settings.attacks),
             "recipe_eps": self.config.evaluate.eps,
             "test_images": len(self.data.test),
@@ -70,15 +76,13 @@ class Judged:
             "revision": provenance.git_revision(),
             "versions": {"fmoe": VERSION, **provenance.hardware()},
         }
-
-
-def is_full(settings: Settings) -> bool:
-    return set(FULL) <= set(settings.attacks)
+        return answer | {"full": not lacks(answer)}
 
 
 def judge(model: str, request: Request, display: Display) -> Judged:
     """Raises `UserError` for a model, data or settings that do not fit."""
-    with located(model) as folder:
+    source = fixed(model)
+    with located(source) as folder:
         network, config, card = checkpoint.load_model(folder)
     settings = chosen(request, config, card)
     loaded = data_sets.load(request.data or config.data.name, request.data_dir)
@@ -89,7 +93,7 @@ def judge(model: str, request: Request, display: Display) -> Judged:
         "model": [card["sha256"], card["config_sha256"]],
         "images": data_sets.digest(test),
         "settings": asdict(settings),
-        "code": [PROTOCOL, VERSION],
+        "code": [PROTOCOL, VERSION, provenance.source()],
     }
     kept = Kept(Folder.at(home()) / "evaluations" / fingerprint(key)[:32])
     bar = display.task(f"evaluate {model}", len(test))
@@ -103,9 +107,8 @@ def judge(model: str, request: Request, display: Display) -> Judged:
             kept=kept,
             progress=lambda done, _: display.update(bar, done),
         )
-    kept.drop()
     found = replace(found, raised=[*found.raised, *leaked(loaded, test)])
-    return Judged(model, network, config, card, loaded, test, found)
+    return Judged(model, source, network, config, card, loaded, test, found, kept)
 
 
 def chosen(request: Request, config: Config, card: dict[str, Any]) -> Settings:

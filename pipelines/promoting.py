@@ -41,6 +41,9 @@ def decide(name: str, alias: str, force: str | None) -> dict[str, Any]:
             entries = {entry.number: entry for entry in registry.versions(name)}
             if number not in entries:
                 return answer(False, "was not registered by fmoe: it has no digest")
+            if champion is not None and champion not in entries and force is None:
+                return answer(False, f"{alias} {champion} was not registered by fmoe: nothing to "
+                                     "compare with (--force REASON)")  # fmt: skip
             against = why_not(entries[number], entries.get(champion or 0))
             if against and force is None:
                 return answer(False, against)
@@ -92,8 +95,7 @@ def evidence(entry: Entry) -> Evidence | None:
             report = json.loads((folder / REPORT).read_text())
             table = pq.read_table(folder / VERDICTS)
             found = Evidence(entry.number, entry.tags["fmoe.sha256"], dict(report), table)
-            found.survivors  # noqa: B018 - the columns are there
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
             raise UserError(
                 f"{entry.name} version {entry.number}: its recorded evaluation is damaged "
                 f"({error}): evaluate it again"

@@ -11,18 +11,16 @@ from pipelines.judging import Judged
 from pipelines.reporting import write_report
 
 
-def record(judged: Judged, answer: dict[str, Any], report: Path | None) -> None:
+def record(judged: Judged, answer: dict[str, Any]) -> None:
     """Says in `recorded` which version has it. A full evaluation is not replaced by a partial one.
 
-    report: the folder that was written, if one was.
+    The page is made anew: what else is in the user's `--report` folder is none of the registry's.
     """
-    version = find_version(judged.name)
+    version = find_version(judged.source)
     (entry,) = [e for e in registry.versions(version.name) if e.number == version.number]
     if entry.tags.get("fmoe.eval.full") == "true" and not answer["full"]:
         return
     with tempfile.TemporaryDirectory() as aside:
-        folder = report or Path(aside)
-        if report is None:
-            write_report(judged, answer, folder)
-        registry.record_evaluation(version, entry.run_id, answer, folder)
+        write_report(judged, answer, Path(aside))
+        registry.record_evaluation(version, entry.run_id, answer, Path(aside))
     answer["recorded"] = f"models:/{version.name}/{version.number}"

@@ -21,7 +21,7 @@ from fmoe.expert_store import ExpertStore
 from fmoe.lease import Held, exclusive
 from fmoe.on_ray import evaluate, pool
 from fmoe.on_ray import train as on_ray_train
-from fmoe.on_ray.session import Resources, driven_by, session
+from fmoe.on_ray.session import Resources, driven_by, grows, session
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Event
 from fmoe.paths import home
@@ -158,6 +158,8 @@ class TrainingRun:
         seconds: dict[str, float] = {}
         resources = Resources.per_worker(self.request.workers.most, self.request.gpu)
         shortage = resources.shortage(self.request.workers.least)
+        if shortage and not grows():
+            raise UserError(f"--workers: {shortage}")
         if shortage:
             self.display.line(f"waiting for nodes: {shortage} now")
         with timed(seconds, "pool"):

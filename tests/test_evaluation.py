@@ -29,6 +29,7 @@ from fmoe.evaluation import (
 )
 from fmoe.evaluation.chunk import Chunk, assert_within, so_far
 from fmoe.evaluation.iterated import ascending, until_broken
+from fmoe.evaluation.protocol import stand_in
 from fmoe.evaluation.standard import pgd
 from tests.networks import learnt
 
@@ -364,6 +365,18 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(b, a) == mcnemar(a, b)
     assert mcnemar(a, a) == 1.0
     assert mcnemar(torch.ones(20).bool(), torch.zeros(20).bool()) == pytest.approx(2 / 2**20)
+
+
+def test_fast_attacks_the_model_where_the_copy_is_another_function(part: Split) -> None:
+    shared = nn.Conv2d(1, 1, 3, padding=1)
+    blocks = [nn.Sequential(shared, nn.BatchNorm2d(1)) for _ in range(2)]
+    nn.init.constant_(blocks[1][1].weight, 3.0)  # type: ignore[arg-type]
+    odd = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(64, 10)).eval()
+    assert stand_in(odd, part) == (odd, None)
+    plain = nn.Sequential(blocks[0], nn.Flatten(), nn.Linear(64, 10)).eval()
+    attacked, confirm = stand_in(plain, part)
+    assert attacked is not plain
+    assert confirm is plain
 
 
 def test_fast_gives_the_plain_verdicts(net: nn.Module, part: Split) -> None:

@@ -81,6 +81,33 @@ def test_another_module_keeps_layers_whose_order_is_unknown() -> None:
     torch.testing.assert_close(folded(model)(x), model(x))
 
 
+def test_a_convolution_that_has_a_bias() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(5))
+    x = torch.rand(4, 3, 8, 8)
+    net(x)
+    nn.init.normal_(net[0].bias)  # type: ignore[arg-type]
+    twin = folded(worn(net))
+    assert isinstance(twin.get_submodule("1"), nn.Identity)
+    torch.testing.assert_close(twin(x), net(x))
+
+
+def test_a_module_that_is_there_twice_is_seen_twice() -> None:
+    relu = nn.ReLU()
+    net = nn.Sequential(
+        relu, nn.Conv2d(3, 4, 3), relu, nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(5)
+    )
+    x = torch.rand(4, 3, 8, 8)
+    net(x)
+    torch.testing.assert_close(folded(worn(net))(x), net(x))
+
+
+@pytest.mark.parametrize("setting", ["affine", "track_running_stats"])
+def test_batch_norm_without_numbers_of_its_own_is_kept(setting: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **{setting: False})).eval()
+    x = torch.rand(4, 3, 8, 8)
+    torch.testing.assert_close(folded(net)(x), net(x))
+
+
 def test_a_twin_follows_the_training(mixture: nn.Module) -> None:
     model = copy.deepcopy(mixture).double()
     twin, x = Twin(model), torch.rand(4, 1, 8, 8, dtype=torch.float64)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fmoe.evaluation import FULL, PROTOCOL, paired
-from fmoe.promotion import Evidence, faults, not_better
+from fmoe.promotion import Evidence, faults, lacks, not_better
 from fmoe.version import VERSION
 
 REPORT = {
@@ -21,6 +21,8 @@ REPORT = {
     "test_images": 400,
     "flags": [],
     "digest": "d",
+    "trained_on": "d",
+    "selected_on": "validation",
     "eps": 0.1,
     "recipe_eps": 0.1,
     "images": 400,
@@ -37,7 +39,8 @@ def evidence(right: int, broken: int, version: int = 2, n: int = 400, **report: 
             "success_pgd": pa.array([i < broken if i < right else None for i in range(n)]),
         }
     )
-    return Evidence(version, "abc", {**REPORT, **report}, table)
+    worst = {"worst_case": (right - broken) / n}
+    return Evidence(version, "abc", {**REPORT, **worst, **report}, table)
 
 
 def test_the_worst_case_comes_from_the_verdicts() -> None:
@@ -59,6 +62,9 @@ def test_a_full_evaluation_has_no_faults() -> None:
         ({"flags": ["random: two passes differ"]}, "flag random"),
         ({"eps": 0.05}, "eps 0.05, the recipe's is 0.1"),
         ({"test_images": 5000}, "400 images, at least 1000"),
+        ({"digest": "e", "trained_on": "d"}, "another data set than it was trained with"),
+        ({"selected_on": None}, "selected on None, not on validation"),
+        ({"selected_on": "test"}, "selected on test, not on validation"),
     ],
 )
 def test_what_stops_a_promotion(report: dict[str, Any], fault: str) -> None:
@@ -67,10 +73,23 @@ def test_what_stops_a_promotion(report: dict[str, Any], fault: str) -> None:
     assert fault in found[0]
 
 
-def test_flags_that_nobody_recorded_stop_it_too() -> None:
-    given = evidence(300, 100)
-    report = {key: value for key, value in given.report.items() if key != "flags"}
-    assert faults(Evidence(2, "abc", report, given.verdicts), "r1") == ["flag none recorded"]
+@pytest.mark.parametrize(
+    "report", [{"flags": None}, {"worst_case": 0.51}, {"worst_case": None}, {"images": 399}]
+)
+def test_a_report_and_verdicts_of_two_evaluations_are_none(report: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"flags|same evaluation"):
+        evidence(300, 100, **report)
+
+
+def test_what_makes_an_evaluation_full() -> None:
+    assert lacks(REPORT) == []
+    assert len(lacks({**REPORT, "attacks": ["pgd"], "eps": 0.2, "images": 10})) == 3
+    assert lacks({**REPORT, "images": 10, "test_images": 10}) == []
+
+
+def test_a_champion_of_other_weights_is_judged_again() -> None:
+    champion = evidence(300, 100, version=1, sha256="other")
+    assert "1's evaluation is of other weights" in str(not_better(evidence(300, 0), champion))
 
 
 def test_better_by_more_than_the_paired_interval() -> None:

@@ -14,6 +14,8 @@ from fmoe.evaluation.findings import Findings
 from fmoe.evaluation.intervals import mcnemar
 
 POINT = 0.01
+SQUARE = 0.002
+"""As AutoAttack's own check has it, which our calling its parts one by one leaves out."""
 GAP = 0.08
 COLLAPSED = 0.95
 CHANCE = 0.05
@@ -74,13 +76,10 @@ def scale(found: Findings) -> Iterator[str]:
 
 
 def iterated(found: Findings) -> Iterator[str]:
+    """Only pgd can leave more than fgsm: it, too, is run on every image that is right."""
     robust = found.robust
-    for name in ("pgd", "pgd50"):
-        if "fgsm" in robust and name in robust and robust[name] - robust["fgsm"] > POINT / 2:
-            yield (
-                f"weak-iterated: {name} leaves {robust[name]:.1%}, one-step fgsm "
-                f"{robust['fgsm']:.1%}"
-            )
+    if "fgsm" in robust and "pgd" in robust and robust["pgd"] - robust["fgsm"] > POINT / 2:
+        yield f"weak-iterated: pgd leaves {robust['pgd']:.1%}, one-step fgsm {robust['fgsm']:.1%}"
 
 
 def black_box(found: Findings) -> Iterator[str]:
@@ -98,7 +97,7 @@ def black_box(found: Findings) -> Iterator[str]:
     by = found.columns.get("by.autoattack")
     if by is not None:
         square = int((by == 3).sum())
-        if square > POINT * found.images:
+        if square > max(1, SQUARE * found.images):
             yield (
                 f"weak-white-box: Square, which needs no gradient, breaks {square} of "
                 f"{found.images} images that gradients did not"
@@ -128,8 +127,8 @@ def gap(found: Findings) -> Iterator[str]:
     robust = found.robust
     if "pgd" in robust and "autoattack" in robust and robust["pgd"] - robust["autoattack"] > GAP:
         yield (
-            f"wide-gap: pgd leaves {robust['pgd']:.1%}, autoattack {robust['autoattack']:.1%}: "
-            "gradients mislead"
+            f"wide-gap: pgd leaves {robust['pgd']:.1%}, autoattack and what came before it "
+            f"{robust['autoattack']:.1%}: gradients mislead"
         )
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fmoe.attacks import Objective
 from fmoe.evaluation.chunk import (
@@ -108,11 +108,17 @@ def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> G
     """
     from pyautoattack import AutoAttack
 
+    attacked: Callable[[Tensor], Tensor] = model
     start = alive = survivors(before, chunk.y)
+    if chunk.confirm is not None:
+        with torch.no_grad():
+            unlike = model(chunk.x).argmax(1) != chunk.y
+        if (unlike & start).any():  # the library would not attack what its network has wrong
+            attacked = chunk.confirm
     said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
     seed, device = int(chunk.key[0]), chunk.x.device
     with _contained(device) as warnings:
-        library = AutoAttack(model, eps=eps, seed=seed, device=device, version="standard")
+        library = AutoAttack(attacked, eps=eps, seed=seed, device=device, version="standard")
         for place, part in enumerate(PARTS):
             rows = alive.nonzero()[:, 0]
             if len(rows) == 0:
@@ -122,7 +128,7 @@ def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> G
             x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
             assert_within(x_adv, x, eps)
             with torch.no_grad():
-                told = chunk.confirmed(model(x_adv).argmax(1), x_adv, y)
+                told = chunk.confirmed(attacked(x_adv).argmax(1), x_adv, y)
             said[rows] = told
             by[rows[told != y]] = place
             alive = alive & (said == chunk.y)

@@ -48,7 +48,6 @@ class Reporter(logging.Handler):
         self.box.put.remote({**event, "best": epoch.best, **self.about})
 
 
-@ray.remote  # type: ignore[untyped-decorator]
 def train_expert(
     shared: SharedData,
     tree: dict[str, Any],
@@ -104,9 +103,10 @@ def _train(
         return []
     resources = Resources(cpus=1, gpus=gpus)
     # DEFAULT: not inside of the placement group of a Tune trial that asks for experts
-    train = train_expert.options(
+    # declared with its GPUs: Ray then ends the process with the task, and its GPU memory is free
+    train = ray.remote(
         num_cpus=1, num_gpus=gpus, max_retries=3, scheduling_strategy="DEFAULT"
-    )
+    )(train_expert)  # fmt: skip
     with mailbox(listener) as box:
         tasks = [
             train.remote(shared, config.plain(), member, store.folder, resources, box)

@@ -44,8 +44,13 @@ class Resources:
 
     @classmethod
     def per_worker(cls, workers: int, gpu: bool | None) -> Resources:
-        """gpu: None asks the cluster. CPUs of one machine are shared out; on a cluster it is 1."""
+        """gpu: None asks the cluster. CPUs of one machine are shared out; on a cluster it is 1.
+
+        Raises `UserError` for a GPU that this machine has not; a cluster may still get one.
+        """
         total = ray.cluster_resources()
+        if gpu and total.get("GPU", 0) < 1 and not grows():
+            raise UserError("--gpu: this machine has no GPU that Ray and torch can use")
         use_gpu = total.get("GPU", 0) >= 1 if gpu is None else gpu
         local = len(ray.nodes()) == 1
         cpus = max(1, int(total.get("CPU", 1)) // workers) if local and not use_gpu else 1
@@ -65,6 +70,11 @@ class Resources:
             return torch.device("cuda:0")
         torch.set_num_threads(self.cpus)
         return torch.device("cpu")
+
+
+def grows() -> bool:
+    """Whether nodes may still come: to a cluster, not to a Ray of this machine alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def auth_token() -> str:

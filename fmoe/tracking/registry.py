@@ -22,24 +22,28 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from fmoe.checkpoint import FILES
 from fmoe.errors import UserError, first_line
 from fmoe.promotion import REPORT, VERDICTS
-from fmoe.tracking.store import client, store_errors, store_uri
+from fmoe.tracking.store import client, shown, store_errors, store_uri
 
 CANDIDATE = "candidate"
 CLAIM = "fmoe.promoting"
 STALE = 120.0  # seconds after which a claim is that of a promotion that was killed
 SETTLE = 1.0  # seconds in which another's claim becomes visible
-MODEL_FILES = ("model.safetensors", "config.yaml", "model.json")
+TAG_LENGTH, FLAGS, FLAG_LENGTH = 5000, 16, 200
+"""MLflow's limit on a tag; how many flags, and how much of each, fit into one."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version; digest: sha256 of its weights, as tagged when it was registered."""
+    """A registered version; digest, card: sha256 of its weights and of its `model.json` (which
+    names its configuration's), as tagged when it was registered."""
 
     name: str
     number: int
     digest: str | None
+    card: str | None
 
 
 def find_version(uri: str) -> Version:
@@ -56,17 +60,16 @@ def find_version(uri: str) -> Version:
                 raise UserError(f"{uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
             found = store.get_model_version(name, number)
     except MlflowException as error:
-        raise UserError(
-            f"{uri}: not in the registry of {store_uri()} ({first_line(error)})"
-        ) from None
-    return Version(found.name, int(found.version), found.tags.get("fmoe.sha256"))
+        raise UserError(f"{uri}: not in the registry of {shown()} ({first_line(error)})") from None
+    digests = map(found.tags.get, ("fmoe.sha256", "fmoe.card_sha256"))
+    return Version(found.name, int(found.version), *digests)
 
 
 def download(version: Version, folder: Path) -> None:
     """The version's model folder, and nothing else of it, into an existing empty folder."""
     mlflow.set_tracking_uri(store_uri())
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        for file in MODEL_FILES:
+        for file in FILES:
             uri = f"models:/{version.name}/{version.number}/extra_files/{file}"
             try:
                 path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside)
@@ -84,7 +87,7 @@ def checked_name(name: str) -> str:
         return str(client().get_registered_model(name.removeprefix("models:/")).name)
     except MlflowException as error:
         raise UserError(
-            f"{name}: no such model in the registry of {store_uri()} ({first_line(error)})"
+            f"{name}: no such model in the registry of {shown()} ({first_line(error)})"
         ) from None
 
 
@@ -148,7 +151,7 @@ def aliased(name: str, alias: str) -> int | None:
 def tag(name: str, number: int, tags: Mapping[str, str]) -> None:
     with store_errors():
         for key, value in tags.items():
-            client().set_model_version_tag(name, str(number), key, value[:5000])
+            client().set_model_version_tag(name, str(number), key, value[:TAG_LENGTH])
 
 
 def record_evaluation(
@@ -165,7 +168,9 @@ def record_evaluation(
         "fmoe.eval.protocol": str(report["protocol"]),
         "fmoe.eval.full": str(report["full"]).lower(),
         "fmoe.eval.images": str(report["images"]),
-        "fmoe.eval.flags": json.dumps(report["flags"]),
+        "fmoe.eval.flags": json.dumps(
+            [flag[:FLAG_LENGTH] for flag in report["flags"]][:FLAGS], ensure_ascii=False
+        ),
         "fmoe.eval.revision": str(report["revision"]),
         "fmoe.eval.report": f"runs:/{run_id}/{at}/index.html",
     }
@@ -182,8 +187,11 @@ def evaluation(entry: Entry, folder: Path) -> Path | None:
     for file in (REPORT, VERDICTS):
         try:
             mlflow.artifacts.download_artifacts(artifact_uri=f"{at}/{file}", dst_path=str(folder))
-        except (MlflowException, OSError):
-            return None
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"{entry.name} version {entry.number}: its recorded {file} cannot be read "
+                f"({first_line(error)}): evaluate it again"
+            ) from None
     return folder
 
 

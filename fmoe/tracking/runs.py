@@ -26,9 +26,11 @@ from mlflow.tracking import MlflowClient
 from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
+from fmoe.checkpoint import FILES
 from fmoe.errors import UserError
-from fmoe.tracking.registry import CANDIDATE, MODEL_FILES
-from fmoe.tracking.store import EXPERIMENT, client, store_errors, store_uri
+from fmoe.storage import sha256
+from fmoe.tracking.registry import CANDIDATE
+from fmoe.tracking.store import EXPERIMENT, client, shown, store_errors, store_uri
 
 PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
@@ -115,7 +117,7 @@ class Tracker:
         while not self._reachable():
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"MLflow store {store_uri()} did not come back: give the same command again "
+                    f"MLflow store {shown()} did not come back: give the same command again "
                     "when it is there; nothing is trained twice"
                 )
             time.sleep(pause)
@@ -173,12 +175,13 @@ class Tracker:
                 signature=signature,
                 input_example=example,
                 serialization_format="pt2",
-                extra_files=[(folder / file).as_uri() for file in MODEL_FILES],
+                extra_files=[(folder / file).as_uri() for file in FILES],
                 pip_requirements=[f"torch=={torch_version}", f"mlflow=={mlflow.__version__}"],
                 registered_model_name=name,
             )
         version = int(info.registered_model_version)
-        for key, value in tags.items():
+        card = {"fmoe.card_sha256": sha256((folder / "model.json").read_bytes())}
+        for key, value in {**tags, **card}.items():
             self.store.set_model_version_tag(name, str(version), key, value)
         self.store.set_registered_model_alias(name, CANDIDATE, str(version))
         return version

@@ -6,15 +6,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+import requests
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -27,6 +27,12 @@ EXPERIMENT = "fmoe"
 
 def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home()}/mlflow/mlflow.db"
+
+
+def shown() -> str:
+    """The store's URI for messages, without a user's name and password."""
+    parts = urlsplit(store_uri())
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def client() -> MlflowClient:
@@ -55,19 +61,25 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise UserError(f"MLflow store {store_uri()}: {first_line(error)}") from None
+        raise UserError(f"MLflow store {shown()}: {first_line(error)}") from None
+    except requests.RequestException as error:  # files of models and evaluations
+        raise UserError(f"MLflow store {shown()}: {type(error).__name__}") from None
 
 
 def _check_server(uri: str) -> None:
+    """Without mlflow's retries. TLS as mlflow's variables have it."""
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10) as answer:  # noqa: S310
-            answer.read()
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return  # there is a server; it asks for the credentials that mlflow itself will send
-        raise UserError(f"MLflow server {uri} answers {error.code}") from None
-    except (urllib.error.URLError, OSError) as error:
+        code = requests.get(
+            f"{uri.rstrip('/')}/health",
+            timeout=10,
+            verify=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure,
+            cert=os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
+        ).status_code
+    except (requests.RequestException, OSError) as error:
         raise UserError(
-            f"MLflow server {uri} is away ({first_line(error)}): "
+            f"MLflow server {shown()} is away ({type(error).__name__}): "
             "start it or unset MLFLOW_TRACKING_URI"
         ) from None
+    if code >= 400 and code not in (401, 403):  # who asks for credentials is there
+        raise UserError(f"MLflow server {shown()} answers {code}")

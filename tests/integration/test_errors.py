@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -106,6 +108,17 @@ def test_pull_does_not_overwrite_what_is_no_model(
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     refused(fmoe("pull", trained.answer["model_uri"], "--to", tmp_path / "mine"), "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "mine" / "model.json").write_text("{}")  # a common name
+    refused(fmoe("pull", trained.answer["model_uri"], "--to", tmp_path / "mine"), "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_pull_into_the_working_directory_is_refused(
+    fmoe: Fmoe, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(fmoe("pull", trained.answer["model_uri"], "--to", "."), "is the working directory")
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_swapped_in_the_registry_are_refused(
@@ -125,9 +138,50 @@ def test_weights_swapped_in_the_registry_are_refused(
     assert not (tmp_path / "m").exists()
 
 
+def test_a_doctored_configuration_in_the_registry_is_refused(
+    fmoe: Fmoe, trained: Trained, tmp_path: Path
+) -> None:
+    """The registered weights under another temperature, every digest in the folder made to fit."""
+    from mlflow.tracking import MlflowClient
+
+    from fmoe import tracking
+
+    client = MlflowClient(tracking.store_uri())
+    place = client.get_model_version_download_uri("fmoe-digits", "1").removeprefix("file://")
+    files = Path(place) / "extra_files"
+    before = {name: (files / name).read_bytes() for name in ("config.yaml", "model.json")}
+    tree = before["config.yaml"].replace(b"temperature: 1.0", b"temperature: 9.0")
+    assert tree != before["config.yaml"]
+    card = json.loads(before["model.json"]) | {"config_sha256": hashlib.sha256(tree).hexdigest()}
+    try:
+        (files / "config.yaml").write_bytes(tree)
+        (files / "model.json").write_text(json.dumps(card))
+        outcome = fmoe("pull", "models:/fmoe-digits/1", "--to", tmp_path / "m")
+    finally:
+        for name, data in before.items():
+            (files / name).write_bytes(data)
+    refused(outcome, "models:/fmoe-digits/1", "model.json is not what was registered")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_configuration_that_is_no_text(fmoe: Fmoe, model_copy: Path) -> None:
+    (model_copy / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    card = json.loads((model_copy / "model.json").read_text())
+    card["config_sha256"] = hashlib.sha256(b"\xff\xfe\x00").hexdigest()
+    (model_copy / "model.json").write_text(json.dumps(card))
+    refused(fmoe("evaluate", model_copy), "config.yaml: not a YAML file")
+    (model_copy / "config.yaml").unlink()
+    (model_copy / "config.yaml").mkdir()
+    refused(fmoe("evaluate", model_copy), "config.yaml: cannot be read")
+
+
 def test_tracking_server_that_is_away(fmoe: Fmoe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     refused(fmoe("train", "digits"), "http://127.0.0.1:9", "away")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9/")
+    outcome = fmoe("train", "digits")
+    refused(outcome, "http://127.0.0.1:9/", "away")
+    assert "hunter2" not in outcome.err
 
 
 def test_no_traceback_from_the_installed_command(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from fmoe import assembly, checkpoint, config
 from fmoe.evaluation import STANDARD
+from fmoe.storage import Folder
 from tests.integration.conftest import (
     JUDGED,
     Outcome,
@@ -99,6 +102,53 @@ def test_killed_and_started_again_gives_the_same(
     assert not list(place.glob("*/*"))
 
 
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    """A model folder of one untrained expert."""
+    recipe = config.load("digits", ["experts.roles={benign: {count: 1}}", "experts.width=4"])
+    model = assembly.seeded_mixture(recipe)
+    extra = {"selected_on": "validation"}
+    checkpoint.save_model(
+        Folder.at(tmp_path / "one"), model.state_dict(), recipe, data_digest="", metrics={},
+        extra=extra,
+    )  # fmt: skip
+    return tmp_path / "one"
+
+
+@pytest.mark.parametrize("attacks", ["fgsm", "fgsm,pgd,mixture", "transfer"])
+def test_a_page_of_what_was_run_alone(
+    trained: Trained, single: Path, fmoe: Fmoe, tmp_path: Path, attacks: str
+) -> None:
+    """Of one expert, and of few attacks on several: no part of the page needs another."""
+    for model in (str(single), trained.answer["run_dir"]):
+        options = ("--attacks", attacks, "--limit", "12", "--report", tmp_path / "page")
+        assert fmoe("evaluate", model, *options, "--json").json["images"] == 12
+        assert "worst case" in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_a_mixture_beside_a_single_network(
+    trained: Trained, single: Path, fmoe: Fmoe, tmp_path: Path
+) -> None:
+    options = ("--limit", "12", "--attacks", "fgsm,gate-only", "--report", tmp_path / "page")
+    outcome = fmoe("compare", trained.answer["run_dir"], single, *options)
+    assert outcome.code == 0, outcome.err
+    assert f"{single}: not attacked by all of them" in outcome.out
+    row = next(line for line in outcome.out.splitlines() if line.startswith(str(single)))
+    assert "–" in row
+
+
+def test_what_is_done_is_kept_until_it_is_told(
+    trained: Trained, fmoe: Fmoe, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    options = ("--attacks", "fgsm", "--limit", "10", "--report", tmp_path / "file" / "page")
+    refused(fmoe("evaluate", trained.answer["run_dir"], *options), "cannot be written")
+    assert list((trained.home / "evaluations").glob("*/*"))
+    options = (*options[:-1], tmp_path / "page")
+    assert fmoe("evaluate", trained.answer["run_dir"], *options).code == 0
+    assert not list((trained.home / "evaluations").glob("*/*"))
+
+
 def test_compare(trained: Trained, fmoe: Fmoe, tmp_path: Path) -> None:
     run, uri = trained.answer["run_dir"], trained.answer["model_uri"]
     options = ("--attacks", "fgsm,pgd,steps", "--limit", "60", "--report", tmp_path / "page")
@@ -113,10 +163,9 @@ def test_compare(trained: Trained, fmoe: Fmoe, tmp_path: Path) -> None:
     refused(fmoe("compare", run), "two models or more")
 
 
-def test_bad_requests(trained: Trained, fmoe: Fmoe, tmp_path: Path) -> None:
+def test_bad_requests(trained: Trained, fmoe: Fmoe) -> None:
     run = trained.answer["run_dir"]
     refused(fmoe("evaluate", run, "--attacks", "apgd"), "unknown attack 'apgd'", *STANDARD)
     refused(fmoe("evaluate", run, "--full", "--attacks", "pgd"), "leave out --attacks")
-    (tmp_path / "file").write_text("")
-    options = ("--attacks", "fgsm", "--limit", "10", "--report", tmp_path / "file" / "page")
-    refused(fmoe("evaluate", run, *options), "--report", "cannot be written")
+    if not torch.cuda.is_available():
+        refused(fmoe("evaluate", run, "--gpu"), "--gpu: this machine has no GPU")
