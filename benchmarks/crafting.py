@@ -130,7 +130,8 @@ def compare(
     seconds = measure.interleaved(arms, rounds=rounds)
     speed = {name: batch / value for name, value in seconds.items()}
     twin = speed["fmoe, twin bfloat16"]
-    losses = {}
+    with torch.no_grad():
+        losses = {"without an attack": round(F.nll_loss(model(x), y).item(), 4)}
     for name, craft in arms.items():
         x_adv = craft()
         with torch.no_grad():

@@ -6,7 +6,8 @@ r"""Time to robustness: a width-16 network on CIFAR-10, trained as cheaply as th
 
 N-FGSM (two passes a step) on the folded bfloat16 twin, first on smaller images, then on whole ones.
 The clock runs from the images in memory to the last epoch's end, validation after every epoch
-included. Then: PGD-20 on the first 2,000 test images, any iterate counting, and AutoAttack.
+included. Then: PGD-20 on the first 2,000 test images, with any iterate counting and with the last
+one alone (as the reference counts), and AutoAttack.
 --against runs a command beside it, whose output has `seconds N`. Result:
 benchmarks/results/speedrun.json.
 """
@@ -22,13 +23,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import measure
 from fmoe import assembly, config, data
+from fmoe.attacks import PGD
 from fmoe.batches import Batches, Placed
-from fmoe.data import Data
+from fmoe.config import Config
+from fmoe.data import Data, Split
+from fmoe.draw import Draw
 from fmoe.evaluation import evaluate
 from fmoe.place import Place
 from fmoe.precision import Numerics
@@ -44,6 +49,7 @@ SETTINGS = [
 ]
 SIZES = "16,16,24,24,32,32,32,32"
 """Pixels a side, an epoch each."""
+WANTED = 0.39
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,8 @@ class Resized(Batches):
 
 
 def train(
-    loaded: Data, sizes: list[int], overrides: list[str]
+    settings: Config, loaded: Data, sizes: list[int]
 ) -> tuple[nn.Module, list[dict[str, float]], float]:
-    settings = config.load("cifar10-small", [*SETTINGS, f"joint.epochs={len(sizes)}", *overrides])
     device, phase = measure.device(), settings.joint
     whole = Resized(loaded.train, phase.batch_size, settings.data.augment, settings.seed).to(device)
     assert isinstance(whole, Resized)
@@ -83,6 +88,17 @@ def train(
     return model.eval(), history, time.perf_counter() - begin
 
 
+def last_iterate(model: nn.Module, test: Split) -> float:
+    """As the reference counts: right about where 20 steps end, whatever it said on the way."""
+    right, attack = 0, PGD(eps=8 / 255, step_size=2 / 255, steps=20)
+    for start in range(0, len(test), 250):
+        part = test[start : start + 250].to(measure.device())
+        x_adv = attack(model, part.pixels(), part.labels, draw=Draw("last", start))
+        with torch.no_grad():
+            right += int((model(x_adv).argmax(1) == part.labels).sum())
+    return right / len(test)
+
+
 def other(command: str) -> dict[str, Any]:
     done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
     last = done.stdout.strip().splitlines()[-1]
@@ -101,17 +117,21 @@ def main() -> None:
     parser.add_argument("--autoattack", type=int, default=0, metavar="IMAGES")
     parser.add_argument("--against", metavar="COMMAND")
     given = parser.parse_args()
-    loaded = data.load("cifar10", given.data_dir)
     sizes = [int(size) for size in given.sizes.split(",")]
-    model, history, seconds = train(loaded, sizes, given.sets)
+    epochs = f"joint.epochs={len(sizes)}"
+    settings = config.load("cifar10-small", [*SETTINGS, epochs, *given.sets])
+    loaded = data.load("cifar10", given.data_dir, val_images=settings.data.val_images)
+    model, history, seconds = train(settings, loaded, sizes)
     test = loaded.test[: given.images]
     judged = evaluate(model, test.images, test.labels, attacks=["pgd"], device=measure.device())
+    last = last_iterate(model, test)
     result: dict[str, Any] = {
         "sizes": sizes,
         "set": [*SETTINGS, *given.sets],
         "seconds": round(seconds, 1),
         "images": given.images,
         "figures": judged.figures,
+        "pgd20_last_iterate": last,
         "history": history,
     }
     if given.autoattack:
@@ -121,7 +141,8 @@ def main() -> None:
         result["autoattack"] = {"images": len(part), **hard.figures}
     if given.against:
         result["against"] = other(given.against)
-        result["ratio"] = round(seconds / result["against"]["seconds"], 3)
+        if last >= WANTED:  # less robust in less time is no speed-up
+            result["ratio"] = round(seconds / result["against"]["seconds"], 3)
     measure.write("speedrun", result)
 
 

@@ -174,9 +174,12 @@ def load_model(folder: Folder) -> tuple[Mixture, Config, dict[str, Any]]:
     except UnicodeDecodeError:
         raise UserError(f"{source}: not a YAML file (not UTF-8)") from None
     config = validate(parse_yaml(text, source), source)
-    model = assembly.mixture(config)
     try:
-        model.load_state_dict(unpack(contents[WEIGHTS], f"{folder.uri}/{WEIGHTS}"))
+        tensors = unpack(contents[WEIGHTS], f"{folder.uri}/{WEIGHTS}")
+        with torch.device("meta"):  # a configuration can ask for more memory than there is
+            assembly.mixture(config).load_state_dict(tensors, assign=True)
+        model = assembly.mixture(config)
+        model.load_state_dict(tensors)
     except (Damaged, RuntimeError) as error:
         raise UserError(f"{folder.uri}/{WEIGHTS}: does not fit ({first_line(error)})") from None
     return model.eval(), config, card

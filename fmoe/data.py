@@ -144,7 +144,10 @@ def _read_files(name: Name, part: readers.Part, data_dir: str | Path | None) -> 
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such data folder")
     original = readers.cifar_batches if name == "cifar10" else readers.svhn_mat
-    for place in (Path(folder) / name, Path(folder)):
+    places = [Path(folder) / name]
+    if Path(folder).resolve().name not in set(INFO) - {name}:  # another data set's own
+        places.append(Path(folder))
+    for place in places:
         for reader in (readers.parquet, original):
             arrays = reader(place, part)
             if arrays is not None:

@@ -65,7 +65,7 @@ class Domain:
     def sample(self, trial: Suggest) -> Any:
         if self.kind == "choice":
             # Optuna's choices are plain values: lists and parts of the tree go as JSON
-            coded = [json.dumps(option) for option in self.given]
+            coded = [json.dumps(option, default=str) for option in self.given]  # a YAML date
             return json.loads(trial.suggest_categorical(self.path, coded))
         if self.kind == "int":
             low, high = (int(bound) for bound in self.given)

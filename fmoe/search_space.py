@@ -23,6 +23,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -171,16 +172,30 @@ class Space:
         return config.validate(tree, self.source)
 
     def explore(self, values: Mapping[str, Any], draw: random.Random) -> dict[str, Any]:
-        """Values near these, as PBT explores: each drawn anew, or moved one step or by a fifth."""
-        fresh = self.sample(Sweep(draw.randrange(SAMPLES, 2**31)))
-        moved = {
-            domain.path: domain.near(values[domain.path], draw)
-            if domain.path in values and draw.random() > RESAMPLED
-            else fresh[domain.path]
-            for domain in self.domains
-            if domain.path in fresh or domain.path in values
-        }
+        """Values near these, as PBT explores: each drawn anew, or moved one step or by a fifth.
+
+        Of the paths whose condition holds by then, as `sample` does.
+        """
+        fresh = Sweep(draw.randrange(SAMPLES, 2**31))
+        moved, tree = {}, self.base.plain()
+        for domain in self.domains:
+            if not domain.holds(tree):
+                continue
+            near = domain.path in values and draw.random() > RESAMPLED
+            value = domain.near(values[domain.path], draw) if near else domain.sample(fresh)
+            moved[domain.path] = value
+            config.put(tree, domain.path, copy.deepcopy(value), self.source)
         return moved
+
+    @property
+    def most(self) -> int:
+        """Trials of the whole study: a grid may have fewer than the budget."""
+        trials = self.study.budget.trials
+        if self.study.searcher.kind != "grid":
+            return trials
+        return min(
+            trials, int(self.study.has_baseline) + sum(1 for _ in islice(self.grid(), trials))
+        )
 
     @cached_property
     def samples(self) -> list[Config]:
@@ -225,16 +240,18 @@ def load(
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not readable ({first_line(error)})") from None
     tree = config.parse_yaml(text, file)
-    if budget:
-        tree["budget"] = {**(tree.get("budget") or {}), **budget}
+    own = tree.get("budget") or {}
+    if budget and isinstance(own, dict):  # what is none is told of below
+        tree["budget"] = {**own, **budget}
     for key, kind in (("scheduler", scheduler), ("searcher", searcher)):
-        if kind and (tree.get(key) or {}).get("kind") != kind:
+        own = tree.get(key)
+        if kind and not (isinstance(own, dict) and own.get("kind") == kind):
             tree[key] = {"kind": kind}
     try:
         study = Study.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{file}: {config.faults(error, tree)}") from None
-    given = [f"{key}={json.dumps(value)}" for key, value in study.set.items()]
+    given = [f"{key}={json.dumps(value, default=str)}" for key, value in study.set.items()]
     base = config.load(beside(path, study.recipe), [*given, *overrides])
     try:
         domains = tuple(Domain.parse(key, value) for key, value in study.space.items())

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from fmoe.errors import UserError, first_line
+from fmoe.errors import PASSWORD, UserError, first_line
 
 MANIFEST = "manifest.json"
 PATIENCE = 600.0  # seconds; less than what a worker waits for the others in a collective
@@ -76,6 +76,11 @@ class Folder:
         base, mark, options = uri.partition("?")
         if base.endswith("://"):
             raise UserError(f"{text}: names no folder")
+        if PASSWORD.search(base):
+            raise UserError(
+                f"{PASSWORD.sub('//…@', text)}: credentials in a URI would stand in logs; "
+                "give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         folder = cls(f"{base.rstrip('/')}{mark}{options}")
         folder.resolve()
         return folder

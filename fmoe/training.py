@@ -98,6 +98,17 @@ def on_batch_statistics(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]
         yield lambda x: model(x)
 
 
+def check_batches(phase: Phase, images: int, workers: int) -> None:
+    """Raises `UserError` for batches that cannot be made of so many images, or shared."""
+    if phase.batch_size > images:
+        raise UserError(f"batch_size: {phase.batch_size} is more than the {images} training images")
+    if 2 * phase.accumulate * workers > phase.batch_size:  # of one BatchNorm has no statistics
+        raise UserError(
+            f"accumulate: {phase.accumulate} parts on {workers} workers leave less than two images "
+            f"for each of batch_size {phase.batch_size}"
+        )
+
+
 @dataclass
 class Trainer:
     """The state of one phase: model, optimizer, and how far it has come."""
@@ -113,11 +124,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.numerics = self.numerics.fitting(self.place.device)
         self.numerics.prepare(self.place.device)
-        if 2 * self.phase.accumulate * self.place.world_size > self.phase.batch_size:
-            raise UserError(  # of one image BatchNorm has no statistics
-                f"accumulate: {self.phase.accumulate} parts on {self.place.world_size} workers "
-                f"leave less than two images for each of batch_size {self.phase.batch_size}"
-            )
+        check_batches(self.phase, len(self.batches.split), self.place.world_size)
         self.model.to(self.place.device)
         set_trainable(self.model, self.update)
         if isinstance(self.model, Mixture) and isinstance(self.phase, Joint):

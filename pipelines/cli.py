@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import fmoe
-from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError
+from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
 from pipelines import (
     compare,
     data,
@@ -95,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(" ".join(message.split()).rstrip(".") + hint, 2)
     except UserError as error:
         _fail(" ".join(str(error).split()), 2)
+    except OSError as error:  # a disk, a store or a bucket that cannot be read or written
+        _fail(first_line(error), 1)
     except (NonFiniteLoss, TrainingFailed) as error:
         _fail(f"training stopped: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):

@@ -24,14 +24,15 @@ def predict(
     import torch
 
     from fmoe import checkpoint
+    from fmoe.data import INFO
     from fmoe.images import read_image
     from fmoe.locate import located
 
     with result(json) as answer:
         with located(model) as folder:
-            network, config, card = checkpoint.load_model(folder)
-        shape, classes = card["input_shape"], card["classes"]
-        x = torch.stack([read_image(image, shape) for image in images])
+            network, config, _ = checkpoint.load_model(folder)
+        info = INFO[config.data.name]
+        x = torch.stack([read_image(image, info.shape) for image in images])
         with torch.no_grad():
             probabilities, weights = network(x).exp(), network.gate_weights(x)
         experts = [f"{role}-{i}" for role, i in config.experts.members]
@@ -41,7 +42,7 @@ def predict(
             predictions.append(
                 {
                     "image": str(image),
-                    "label": classes[best],
+                    "label": info.classes[best],
                     "probability": probabilities[i, best].item(),
                     "gate_weights": dict(zip(experts, weights[i].tolist(), strict=True)),
                 }
@@ -49,7 +50,7 @@ def predict(
             top = max(zip(weights[i].tolist(), experts, strict=True))
             say(
                 json,
-                f"{image}: {classes[best]} {percent(probabilities[i, best].item())} "
+                f"{image}: {info.classes[best]} {percent(probabilities[i, best].item())} "
                 f"(most weight: {top[1]} {percent(top[0])})",
             )
 

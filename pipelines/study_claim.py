@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fmoe.on_ray.session import driven_by
 from fmoe.on_ray.tune import Share
 from fmoe.search_space import Space
 from fmoe.storage import Damaged, Folder
-from fmoe.study import Ledger
+from fmoe.study import Ledger, Trial
 from fmoe.tracking import Tracker
 
 
@@ -49,16 +50,23 @@ def claim(folder: Folder, space: Space, identity: str, name: str, resume: bool) 
                 f"study {name} is there with {ended} of {space.study.budget.trials} trials: "
                 "--resume goes on with it, --name starts another"
             )
-        if folder.exists("result.json") and ended >= space.study.budget.trials:
+        if folder.exists("result.json") and (ended >= space.most or timed_out(space, trials)):
             return {**known, "result": folder.read_json("result.json")}
     except Damaged as error:
         raise UserError(str(error)) from None
     return known
 
 
+def timed_out(space: Space, trials: Sequence[Trial]) -> bool:
+    minutes = space.study.budget.minutes
+    reached = max((epoch["at"] for trial in trials for epoch in trial.history), default=0.0)
+    return minutes is not None and reached >= minutes * 60
+
+
 def start_tracking(
     folder: Folder, space: Space, name: str, loaded: TrainingData, share: Share, run_id: str | None
-) -> Tracker:
+) -> tuple[Tracker, dict[str, str]]:
+    """The study's run, new or found again, and the texts to log where it is new."""
     study = space.study
     params = {
         "recipe": study.recipe,
@@ -81,8 +89,9 @@ def start_tracking(
         **{f"fmoe.{key}": value for key, value in driven_by().items()},
     }
     tracker = Tracker.start(name, {} if run_id else params, tags, run_id)
-    if run_id is None:
-        tracker.log_text("space.yaml", Path(space.source).read_text())
-        tracker.log_text("base.yaml", space.base.to_yaml())
-        tracker.log_text("environment.txt", provenance.packages())
-    return tracker
+    texts = {
+        "space.yaml": Path(space.source).read_text(),
+        "base.yaml": space.base.to_yaml(),
+        "environment.txt": provenance.packages(),
+    }
+    return tracker, {} if run_id else texts

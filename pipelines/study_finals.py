@@ -14,7 +14,7 @@ from fmoe.mixture import Mixture
 from fmoe.on_ray import evaluate
 from fmoe.on_ray.session import Resources
 from fmoe.search_space import Space
-from fmoe.study import Ledger, Trial, ranked
+from fmoe.study import Ledger, Trial, pareto, ranked
 from pipelines.study_display import StudyDisplay
 from pipelines.study_log import StudyLog
 
@@ -39,11 +39,19 @@ class Finals:
         own = [t for t in order if t.number == 0 and self.space.study.has_baseline and t not in top]
         return top + own
 
+    def worth_keeping(self, trials: Sequence[Trial]) -> set[int]:
+        """Numbers of those that may yet be finalists: a better trial can make a front smaller, and
+        then the best of the rest move up."""
+        name, direction = next(iter(self.space.study.metrics.items()))
+        by_the_first = ranked(trials, {name: direction})[: self.space.study.final.top]
+        front = pareto(trials, self.space.study.metrics)
+        return {trial.number for trial in (*self.entrants(trials), *by_the_first, *front)}
+
     def choose(
         self, trials: Sequence[Trial], val: Split, log: StudyLog
     ) -> tuple[Trial, dict[int, Evaluation]]:
         """The best of the finalists, and what each was judged as."""
-        finalists = self.entrants(trials)
+        finalists = self.entrants([trial for trial in trials if self.kept(trial)])
         if not finalists:
             reasons = sorted({trial.error for trial in trials if trial.error})
             because = "; ".join(reasons) or "the study's time (--minutes) was too short for one"
@@ -55,9 +63,10 @@ class Finals:
             self.display.final(trial, found[trial.number])
         clean = next(iter(self.space.study.metrics)) == "val_clean"
 
-        def score(trial: Trial) -> float:
+        def score(trial: Trial) -> tuple[bool, float]:
+            """A flagged figure is none to win by."""
             evaluation = found[trial.number]
-            return evaluation.clean if clean else evaluation.worst_case
+            return not evaluation.flags, evaluation.clean if clean else evaluation.worst_case
 
         return max(finalists, key=score), found
 
@@ -82,11 +91,11 @@ class Finals:
 
     def best_epoch(self, trial: Trial) -> int:
         """The best by validation of which the weights are kept."""
-        chosen = self.config(trial)
-        folder, digest = self.ledger.trial_folder(trial.number), self.train_digest
-        kept = joint.checkpoints(folder, chosen, digest).epochs()
+        attack = self.config(trial).joint.attack
+        return max(self.kept(trial), key=lambda e: selection.selection(trial.history[e], attack))
 
-        def score(epoch: int) -> float:
-            return selection.selection(trial.history[epoch], chosen.joint.attack)
-
-        return max((epoch for epoch in kept if epoch < len(trial.history)), key=score)
+    def kept(self, trial: Trial) -> list[int]:
+        """Epochs of its history of which there are weights."""
+        folder = self.ledger.trial_folder(trial.number)
+        epochs = joint.checkpoints(folder, self.config(trial), self.train_digest).epochs()
+        return [epoch for epoch in epochs if epoch < len(trial.history)]

@@ -37,7 +37,7 @@ class StudyLog:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        for number, trial in self.unsettled.items():
+        for number, trial in list(self.unsettled.items()):  # Tune's thread may still run
             if number in self.trackers:
                 self.trackers[number].finish(ENDS.get(trial.status, "KILLED"))
 

@@ -15,7 +15,7 @@ from fmoe.data import TrainingData
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation
 from fmoe.expert_store import ExpertStore
-from fmoe.on_ray import tune
+from fmoe.on_ray import shared_storage, tune
 from fmoe.on_ray.placement import sweeping
 from fmoe.on_ray.session import session
 from fmoe.on_ray.shared_data import SharedData
@@ -76,6 +76,7 @@ def run(request: Request) -> dict[str, Any]:
             f"--workers-per-trial {request.workers}: pbt works with one worker a trial only; under "
             "Ray Train a trial cannot take over another's weights"
         )
+    tracking.registry.check_new_name(request.register_as)
     with only_one(folder):
         known = claim(folder, space, identity, name, request.resume)
         if known.get("result") is not None:
@@ -90,10 +91,12 @@ def run(request: Request) -> dict[str, Any]:
         tracking.client()  # a server that is away fails the study now
         shared = SharedData.of(loaded)
         with session(1, shared.nbytes, idle=False), sweeping():
+            shared_storage.check(storage)
             share = Share.of_cluster(request.workers, request.gpus)
-            tracker = start_tracking(folder, space, name, loaded, share, known.get("run_id"))
+            tracker, texts = start_tracking(folder, space, name, loaded, share, known.get("run_id"))
             folder.write_json("study.json", {**known, "run_id": tracker.run_id})
             with finishing(tracker), StudyDisplay(space) as display:
+                tracker.log_texts(texts)
                 ledger = Ledger(folder.patient())
                 setting = Setting(
                     ray.put(shared),
@@ -159,6 +162,9 @@ class StudyRun:
         earlier = [epoch["at"] for trial in known for epoch in trial.history]
         self.start = time.monotonic() - max(earlier, default=0.0)
         budget = self.space.study.budget
+        left = budget.minutes * 60 - max(earlier, default=0.0) if budget.minutes else None
+        if left is not None and left <= 0:
+            return  # what an earlier try left of the time is the finals
         suggestions = Suggestions(self.space, done, again, budget.trials)
         self.display.begin(suggestions.more, len(done), self.share.at_once)
         tune.search(
@@ -168,7 +174,7 @@ class StudyRun:
             self.setting,
             self.share,
             self,
-            seconds=budget.minutes * 60 if budget.minutes else None,
+            seconds=left,
             over=self.over,
         )
 
@@ -199,9 +205,10 @@ class StudyRun:
         self.log.ended(trial)
         self.display.ended(trial, self.ordered())
         self.ledger.write_table(self.ordered())
-        kept = {finalist.number for finalist in self.finals.entrants(self.ordered())}
-        for other in self.ordered():
-            if other.status != "running" and other.number not in kept:
+        over = [other for other in self.ordered() if other.status != "running"]
+        kept = self.finals.worth_keeping(over)
+        for other in over:
+            if other.number not in kept:
                 (self.ledger.trial_folder(other.number) / "joint").delete()
 
     def result(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from fmoe.errors import UserError
+from fmoe.errors import PASSWORD, UserError
 from pipelines.options import Address, Json
 from pipelines.output import result, say
 
@@ -42,8 +42,10 @@ def submit(
     arguments = list(context.args)
     metadata = check(arguments)
     variables = dict(map(variable, env or []))
-    from fmoe.on_ray.jobs import Jobs
+    from fmoe.on_ray.jobs import Jobs, passed_on
     from pipelines.jobs import followed
+
+    hide_nothing({**passed_on(), **variables})
 
     with result(json) as answer:
         jobs = Jobs.at(address)
@@ -102,6 +104,16 @@ def variable(text: str) -> tuple[str, str]:
             f"--env {name}: whoever sees the job would see it; give secrets to the nodes instead"
         )
     return name, value
+
+
+def hide_nothing(variables: Mapping[str, str]) -> None:
+    """Raises `UserError` for a variable of the job with a password in its URI."""
+    for name, value in variables.items():
+        if PASSWORD.search(value):
+            raise UserError(
+                f"{name}: holds a password, and whoever sees the job would see it; leave it out of "
+                "the URI and give the nodes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from fmoe.errors import UserError, first_line
 from fmoe.evaluation import Evaluation, Settings
 from fmoe.expert_store import ExpertStore
 from fmoe.lease import Held, exclusive
-from fmoe.on_ray import evaluate, pool
+from fmoe.on_ray import evaluate, pool, shared_storage
 from fmoe.on_ray import train as on_ray_train
 from fmoe.on_ray.session import Resources, driven_by, grows, session
 from fmoe.on_ray.shared_data import SharedData
@@ -27,6 +27,7 @@ from fmoe.on_ray.tasks import Event
 from fmoe.paths import home
 from fmoe.storage import Damaged, Folder
 from fmoe.tracking import Tracker, finishing
+from fmoe.training import check_batches
 from fmoe.workers import Workers
 from pipelines.output import Display, percent
 from pipelines.publish import publish
@@ -55,6 +56,7 @@ def run(request: Request) -> dict[str, Any]:
     settings = config.load(request.recipe, request.overrides)
     recipe = config.recipe_name(request.recipe)
     name = request.name or f"{recipe}-{config.fingerprint(settings.plain())[:8]}"
+    tracking.registry.check_new_name(request.register_as)
     storage = Folder.at(request.storage or home())
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
@@ -72,14 +74,18 @@ def run(request: Request) -> dict[str, Any]:
             val_images=wanted.val_images,
             train_images=wanted.train_images,
         )
+        check_batches(settings.experts.train, len(loaded.train), 1)
+        check_batches(settings.joint, len(loaded.train), request.workers.most)
         # from here on an outage of the storage is waited out
         folder, store = folder.patient(), ExpertStore(store.folder.patient())
         tracking.client()  # a server that is away fails the run now
         shared = SharedData.of(loaded)
         # inside of the session: its end takes seconds that a stopped job may not have
         with session(request.workers.most, shared.nbytes):
-            tracker = start_tracking(folder, settings, recipe, name, loaded)
+            shared_storage.check(storage)
+            tracker, texts = start_tracking(folder, settings, recipe, name, loaded)
             with finishing(tracker):
+                tracker.log_texts(texts)
                 training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
                 return training.complete(ray.put(shared))
 
@@ -123,7 +129,8 @@ def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
 
 def start_tracking(
     folder: Folder, settings: Config, recipe: str, name: str, loaded: Data
-) -> Tracker:
+) -> tuple[Tracker, dict[str, str]]:
+    """The run, new or found again, and the texts to log where it is new."""
     known = folder.read_json("run.json") if folder.exists("run.json") else {}
     tags = {
         "fmoe.recipe": recipe,
@@ -134,11 +141,11 @@ def start_tracking(
         **{f"fmoe.{key}": value for key, value in driven_by().items()},
     }
     tracker = Tracker.start(name, settings.flat(), tags, known.get("run_id"))
-    if not known:
-        tracker.log_text("environment.txt", provenance.packages())
-        tracker.log_text("config.yaml", settings.to_yaml())
-        folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})
-    return tracker
+    if known:
+        return tracker, {}
+    folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})
+    texts = {"environment.txt": provenance.packages(), "config.yaml": settings.to_yaml()}
+    return tracker, texts
 
 
 @dataclass

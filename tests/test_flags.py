@@ -202,3 +202,10 @@ def test_never_falls_to_chance() -> None:
 def test_wide_gap_to_autoattack() -> None:
     assert flagged(broken__pgd=first(30), broken__autoattack=first(40)) == {"wide-gap"}
     assert flagged(broken__pgd=first(30), broken__autoattack=first(38)) == set()
+    assert flagged(broken__pgd=first(30), broken__surrogate=first(40)) == {"wide-gap"}
+
+
+def test_a_loss_that_is_exactly_zero_has_no_gradient_to_trust(net: nn.Module, part: Split) -> None:
+    """Logits times 20: far from where the gradient itself underflows."""
+    found = judged(Around(net, after=lambda z: 20 * z), part, "fgsm")
+    assert codes(found) == {"masked-gradient"}

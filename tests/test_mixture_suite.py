@@ -21,7 +21,6 @@ from fmoe.evaluation.mixture_suite import (
     mixings,
     reweighted,
     saturation,
-    through,
     toward,
     transfer,
 )
@@ -103,8 +102,31 @@ def test_a_member_that_dominates_the_gradient_hides_another() -> None:
         return bool(found.broken.item())
 
     assert not broken(ascending(model, given.y))
-    assert not broken(through(model, given.y, toward(0)))
-    assert broken(through(model, given.y, toward(1)))
+    assert not broken(toward(model, given.y, 0))
+    assert broken(toward(model, given.y, 1))
+
+
+def test_an_expert_that_is_sure_is_reached_all_the_same() -> None:
+    """Margins 1 - 20 d and 15 + 170 d: the second expert's share of the mixture's gradient is
+    nothing, and half of the weight would make it half of nothing. At d = -0.1 the mixture breaks:
+    0.4 * 0.95 + 0.6 * 0.12 = 0.45."""
+    experts = [Pixel(-10.0, 0.55), Pixel(85.0, 0.5 - 15 / 170)]
+    model = Mixture(experts, Fixed(math.log(0.4), math.log(0.6)))
+    given, _ = chunk(0.5)
+    found = [
+        until_broken(run, given, torch.ones(1, dtype=torch.bool), eps=EPS, random_start=False)
+        for run in (ascending(model, given.y), *(toward(model, given.y, e) for e in (0, 1)))
+    ]
+    assert [bool(one.broken.item()) for one in found] == [False, False, True]
+
+
+def test_an_expert_without_weight_costs_no_gradient() -> None:
+    """exp(-200) is 0 in float32."""
+    model = Mixture([Pixel(10.0, 0.45), Pixel(10.0)], Fixed(0.0, -200.0))
+    given, _ = chunk(0.5)
+    everything = torch.ones(1, dtype=torch.bool)
+    found = until_broken(toward(model, given.y, 0), given, everything, eps=EPS, random_start=False)
+    assert found.broken.item()
 
 
 def test_reweighting_has_a_restart_for_each_expert() -> None:

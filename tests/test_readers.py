@@ -103,6 +103,15 @@ def load(folder: Path) -> Data:
     return data.load("cifar10", folder, val_images=2)
 
 
+def test_another_data_sets_own_folder_is_none_of_it(tmp_path: Path) -> None:
+    """The pictures have the same size: nothing else would tell."""
+    folder = tmp_path / "cifar10"
+    write_hugging_face(folder)
+    assert len(data.load("cifar10", folder, val_images=2).train) == TRAIN - 2
+    with pytest.raises(UserError, match="holds no svhn"):
+        data.load("svhn", folder, val_images=2)
+
+
 def test_parquet_gives_the_written_pixels_and_labels(tmp_path: Path) -> None:
     write_hugging_face(tmp_path / "cifar10")
     train, test = (data.read("cifar10", part, tmp_path) for part in readers.PARTS)

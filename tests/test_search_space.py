@@ -186,6 +186,10 @@ def test_options_take_the_place_of_the_files_keys(tmp_path: Path) -> None:
     assert space.study.scheduler.model_dump() == {"kind": "asha", "grace": 2, "reduction": 3}
     assert space.study.searcher.kind == "random"
     assert search_space.load(file, scheduler="fifo").study.scheduler.kind == "fifo"
+    plain = written(tmp_path, scheduler="asha")
+    assert search_space.load(plain, scheduler="fifo").study.scheduler.kind == "fifo"
+    with pytest.raises(UserError, match=r"budget"):
+        search_space.load(written(tmp_path, budget=12), budget={"trials": 4})
 
 
 def test_the_recipe_may_be_a_file_beside_the_space(tmp_path: Path) -> None:
@@ -253,6 +257,32 @@ def test_exploring_stays_in_the_space_and_moves(tmp_path: Path) -> None:
         assert 0.3 <= other["gate.temperature"] <= 3
         assert other["joint.attack.weights.0"] in (0, 0.5, 1, 1.5, 2)
     assert all(len(seen) > 1 for seen in moved.values())
+
+
+def test_exploring_keeps_to_conditions(tmp_path: Path) -> None:
+    space = space_of(
+        tmp_path,
+        {
+            "joint.loss.kind": {"choice": ["cross_entropy", "trades"]},
+            "joint.loss.beta": {"uniform": [1, 6], "when": {"joint.loss.kind": "trades"}},
+        },
+        scheduler={"kind": "pbt"},
+    )
+    for values in ({"joint.loss.kind": "trades", "joint.loss.beta": 3.0},
+                   {"joint.loss.kind": "cross_entropy"}):  # fmt: skip
+        kinds = set()
+        for seed in range(40):
+            other = space.explore(values, random.Random(seed))
+            kinds.add(space.config(other).joint.loss.kind)
+            assert ("joint.loss.beta" in other) == (other["joint.loss.kind"] == "trades")
+        assert len(kinds) == 2
+
+
+def test_a_grid_of_millions_is_counted_as_far_as_the_budget(tmp_path: Path) -> None:
+    grid = {"searcher": {"kind": "grid"}, "budget": {"trials": 7}}
+    assert space_of(tmp_path, {"joint.epochs": {"int": [1, 10_000_000]}}, **grid).most == 7
+    assert space_of(tmp_path, {"joint.epochs": {"int": [1, 3]}}, **grid).most == 4
+    assert space_of(tmp_path, {"joint.epochs": {"int": [1, 3]}}, budget={"trials": 7}).most == 7
 
 
 @settings(max_examples=30, deadline=None)

@@ -208,6 +208,13 @@ def test_local_folders_know_their_path(tmp_path: Path, monkeypatch: pytest.Monke
     assert Folder.at("~/a").local == tmp_path / "a"
 
 
+def test_credentials_in_a_uri_are_refused_and_not_shown() -> None:
+    with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY") as refusal:
+        Folder.at("s3://AKIAKEY:hunter2@bucket/prefix")
+    assert "hunter2" not in str(refusal.value)
+    assert "AKIAKEY" not in str(refusal.value)
+
+
 def test_file_uris_are_local_folders(tmp_path: Path) -> None:
     folder = Folder.at(f"file://{tmp_path.as_posix()}/a")
     folder.write("b", b"1")

@@ -177,6 +177,9 @@ def test_grid_is_gone_through_once_whatever_the_budget(tmp_path: Path) -> None:
         ("linear", 1),
         ("linear", 2),
     ]
+    many = space_of(tmp_path, {"joint.epochs": {"int": [1, 10_000_000]}},
+                    searcher={"kind": "grid"})  # fmt: skip
+    assert Suggestions(many, [], [], 3).more == 3
     resumed = Suggestions(space, reread(trials[:3]), [], 100)
     assert resumed.more == 2
     assert play(resumed, 2)[0].values == trials[3].values

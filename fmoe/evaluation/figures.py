@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fmoe.evaluation.chunk import right, share
@@ -22,15 +23,19 @@ def mixture(columns: Mapping[str, Tensor], y: Tensor, names: Sequence[str]) -> d
     if "weights.clean" in columns:
         known = {w: columns[f"weights.{w}"] for w in ("clean", "pgd") if f"weights.{w}" in columns}
         found["names"] = named(known["clean"].shape[1], names)
+        if "pgd" in known:  # of images that were attacked; the others' are clean ones
+            moved = columns.get("attacked.pgd", right(columns, y))
+            known["pgd"] = known["pgd"][moved] if moved.any() else known["pgd"]
         found["weights"] = {where: _means(weights) for where, weights in known.items()}
         found["entropy"] = {where: entropy(weights) for where, weights in known.items()}
     if "transfer" in columns:
-        matrix, alone = _means(columns["transfer"]), _means(columns["experts"])
-        found["transfer"] = matrix
+        alone, own, itself = by_themselves(columns, y)
+        found["transfer"] = _means(columns["transfer"])
         found["experts"] = [
-            {"name": name, "clean": alone[e], "pgd": matrix[e][e]}
+            {"name": name, "clean": alone[e], "pgd": own[e]}
             for e, name in enumerate(named(len(alone), names))
         ]
+        found["itself"] = itself
         found["better_alone"] = better_alone(columns, y, names)
     if "frozen" in columns:
         found["frozen_gate"] = share(columns["frozen"])
@@ -54,13 +59,24 @@ def named(count: int, names: Sequence[str]) -> list[str]:
 
 def better_alone(columns: Mapping[str, Tensor], y: Tensor, names: Sequence[str]) -> list[str]:
     """Experts that beat the mixture under PGD without losing clean accuracy to it."""
-    matrix, alone = _means(columns["transfer"]), _means(columns["experts"])
-    clean, own = share(right(columns, y)), matrix[-1][-1]
+    alone, own, itself = by_themselves(columns, y)
+    clean = share(right(columns, y))
     return [
         name
         for e, name in enumerate(named(len(alone), names))
-        if matrix[e][e] > own and alone[e] >= clean
+        if own[e] > itself and alone[e] >= clean
     ]
+
+
+def by_themselves(
+    columns: Mapping[str, Tensor], y: Tensor
+) -> tuple[list[float], list[float], float]:
+    """Each expert's accuracy on clean images, and on its own PGD's last iterates of those that it
+    has right; the mixture's of the latter kind."""
+    matrix, clean = columns["transfer"], columns["experts"]
+    under = matrix.diagonal(dim1=1, dim2=2) & torch.cat([clean, right(columns, y)[:, None]], 1)
+    *own, itself = _means(under)
+    return _means(clean), own, itself
 
 
 def entropy(weights_BE: Tensor) -> float:

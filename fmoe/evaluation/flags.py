@@ -57,8 +57,8 @@ def gradients(found: Findings) -> Iterator[str]:
     dead = int(((largest == 0) | ~largest.isfinite()).sum())
     if dead > POINT * found.images:
         yield (
-            f"masked-gradient: the input gradient is zero or not finite on {dead} of "
-            f"{found.images} images"
+            f"masked-gradient: the input gradient is zero or not finite, or the loss exactly 0, "
+            f"on {dead} of {found.images} images"
         )
 
 
@@ -124,12 +124,14 @@ def larger(found: Findings) -> Iterator[str]:
 
 
 def gap(found: Findings) -> Iterator[str]:
-    robust = found.robust
-    if "pgd" in robust and "autoattack" in robust and robust["pgd"] - robust["autoattack"] > GAP:
-        yield (
-            f"wide-gap: pgd leaves {robust['pgd']:.1%}, autoattack and what came before it "
-            f"{robust['autoattack']:.1%}: gradients mislead"
-        )
+    robust = {name: left for name, left in found.robust.items() if name != "fgsm"}
+    if "pgd" in robust:
+        name = min(robust, key=robust.__getitem__)
+        if robust["pgd"] - robust[name] > GAP:
+            yield (
+                f"wide-gap: pgd leaves {robust['pgd']:.1%}, {name} and what came before it "
+                f"{robust[name]:.1%}: gradients mislead"
+            )
 
 
 def collapse(found: Findings) -> Iterator[str]:
@@ -138,6 +140,9 @@ def collapse(found: Findings) -> Iterator[str]:
         weights = found.columns.get(f"weights.{name}")
         if weights is None or weights.shape[1] < 2:
             continue
+        moved = found.columns.get("attacked.pgd") if name == "pgd" else None
+        if moved is not None and moved.any():
+            weights = weights[moved]
         carried = (weights > COLLAPSED).double().mean(0)
         if carried.max() > COLLAPSED:
             yield (

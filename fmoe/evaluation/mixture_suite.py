@@ -8,14 +8,14 @@ attack before them has left; what they break counts in the worst case.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmoe.attacks import PGD
+from fmoe.attacks import PGD, Objective, margin, objective_loss
 from fmoe.draw import Draw
 from fmoe.evaluation.chunk import Chunk, Columns, assert_within, right, survivors, verdict
 from fmoe.evaluation.iterated import STEPS, Pass, ascending, one_after_another, until_broken
@@ -38,13 +38,13 @@ def why_not(model: nn.Module) -> str | None:
     return "one expert" if len(model.experts) < 2 else None
 
 
-def through(model: Mixture, y: Tensor, crafting: Crafting) -> Pass:
-    """Ascends the cross-entropy of another combination of the parts; judged by the mixture."""
+def through(model: Mixture, y: Tensor, crafting: Crafting, loss: Objective = "ce") -> Pass:
+    """Ascends the loss of another combination of the parts; judged by the mixture."""
 
     def run(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         log_w, z = model.log_gate_weights(x), model.expert_logits(x)
-        loss = F.nll_loss(crafting(log_w, z, rows), y[rows], reduction="none")
-        return loss, model.combine(log_w, z)
+        ascended = objective_loss(loss, crafting(log_w, z, rows), y[rows], None)
+        return ascended, model.combine(log_w, z)
 
     return run
 
@@ -66,8 +66,9 @@ def gate_only(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Give
 
 
 def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
-    """Crafts with the clean image's weights: once against the mixture as it is (an attack), once
-    against the mixture with those weights (`frozen`: what is left without routing)."""
+    """Crafts with the clean image's weights: against the mixture as it is (an attack, with the
+    cross-entropy and with the margin, which a hard gate's own gradient would drown), and against
+    the mixture with those weights (`frozen`: what is left without routing)."""
     with torch.no_grad():
         clean = model.log_gate_weights(chunk.x)
 
@@ -75,12 +76,14 @@ def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Gi
         outputs = model.combine(clean[rows], model.expert_logits(x))
         return F.nll_loss(outputs, chunk.y[rows], reduction="none"), outputs
 
-    start, everyone = survivors(before, chunk.y), right(before, chunk.y)
-    attack = through(model, chunk.y, lambda _, z, rows: model.combine(clean[rows], z))
-    found = until_broken(attack, chunk, start, "frozen-gate", eps=eps)
+    everyone = right(before, chunk.y)
+    losses: tuple[Objective, ...] = ("ce", "margin")
+    columns = _restarts(chunk, before, eps, "frozen-gate", {
+        loss: through(model, chunk.y, lambda _, z, rows: model.combine(clean[rows], z), loss)
+        for loss in losses
+    })  # fmt: skip
     other = replace(chunk, confirm=None)  # not the model's verdict
     without = until_broken(frozen, other, everyone, "frozen", eps=eps)
-    columns = verdict("frozen-gate", start, found.broken, found.prediction)
     return columns | {"frozen": everyone & ~without.broken}, []
 
 
@@ -105,40 +108,44 @@ def surrogates(model: Mixture) -> dict[str, Crafting]:
 
 def mixings(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
     """Surrogate mixings: gradient masking by the way in which outputs are combined."""
-    crafted = {
-        name: crafting
+    runs = {
+        name: through(model, chunk.y, crafting)
         for name, crafting in surrogates(model).items()
         if model.hard or name != model.mixing
     }
-    return _restarts(model, chunk, before, eps, "surrogate", crafted)
+    return _restarts(chunk, before, eps, "surrogate", runs), []
 
 
-def toward(expert: int) -> Crafting:
-    """The mixture in which this expert has half of the weight, and what the gate gives it."""
+def toward(model: Mixture, y: Tensor, expert: int) -> Pass:
+    """Ascends the experts' margins, each over the range of its own logits: this expert's with half
+    of the weight and what the gate gives it. In a mixture of probabilities an expert that is sure
+    has next to no gradient, whatever its weight."""
 
-    def craft(log_w: Tensor, z: Tensor, _rows: Tensor) -> Tensor:
+    def run(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        log_w, z = model.log_gate_weights(x), model.expert_logits(x)
+        span = (z.amax(2) - z.amin(2)).detach().clamp_min(1)
+        margins = torch.stack([margin(z[:, e], y[rows]) for e in range(z.shape[1])], 1) / span
         one = F.one_hot(torch.tensor(expert, device=z.device), z.shape[1])
-        return mix_probabilities((log_w.exp() / 2 + one / 2).log(), z)
+        return ((log_w.exp() / 2 + one / 2) * margins).sum(1), model.combine(log_w, z)
 
-    return craft
+    return run
 
 
 def reweighted(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
     """A restart for each expert, which then has at least half of the weight in the loss."""
-    crafted = {str(expert): toward(expert) for expert in range(len(model.experts))}
-    return _restarts(model, chunk, before, eps, "reweighted", crafted)
+    runs = {str(expert): toward(model, chunk.y, expert) for expert in range(len(model.experts))}
+    return _restarts(chunk, before, eps, "reweighted", runs), []
 
 
 def _restarts(
-    model: Mixture,
     chunk: Chunk,
     before: Columns,
     eps: float,
     name: str,
-    crafted: dict[str, Crafting],
-) -> Given:
-    runs = [((label,), through(model, chunk.y, craft)) for label, craft in crafted.items()]
-    return one_after_another(runs, chunk, survivors(before, chunk.y), name, eps=eps), []
+    runs: Mapping[str, Pass],
+) -> Columns:
+    labelled = [((label,), run) for label, run in runs.items()]
+    return one_after_another(labelled, chunk, survivors(before, chunk.y), name, eps=eps)
 
 
 def transfer(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:

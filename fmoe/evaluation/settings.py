@@ -8,7 +8,7 @@ from typing import Literal
 
 from fmoe.errors import UserError
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever a change could move a figure."""
 
 STANDARD = ("fgsm", "pgd", "pgd50", "autoattack")

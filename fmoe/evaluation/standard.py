@@ -139,7 +139,8 @@ def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> G
 def clean(model: nn.Module, chunk: Chunk, _before: Columns, _eps: float) -> Given:
     """Predictions, and what the sanity checks need that costs next to nothing.
 
-    `steady`: a second forward pass gave the same; `gradient`: the largest absolute input gradient;
+    `steady`: a second forward pass gave the same; `gradient`: the largest absolute input gradient,
+    0 where the loss is exactly 0;
     `standardised`, `bytes`: predictions for images that are scaled as a model that normalises
     outside itself would want them.
     """
@@ -151,11 +152,15 @@ def clean(model: nn.Module, chunk: Chunk, _before: Columns, _eps: float) -> Give
         others = {name: model(other).argmax(1) for name, other in scaled.items()}
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_(True)
-        loss = nn.functional.cross_entropy(model(leaf).float(), y, reduction="sum")
+        losses = nn.functional.cross_entropy(model(leaf).float(), y, reduction="none")
         gradient = (
-            torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
+            torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0]
+            if losses.requires_grad
+            else None
         )
     largest = x.new_zeros(len(y)) if gradient is None else gradient.abs().amax((1, 2, 3))
+    # 1 - p has been rounded to 0: what is left of the gradient has lost the label's own logit
+    largest = largest.masked_fill(losses.detach() == 0, 0)
     columns = {
         "prediction.clean": first.argmax(1),
         "steady": torch.isclose(first, second, rtol=1e-4, atol=1e-5).all(1),

@@ -92,8 +92,8 @@ class Jobs:
         """
         job_id = f"fmoe-{arguments[0]}-{secrets.token_hex(4)}"
         revision = provenance.git_revision()
-        env_vars = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
-        env_vars |= {
+        env_vars = {
+            **passed_on(),
             "FMOE_JOB_ID": job_id,
             "FMOE_GIT_REVISION": revision,
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
@@ -174,6 +174,11 @@ class Jobs:
         return self.wait(job_id, STOP_SECONDS + 15)
 
 
+def passed_on() -> dict[str, str]:
+    """What of the submitter's environment a job gets."""
+    return {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+
+
 def stage(target: Path, arguments: Sequence[str]) -> list[str]:
     """Fills a job's working directory; gives the command with its files where they will be."""
     root = Path(fmoe.__file__).parent.parent
@@ -201,7 +206,7 @@ def answering(address: str, job_id: str | None = None) -> Iterator[None]:
     """Turns what goes wrong between here and the cluster into a `UserError`."""
     try:
         yield
-    except (ConnectionError, aiohttp.ClientError) as error:
+    except (OSError, aiohttp.ClientError) as error:  # requests' errors are OSErrors
         raise UserError(
             f"no Ray cluster answers at {address} ({first_line(error)}): "
             "is it up, and its dashboard forwarded (`ray dashboard cluster.yaml`)?"

@@ -68,7 +68,9 @@ def alone(given: dict[str, Any], setting: Setting) -> None:
             if epoch.index <= after and epoch.index != last:
                 came.append(epoch.metrics)
                 continue
-            offer = kept.load(epoch.index) if setting.exchange else None
+            # a resumed trial goes through epochs again whose weights are no longer kept
+            there = setting.exchange and epoch.index in kept.epochs()
+            offer = kept.load(epoch.index) if there else None
             report(epoch.index, epoch.metrics, experts, offer, adopted)
     except (NonFiniteLoss, UserError) as error:
         # told and not raised: another try would end the same

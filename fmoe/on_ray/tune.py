@@ -27,13 +27,14 @@ from ray.tune.schedulers import (
 )
 
 from fmoe.errors import UserError
-from fmoe.on_ray.session import Resources
+from fmoe.on_ray.session import Resources, grows
 from fmoe.on_ray.suggest import Suggestions, Unpickled, as_asked
 from fmoe.on_ray.train import interruptible
 from fmoe.on_ray.trials import Setting, alone, together
 from fmoe.search_space import Space
 from fmoe.study import Trial
 
+GROWN = 4  # trials at once for which an autoscaler may bring GPUs
 LOST = 1  # how often a trial whose process or node was lost is tried again
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -74,6 +75,8 @@ class Share:
         kind, each = ("GPU", float(gpus)) if gpus else ("CPU", 1.0)
         slots = int(total.get(kind, 0) / each + 1e-9)
         slots = min(slots, int(total.get("CPU", 0)))
+        if grows() and gpus:  # more nodes come when trials wait
+            return cls(workers, Resources(1, gpus), max(slots // workers, GROWN))
         if workers > slots:
             raise UserError(
                 f"--workers-per-trial {workers}: the cluster has room for {slots} "
@@ -117,6 +120,11 @@ def search(
     relay = Relay(suggestions, listener, seconds, over)
     # Ray's PBT takes no searcher: its population is drawn at once
     pbt = space.study.scheduler.kind == "pbt"
+    if pbt and sum(node["Alive"] for node in ray.nodes()) > 1:
+        raise UserError(
+            "scheduler: pbt: trials hand their weights over through a folder of one machine, and "
+            "this cluster has several; asha and fifo do without"
+        )
     population = [suggestions.ask() for _ in range(suggestions.more)] if pbt else []
     with tempfile.TemporaryDirectory(prefix="fmoe-tune-") as private:
         tuner = tune.Tuner(
@@ -206,8 +214,11 @@ class Population(Unpickled, PopulationBasedTraining):  # type: ignore[misc]
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
         own, other = trial.config["asked"], trial_to_clone.config["asked"]
-        values = self.space.explore(json.loads(other["values"]), self.draw)
-        asked = as_asked(self.space, own["number"], values)
+        values = json.loads(other["values"])
+        try:
+            asked = as_asked(self.space, own["number"], self.space.explore(values, self.draw))
+        except UserError:  # two values that do not go together: the weights alone move
+            asked = as_asked(self.space, own["number"], values)
         self.changes += 1
         return {"asked": {**asked, "parent": other["number"], "change": self.changes}}, {}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import shutil
 import tempfile
@@ -79,6 +80,12 @@ def download(version: Version, folder: Path) -> None:
                     f"not registered by fmoe? ({first_line(error)})"
                 ) from None
             shutil.move(path, folder / file)
+
+
+def check_new_name(name: str | None) -> None:
+    """Raises `UserError` for a name that MLflow would refuse when everything is trained."""
+    if name is not None and not re.fullmatch(r"[^/:.%\"'\s][^/:%\"'\x00-\x1f]{0,199}", name):
+        raise UserError(f"--register-as {name}: expected a name without '/', ':', '%' or quotes")
 
 
 def checked_name(name: str) -> str:

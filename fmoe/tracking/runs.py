@@ -63,11 +63,16 @@ class Tracker:
                 experiment.experiment_id if experiment else store.create_experiment(EXPERIMENT)
             )
             run_id = store.create_run(experiment_id, run_name=name).info.run_id
-            everything = [Param(key, value[:6000]) for key, value in params.items()]
-            for start in range(0, len(everything), PARAMS_AT_ONCE):
-                store.log_batch(run_id, params=everything[start : start + PARAMS_AT_ONCE])
-            store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        return cls(store, run_id)
+            tracker = cls(store, run_id)
+            try:
+                everything = [Param(key, value[:6000]) for key, value in params.items()]
+                for start in range(0, len(everything), PARAMS_AT_ONCE):
+                    store.log_batch(run_id, params=everything[start : start + PARAMS_AT_ONCE])
+                store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            except BaseException:
+                tracker.finish("FAILED")
+                raise
+        return tracker
 
     def _remember(self) -> None:
         """What a run that is resumed has logged already."""
@@ -134,16 +139,22 @@ class Tracker:
         with contextlib.suppress(MlflowException, OSError):
             self.store.set_tag(self.run_id, key, value[:5000])
 
+    @store_errors()
     def log_figures(self, figures: Mapping[str, Figure]) -> None:
+        """Raises `UserError`, as the others that write files do."""
         for name, figure in figures.items():
             self.store.log_figure(self.run_id, figure, f"plots/{name}.png")
 
+    @store_errors()
     def log_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.store.log_dict(self.run_id, dict(value), name)
 
-    def log_text(self, name: str, text: str) -> None:
-        self.store.log_text(self.run_id, text, name)
+    @store_errors()
+    def log_texts(self, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            self.store.log_text(self.run_id, text, name)
 
+    @store_errors()
     def register(
         self,
         model: nn.Module,
@@ -220,7 +231,9 @@ class RunningRun:
     head: str | None
 
 
+@store_errors()
 def running() -> list[RunningRun]:
+    """Raises `UserError`."""
     store = client()
     experiment = store.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
@@ -239,5 +252,7 @@ def running() -> list[RunningRun]:
             return found
 
 
+@store_errors()
 def end(run: RunningRun, status: str) -> None:
+    """Raises `UserError`."""
     client().set_terminated(run.id, status)

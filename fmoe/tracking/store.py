@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -19,7 +18,7 @@ from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from fmoe.errors import UserError, first_line
+from fmoe.errors import PASSWORD, UserError, first_line
 from fmoe.paths import home
 
 EXPERIMENT = "fmoe"
@@ -31,8 +30,7 @@ def store_uri() -> str:
 
 def shown() -> str:
     """The store's URI for messages, without a user's name and password."""
-    parts = urlsplit(store_uri())
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return PASSWORD.sub("//", store_uri())
 
 
 def client() -> MlflowClient:

@@ -87,6 +87,17 @@ def test_a_doctored_digest_does_not_help(fmoe: Fmoe, model_copy: Path) -> None:
     refused(fmoe("evaluate", model_copy), "model.safetensors")
 
 
+def test_a_name_that_mlflow_would_refuse_after_hours(fmoe: Fmoe) -> None:
+    refused(fmoe("train", "digits", "--register-as", "team/model"), "--register-as team/model")
+    space = ("tune", "tune_spaces/digits.yaml", "--register-as", "a:b")
+    refused(fmoe(*space), "--register-as a:b")
+
+
+def test_batches_that_cannot_be_are_refused_before_anything_is_trained(fmoe: Fmoe) -> None:
+    refused(fmoe("train", "digits", "--set", "joint.batch_size=5000"), "batch_size: 5000 is more")
+    refused(fmoe("train", "digits", "--set", "joint.accumulate=64"), "accumulate: 64 parts")
+
+
 def test_missing_and_damaged_images(fmoe: Fmoe, trained: Trained, tmp_path: Path) -> None:
     run = trained.answer["run_dir"]
     refused(fmoe("predict", run, tmp_path / "no.png"), "no.png")
