@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from fmoe.experts import BasicBlock, Normalize, ResNet18, build_expert
+from fmoe.experts import Backbone, BasicBlock, Normalize, ResNet18, build_expert
 
 RGB = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 GREY = (0.3053,), (0.3760,)
@@ -36,14 +37,17 @@ def test_width_scales_every_layer(width: int) -> None:
     assert parameters(ResNet18(mean=mean, std=std, classes=10, width=width)) == count
 
 
+@pytest.mark.parametrize("backbone", get_args(Backbone))
 @pytest.mark.parametrize(
     ("normalisation", "shape"), [(RGB, (3, 32, 32)), (GREY, (1, 8, 8)), (RGB, (3, 17, 23))]
 )
 def test_images_become_logits(
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]], shape: tuple[int, int, int]
+    backbone: Backbone,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+    shape: tuple[int, int, int],
 ) -> None:
     mean, std = normalisation
-    net = build_expert("resnet18", mean=mean, std=std, classes=7, width=4)
+    net = build_expert(backbone, mean=mean, std=std, classes=7, width=4)
     logits = net(torch.rand(5, *shape))
     assert logits.shape == (5, 7)
     assert logits.dtype == torch.float32
@@ -74,6 +78,14 @@ def test_the_stem_keeps_the_resolution() -> None:
     net = ResNet18(mean=GREY[0], std=GREY[1], classes=10, width=4)
     assert net.conv(torch.rand(2, 1, 8, 8)).shape == (2, 4, 8, 8)
     assert net.blocks(torch.rand(2, 4, 8, 8)).shape == (2, 32, 1, 1)
+
+
+def test_a_stem_of_patches_halves_it() -> None:
+    net = ResNet18(mean=RGB[0], std=RGB[1], classes=10, width=4, patch=True)
+    assert net.conv(torch.rand(2, 3, 32, 32)).shape == (2, 4, 16, 16)
+    assert net.blocks(torch.rand(2, 4, 16, 16)).shape == (2, 32, 2, 2)
+    full = ResNet18(mean=RGB[0], std=RGB[1], classes=10, width=4)
+    assert parameters(net) - parameters(full) == 4 * 3 * (4 * 4 - 3 * 3)
 
 
 def test_normalize_by_hand() -> None:
