@@ -4,12 +4,12 @@ r"""Time to robustness: one network on CIFAR-10, trained as cheaply as this libr
     python -m benchmarks.speedrun --data-dir DATA --autoattack 500 \
         --against "python ../shared/examples/reference_single.py 16 8 2"
 
-FGSM from a random start (two passes a step) on the folded bfloat16 twin of a width-24 network with
-a stem of patches, first on smaller images, then on whole ones. Ten epochs: mirroring is augmentation
-enough, and a larger eps than the one that is judged makes up for one step. The clock runs from the
-images in memory to the last epoch's end, validation after every epoch included. Then: PGD-20 on the
-first 2,000 test images, with any iterate counting and with the last one alone (as the reference
-counts), and AutoAttack.
+FGSM from a random start (two passes a step) on the folded bfloat16 twin of a width-24 network
+with a stem of patches, first on smaller images, then on whole ones. Ten epochs: mirroring is
+augmentation enough, and a larger eps than the one that is judged makes up for one step. The clock
+runs from the images in memory to the last epoch's end, validation after every epoch included.
+Then: PGD-20 on the first 2,000 test images, with any iterate counting and with the last one alone
+(as the reference counts), and AutoAttack.
 --against runs a command beside it, whose output has `seconds N`. Result:
 benchmarks/results/speedrun.json.
 """
