@@ -61,6 +61,11 @@ class Trial:
         return None if best is None else {name: self.history[best][name] for name in metrics}
 
 
+def elapsed(trials: Sequence[Trial]) -> float:
+    """Seconds of the study's time that earlier tries have used."""
+    return max((epoch["at"] for trial in trials for epoch in trial.history), default=0.0)
+
+
 def signed(value: float, direction: Direction) -> float:
     """Such that more is better."""
     return value if direction == "max" else -value

@@ -13,7 +13,7 @@ from fmoe.on_ray.session import driven_by
 from fmoe.on_ray.tune import Share
 from fmoe.search_space import Space
 from fmoe.storage import Damaged, Folder
-from fmoe.study import Ledger, Trial
+from fmoe.study import Ledger, Trial, elapsed
 from fmoe.tracking import Tracker
 
 
@@ -59,8 +59,7 @@ def claim(folder: Folder, space: Space, identity: str, name: str, resume: bool) 
 
 def timed_out(space: Space, trials: Sequence[Trial]) -> bool:
     minutes = space.study.budget.minutes
-    reached = max((epoch["at"] for trial in trials for epoch in trial.history), default=0.0)
-    return minutes is not None and reached >= minutes * 60
+    return minutes is not None and elapsed(trials) >= minutes * 60
 
 
 def start_tracking(

@@ -25,11 +25,11 @@ from fmoe.on_ray.tune import Share
 from fmoe.paths import home
 from fmoe.search_space import Space
 from fmoe.storage import Folder
-from fmoe.study import Ledger, Trial, pareto
+from fmoe.study import Ledger, Trial, elapsed, pareto
 from fmoe.tracking import Tracker, finishing
 from pipelines.publish import publish, write_figure
 from pipelines.study_answer import STATUSES, against, describe, expert_totals, overhead
-from pipelines.study_claim import claim, fingerprint, start_tracking
+from pipelines.study_claim import claim, fingerprint, start_tracking, timed_out
 from pipelines.study_display import StudyDisplay, baseline_line, expert_line
 from pipelines.study_finals import Finals
 from pipelines.study_log import StudyLog
@@ -159,12 +159,13 @@ class StudyRun:
         again = [trial for trial in known if trial.status == "running"]
         done = [trial for trial in known if trial.status != "running"]
         self.log.resume(done)
-        earlier = [epoch["at"] for trial in known for epoch in trial.history]
-        self.start = time.monotonic() - max(earlier, default=0.0)
-        budget = self.space.study.budget
-        left = budget.minutes * 60 - max(earlier, default=0.0) if budget.minutes else None
-        if left is not None and left <= 0:
-            return  # what an earlier try left of the time is the finals
+        spent, budget = elapsed(known), self.space.study.budget
+        self.start = time.monotonic() - spent
+        if timed_out(self.space, known):  # what is left to do is the finals
+            for trial in again:
+                trial.status, trial.ended = "stopped", time.time()
+                self.ended(trial)
+            return
         suggestions = Suggestions(self.space, done, again, budget.trials)
         self.display.begin(suggestions.more, len(done), self.share.at_once)
         tune.search(
@@ -174,7 +175,7 @@ class StudyRun:
             self.setting,
             self.share,
             self,
-            seconds=left,
+            seconds=budget.minutes * 60 - spent if budget.minutes else None,
             over=self.over,
         )
 
