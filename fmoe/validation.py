@@ -18,18 +18,12 @@ from fmoe.precision import exact
 VALIDATION_BATCH = 250
 
 
+@exact()
 def validation_accuracies(
     model: nn.Module, split: Split, attacks: Mapping[str, Attack], seed: int, place: Place
 ) -> dict[str, float]:
     """Accuracy under each attack in float32 and eval mode; the same whatever the workers."""
     model = folded(model.eval())
-    with exact():
-        return _accuracies(model, split, attacks, seed, place)
-
-
-def _accuracies(
-    model: nn.Module, split: Split, attacks: Mapping[str, Attack], seed: int, place: Place
-) -> dict[str, float]:
     counts = torch.zeros(len(attacks), dtype=torch.float64, device=place.device)
     for start in range(0, len(split), VALIDATION_BATCH):
         total = min(VALIDATION_BATCH, len(split) - start)

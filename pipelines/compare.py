@@ -59,8 +59,9 @@ def compare(
 
 
 def _tell(json: bool, answer: dict[str, Any]) -> None:
-    names = list(dict.fromkeys(name for model in answer["models"] for name in model["figures"]))
-    names.sort(key="worst_case".__eq__)
+    from pipelines.comparing import columns
+
+    names = columns(model["figures"] for model in answer["models"])
     width = max(len(model["model"]) for model in answer["models"])
     head = "  ".join(f"{name[:12]:>12}" for name in names)
     say(json, f"{'':<{width}}  {head}  flags")

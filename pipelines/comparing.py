@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,9 @@ def verdicts(found: Evaluation) -> dict[str, Any]:
     return {"clean": found.right, **found.verdicts, "worst_case": found.survivors}
 
 
-def columns(judged: Sequence[Judged]) -> list[str]:
-    """All figures that any of them has, the worst case last."""
-    names = list(dict.fromkeys(name for one in judged for name in one.found.figures))
+def columns(figures: Iterable[Mapping[str, float]]) -> list[str]:
+    """The names that any model's figures have, the worst case last."""
+    names = dict.fromkeys(name for one in figures for name in one)
     return sorted(names, key="worst_case".__eq__)
 
 
@@ -93,7 +93,7 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
         title="Robustness side by side",
         answer=answer,
         first=answer["models"][0],
-        names=columns(judged),
+        names=columns(one.found.figures for one in judged),
         figures=written(charts, folder),
     )
     for place, (one, row) in enumerate(zip(judged, answer["models"], strict=True)):
@@ -105,7 +105,7 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
 def bars(judged: Sequence[Judged]) -> Figure:
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
-    names = columns(judged)
+    names = columns(one.found.figures for one in judged)
     width = 0.8 / len(judged)
     for place, one in enumerate(judged):
         values = [100 * one.found.figures.get(name, float("nan")) for name in names]
