@@ -14,6 +14,12 @@ from fmoe.draw import Draw, shard
 from fmoe.errors import UserError
 
 
+def check_size(batch_size: int, images: int) -> None:
+    """Raises `UserError` for a batch that so many images do not fill."""
+    if batch_size > images:
+        raise UserError(f"batch_size: {batch_size} is more than the {images} training images")
+
+
 @dataclass(frozen=True)
 class Placed:
     """A batch: this rank's images and labels; `rows` of the whole batch in the data set, `own` the
@@ -42,10 +48,7 @@ class Batches:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size > len(self.split):
-            raise UserError(
-                f"batch_size: {self.batch_size} is more than the {len(self.split)} training images"
-            )
+        check_size(self.batch_size, len(self.split))
         if self.world_size > self.batch_size:
             raise UserError(f"batch_size: {self.batch_size} for {self.world_size} workers")
 

@@ -90,7 +90,10 @@ class Mixture(nn.Module):
 
     def log_gate_weights(self, x_BCHW: Tensor) -> Tensor:
         """log softmax(gate(x) / temperature) in float32 [B,E], before any hard choice."""
-        return F.log_softmax(at_least_float32(self.gate(x_BCHW)) / self.temperature, 1)
+        return self.log_weights(self.gate(x_BCHW))
+
+    def log_weights(self, gate_logits_BE: Tensor) -> Tensor:
+        return F.log_softmax(at_least_float32(gate_logits_BE) / self.temperature, 1)
 
     def gate_weights(self, x_BCHW: Tensor) -> Tensor:
         """The fraction each expert contributes [B,E]; rows sum to 1."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from fmoe.domains import Domain, Suggest, Sweep, Walk
 from fmoe.errors import UserError, first_line
 from fmoe.schema import Spec
 from fmoe.training import METRICS
+
+logger = logging.getLogger(__name__)
 
 SAMPLES = 100
 RESAMPLED = 0.25
@@ -208,7 +211,7 @@ class Space:
         return max(sample.joint.epochs for sample in (self.base, *self.samples))
 
     def grid(self) -> Iterator[dict[str, Any]]:
-        """All combinations in order. Raises `UserError` where a range has no steps."""
+        """All combinations that are configurations, in order; raises `UserError` for no steps."""
         for domain in self.domains:
             if domain.kind in ("uniform", "loguniform"):
                 raise UserError(
@@ -218,7 +221,12 @@ class Space:
         places: list[int] | None = []
         while places is not None:
             walk = Walk(places)
-            yield self.sample(walk)
+            values = self.sample(walk)
+            try:
+                self.config(values)
+                yield values
+            except UserError as error:
+                logger.warning("%s; left out", error)
             places = walk.following()
 
 
@@ -296,7 +304,7 @@ def check(space: Space) -> None:
                     f"decides its network or experts; possible are {', '.join(LIVE)}"
                 )
     if space.study.searcher.kind == "grid":
-        next(space.grid())
+        next(space.grid(), None)
     assert space.samples
 
 

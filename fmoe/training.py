@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, scalar
 from fmoe.augment import Augment
-from fmoe.batches import Batches, Placed
+from fmoe.batches import Batches, Placed, check_size
 from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
 from fmoe.config import Joint, Phase, Update
 from fmoe.data import Split
@@ -100,8 +100,7 @@ def on_batch_statistics(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]
 
 def check_batches(phase: Phase, images: int, workers: int) -> None:
     """Raises `UserError` for batches that cannot be made of so many images, or shared."""
-    if phase.batch_size > images:
-        raise UserError(f"batch_size: {phase.batch_size} is more than the {images} training images")
+    check_size(phase.batch_size, images)
     if 2 * phase.accumulate * workers > phase.batch_size:  # of one BatchNorm has no statistics
         raise UserError(
             f"accumulate: {phase.accumulate} parts on {workers} workers leave less than two images "

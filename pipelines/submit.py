@@ -45,7 +45,7 @@ def submit(
     from fmoe.on_ray.jobs import Jobs, passed_on
     from pipelines.jobs import followed
 
-    hide_nothing({**passed_on(), **variables})
+    refuse_passwords({**passed_on(), **variables})
 
     with result(json) as answer:
         jobs = Jobs.at(address)
@@ -106,7 +106,7 @@ def variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def hide_nothing(variables: Mapping[str, str]) -> None:
+def refuse_passwords(variables: Mapping[str, str]) -> None:
     """Raises `UserError` for a variable of the job with a password in its URI."""
     for name, value in variables.items():
         if PASSWORD.search(value):

@@ -14,7 +14,7 @@ from fmoe import provenance
 from fmoe.errors import UserError
 from fmoe.on_ray import jobs
 from pipelines.in_job import differing
-from pipelines.submit import check, hide_nothing, variable
+from pipelines.submit import check, refuse_passwords, variable
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,9 +115,9 @@ def test_variables() -> None:
         with pytest.raises(UserError, match="secrets") as info:
             variable(f"{name}=hunter2")
         assert "hunter2" not in str(info.value)
-    hide_nothing({"MLFLOW_TRACKING_URI": "https://mlflow.example/x@y", "A": "b"})
+    refuse_passwords({"MLFLOW_TRACKING_URI": "https://mlflow.example/x@y", "A": "b"})
     with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI: holds a password") as refusal:
-        hide_nothing({"MLFLOW_TRACKING_URI": "https://me:hunter2@mlflow.example"})
+        refuse_passwords({"MLFLOW_TRACKING_URI": "https://me:hunter2@mlflow.example"})
     assert "hunter2" not in str(refusal.value)
 
 

@@ -78,6 +78,16 @@ def survivors(columns: Mapping[str, Tensor], y: Tensor) -> Tensor:
     return alive
 
 
+def gate_weights(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`clean`: of all images [N,E]; `pgd`: of those that were attacked, if any was."""
+    found = {}
+    for where in ("clean", "pgd"):
+        weights, moved = columns.get(f"weights.{where}"), columns.get(f"attacked.{where}")
+        if weights is not None:
+            found[where] = weights if moved is None or not moved.any() else weights[moved]
+    return found
+
+
 def verdict(name: str, start: Tensor, broken: Tensor, prediction: Tensor) -> Columns:
     """An attack's columns. start, broken: bool [B], the images it was run on and broke."""
     return {

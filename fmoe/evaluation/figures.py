@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmoe.evaluation.chunk import right, share
+from fmoe.evaluation.chunk import gate_weights, right, share
 from fmoe.evaluation.mixture_suite import FACTORS
 from fmoe.evaluation.sweeps import STEPS, grid
 
@@ -21,11 +21,8 @@ def mixture(columns: Mapping[str, Tensor], y: Tensor, names: Sequence[str]) -> d
     """What is known of the parts; keys are there as far as their stage was run."""
     found: dict[str, Any] = {}
     if "weights.clean" in columns:
-        known = {w: columns[f"weights.{w}"] for w in ("clean", "pgd") if f"weights.{w}" in columns}
+        known = gate_weights(columns)
         found["names"] = named(known["clean"].shape[1], names)
-        if "pgd" in known:  # of images that were attacked; the others' are clean ones
-            moved = columns.get("attacked.pgd", right(columns, y))
-            known["pgd"] = known["pgd"][moved] if moved.any() else known["pgd"]
         found["weights"] = {where: _means(weights) for where, weights in known.items()}
         found["entropy"] = {where: entropy(weights) for where, weights in known.items()}
     if "transfer" in columns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fmoe.evaluation.chunk import share
+from fmoe.evaluation.chunk import gate_weights, share
 from fmoe.evaluation.figures import accuracy_after, better_alone
 from fmoe.evaluation.findings import Findings
 from fmoe.evaluation.intervals import mcnemar
@@ -136,13 +136,10 @@ def gap(found: Findings) -> Iterator[str]:
 
 def collapse(found: Findings) -> Iterator[str]:
     """A single expert is no mixture, and cannot collapse."""
-    for name, where in (("clean", "clean"), ("pgd", "attacked")):
-        weights = found.columns.get(f"weights.{name}")
-        if weights is None or weights.shape[1] < 2:
+    for name, weights in gate_weights(found.columns).items():
+        if weights.shape[1] < 2:
             continue
-        moved = found.columns.get("attacked.pgd") if name == "pgd" else None
-        if moved is not None and moved.any():
-            weights = weights[moved]
+        where = {"clean": "clean", "pgd": "attacked"}[name]
         carried = (weights > COLLAPSED).double().mean(0)
         if carried.max() > COLLAPSED:
             yield (

@@ -108,13 +108,16 @@ def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> G
     """
     from pyautoattack import AutoAttack
 
+    from fmoe.evaluation.square import in_windows
+
     attacked: Callable[[Tensor], Tensor] = model
+    folded = chunk.confirm is not None
     start = alive = survivors(before, chunk.y)
     if chunk.confirm is not None:
         with torch.no_grad():
             unlike = model(chunk.x).argmax(1) != chunk.y
         if (unlike & start).any():  # the library would not attack what its network has wrong
-            attacked = chunk.confirm
+            attacked, folded = chunk.confirm, False
     said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
     seed, device = int(chunk.key[0]), chunk.x.device
     with _contained(device) as warnings:
@@ -125,6 +128,8 @@ def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> G
                 break
             library.attacks_to_run = [part]
             x, y = chunk.x[rows].contiguous(), chunk.y[rows]
+            if part == "square" and folded:
+                library.square = in_windows(library.square, model, x)
             x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
             assert_within(x_adv, x, eps)
             with torch.no_grad():

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -78,18 +78,8 @@ class Suggestions(Unpickled, Searcher):  # type: ignore[misc]
         for trial in done:
             self._add(trial)
         first = int(space.study.has_baseline)
-        grid = self._possible() if space.study.searcher.kind == "grid" else iter(())
+        grid = space.grid() if space.study.searcher.kind == "grid" else iter(())
         self.fixed = {first + place: v for place, v in enumerate(islice(grid, total))}
-
-    def _possible(self) -> Iterator[dict[str, Any]]:
-        """The grid's combinations that are configurations."""
-        for values in self.space.grid():
-            try:
-                self.space.config(values)
-            except UserError as error:
-                logger.warning("%s; left out", error)
-                continue
-            yield values
 
     @property
     def more(self) -> int:
