@@ -91,7 +91,7 @@ def run(request: Request) -> dict[str, Any]:
         tracking.client()  # a server that is away fails the study now
         shared = SharedData.of(loaded)
         with session(1, shared.nbytes, idle=False), sweeping():
-            shared_storage.check(storage)
+            shared_storage.check(storage, store.folder)
             share = Share.of_cluster(request.workers, request.gpus)
             tracker, texts = start_tracking(folder, space, name, loaded, share, known.get("run_id"))
             folder.write_json("study.json", {**known, "run_id": tracker.run_id})

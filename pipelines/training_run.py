@@ -82,7 +82,7 @@ def run(request: Request) -> dict[str, Any]:
         shared = SharedData.of(loaded)
         # inside of the session: its end takes seconds that a stopped job may not have
         with session(request.workers.most, shared.nbytes):
-            shared_storage.check(storage)
+            shared_storage.check(storage, store.folder)
             tracker, texts = start_tracking(folder, settings, recipe, name, loaded)
             with finishing(tracker):
                 tracker.log_texts(texts)

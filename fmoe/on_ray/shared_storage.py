@@ -1,9 +1,11 @@
-"""Whether every node sees the folder that a run keeps its files in."""
+"""Whether every node sees the folders that a run keeps its files in."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -20,12 +22,17 @@ def sees(folder: Folder, name: str) -> bool:
     return folder.exists(name)
 
 
-def check(folder: Folder) -> None:
-    """Raises `UserError` where the folder is a node's own disk and there are several nodes: experts
-    that one node has trained would not be found by another, hours later."""
+def check(*folders: Folder) -> None:
+    """Raises `UserError` where one is a node's own disk and there are several nodes: experts that
+    one node has trained would not be found by another, hours later."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if folder.local is None or len(nodes) < 2:
-        return
+    if len(nodes) > 1:
+        for folder in folders:
+            if folder.local is not None:
+                seen_by(nodes, folder)
+
+
+def seen_by(nodes: Sequence[Mapping[str, Any]], folder: Folder) -> None:
     name = f"seen-{secrets.token_hex(8)}"
     mark = folder / name
     mark.write("mark", b"")
@@ -41,7 +48,8 @@ def check(folder: Folder) -> None:
                 if not ray.get(answer, timeout=SECONDS):
                     raise UserError(
                         f"{folder.uri}: node {address} does not see it, and nodes share no disk: "
-                        "give --storage (or FMOE_STORAGE) such as s3://bucket/fmoe"
+                        "give --storage (or FMOE_STORAGE) such as s3://bucket/fmoe, and no "
+                        "--expert-store but such a one"
                     )
     finally:
         mark.delete()
