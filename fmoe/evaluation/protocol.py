@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ STAGES: dict[str, Stage] = {
     "fgsm": standard.fgsm,
     "pgd": standard.pgd,
     "pgd50": standard.pgd50,
-    "autoattack": standard.autoattack,
+    **{f"autoattack.{part}": partial(standard.autoattack, part) for part in standard.PARTS},
     "gate-only": mixture_suite.gate_only,
     "frozen-gate": mixture_suite.frozen_gate,
     "surrogate": mixture_suite.mixings,
@@ -39,14 +40,20 @@ STAGES: dict[str, Stage] = {
     "steps": sweeps.steps,
     "radius": sweeps.radius,
 }
-"""A new attack: a function of a stage's form, its name here and its place in `settings`."""
+"""A new attack: a function of a stage's form, its name here and its place in `settings`. One of
+several parts, NAME.PART each, gives columns of the whole as far as it has come."""
 
 
 def plan(model: nn.Module, settings: Settings) -> tuple[list[str], dict[str, str]]:
-    """The stages to run, in order, and those that are skipped with the reason."""
+    """The stages to run, in order, and the attacks that are skipped with the reason."""
     why = mixture_suite.why_not(model)
     skipped = {name: why for name in settings.stages if name in MIXTURE and why}
-    return ["clean", *(name for name in settings.stages if name not in skipped)], skipped
+    wanted = [attack for attack in ("clean", *settings.stages) if attack not in skipped]
+    return [stage for attack in wanted for stage in STAGES if attack_of(stage) == attack], skipped
+
+
+def attack_of(stage: str) -> str:
+    return stage.partition(".")[0]
 
 
 @contextmanager
@@ -101,7 +108,10 @@ def summarise(
     found = [so_far(part) for part in parts]
     columns = {key: torch.cat([chunk[key] for chunk in found]) for key in found[0]}
     raised = sorted({flag for part in parts for stage in part.values() for flag in stage.flags})
-    spent = {stage: sum(part[stage].seconds for part in parts) for stage in stages}
+    spent = dict.fromkeys(map(attack_of, stages), 0.0)
+    for part in parts:
+        for stage, done in part.items():
+            spent[attack_of(stage)] += done.seconds
     return Evaluation(settings, labels.cpu(), columns, raised, skipped, spent, seconds)
 
 

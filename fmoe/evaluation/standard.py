@@ -100,45 +100,57 @@ def _contained(device: torch.device) -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
-def autoattack(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
-    """The standard version by pyautoattack; its warnings become flags.
+def autoattack(part: str, model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+    """One of the standard version's four parts; the library's warnings become flags.
 
-    Its four parts are called one by one on what is left, as it does itself, so that each part's
-    share is known: `broken.` columns are of the whole, `by.autoattack` says which part it was.
+    They are run one by one on what is left, as the library does itself. Columns are of the whole as
+    far as it has come; `by.autoattack` says which part broke an image.
     """
+    alive, flags = survivors(before, chunk.y), []
+    start, said, by = (
+        before[name].to(alive.device) if name in before else new
+        for name, new in (
+            ("attacked.autoattack", alive),
+            ("prediction.autoattack", chunk.y),
+            ("by.autoattack", torch.full_like(chunk.y, -1, dtype=torch.int8)),
+        )
+    )
+    rows = alive.nonzero()[:, 0]
+    if len(rows):
+        told, warnings = _asked(part, model, chunk, rows, eps)
+        flags = [f"autoattack: {message}" for message in warnings]
+        said = said.index_put((rows,), told)
+        by = by.masked_fill(alive & (said != chunk.y), PARTS.index(part))
+    broken = start & (said != chunk.y)
+    return verdict("autoattack", start, broken, said) | {"by.autoattack": by}, flags
+
+
+def _asked(
+    part: str, model: nn.Module, chunk: Chunk, rows: Tensor, eps: float
+) -> tuple[Tensor, list[str]]:
+    """pyautoattack's part on these images: their classes under it, and the library's warnings."""
     from pyautoattack import AutoAttack
 
     from fmoe.evaluation.square import in_windows
 
+    x, y = chunk.x[rows].contiguous(), chunk.y[rows]
     attacked: Callable[[Tensor], Tensor] = model
     folded = chunk.confirm is not None
-    start = alive = survivors(before, chunk.y)
     if chunk.confirm is not None:
         with torch.no_grad():
-            unlike = model(chunk.x).argmax(1) != chunk.y
-        if (unlike & start).any():  # the library would not attack what its network has wrong
+            unlike = model(x).argmax(1) != y
+        if unlike.any():  # the library would not attack what its network has wrong
             attacked, folded = chunk.confirm, False
-    said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
-    seed, device = int(chunk.key[0]), chunk.x.device
-    with _contained(device) as warnings:
-        library = AutoAttack(attacked, eps=eps, seed=seed, device=device, version="standard")
-        for place, part in enumerate(PARTS):
-            rows = alive.nonzero()[:, 0]
-            if len(rows) == 0:
-                break
-            library.attacks_to_run = [part]
-            x, y = chunk.x[rows].contiguous(), chunk.y[rows]
-            if part == "square" and folded:
-                library.square = in_windows(library.square, model, x)
-            x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
-            assert_within(x_adv, x, eps)
-            with torch.no_grad():
-                told = chunk.confirmed(attacked(x_adv).argmax(1), x_adv, y)
-            said[rows] = told
-            by[rows[told != y]] = place
-            alive = alive & (said == chunk.y)
-    columns = verdict("autoattack", start, start & ~alive, said) | {"by.autoattack": by}
-    return columns, [f"autoattack: {message}" for message in warnings]
+    with _contained(x.device) as warnings:
+        seed = int(chunk.key[0])
+        library = AutoAttack(attacked, eps=eps, seed=seed, device=x.device, version="standard")
+        library.attacks_to_run = [part]
+        if folded and part == "square":
+            library.square = in_windows(library.square, model, x)
+        x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
+    assert_within(x_adv, x, eps)
+    with torch.no_grad():
+        return chunk.confirmed(attacked(x_adv).argmax(1), x_adv, y), warnings
 
 
 def clean(model: nn.Module, chunk: Chunk, _before: Columns, _eps: float) -> Given:
