@@ -224,9 +224,10 @@ class Space:
             values = self.sample(walk)
             try:
                 self.config(values)
-                yield values
             except UserError as error:
                 logger.warning("%s; left out", error)
+            else:
+                yield values
             places = walk.following()
 
 

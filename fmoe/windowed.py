@@ -36,7 +36,7 @@ class Box(NamedTuple):
         return x_BCHW[:, :, self.top : self.bottom, self.left : self.right]
 
     def overlap(self, other: Box) -> Box:
-        """What both have; there must be something."""
+        """What both have; nothing where they only touch."""
         return Box(
             max(self.top, other.top),
             min(self.bottom, other.bottom),

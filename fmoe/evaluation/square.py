@@ -12,6 +12,7 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from fmoe.attacks import margin
 from fmoe.windowed import Box, Windowed
 
 BUDGET = 2**30
@@ -43,7 +44,7 @@ class WindowedSquare(SquareAttack):  # type: ignore[misc]
         asked = self.windowed
         found = torch.clamp(x + self.eps * self.random_choice([len(x), c, 1, w]), 0.0, 1.0)
         rows = torch.arange(len(x), device=x.device)
-        least = margins(asked.whole(found), y)
+        least = -margin(asked.whole(found), y)  # broken where it is not above 0
         for query in range(self.n_queries):
             if not (least > 0).all():
                 found[rows] = asked.images.settled
@@ -58,18 +59,12 @@ class WindowedSquare(SquareAttack):  # type: ignore[misc]
             delta = 2.0 * self.eps * self.random_choice([c, 1, 1])
             centred, origin = box.of(asked.images.settled) + delta, box.of(x)
             new = torch.min(torch.max(centred, origin - self.eps), origin + self.eps)
-            margin = margins(asked.changed(box, new.clamp(0.0, 1.0)), y)
-            asked.settle((margin < least).nonzero()[:, 0])
-            least = torch.minimum(margin, least)
+            reached = -margin(asked.changed(box, new.clamp(0.0, 1.0)), y)
+            asked.settle((reached < least).nonzero()[:, 0])
+            least = torch.minimum(reached, least)
         found[rows] = asked.images.settled
         return None, found
 
     def side(self, query: int, h: int, w: int) -> int:
         """Of the square, in pixels."""
         return min(max(round(math.sqrt(self.p_selection(query) * h * w)), 1), h, w)
-
-
-def margins(logits_BK: Tensor, y: Tensor) -> Tensor:
-    """The label's logit above the largest other [B]; broken where it is not above 0."""
-    own = logits_BK.gather(1, y[:, None])
-    return own[:, 0] - logits_BK.scatter(1, y[:, None], -math.inf).amax(1)

@@ -33,6 +33,7 @@ def check(*folders: Folder) -> None:
 
 
 def seen_by(nodes: Sequence[Mapping[str, Any]], folder: Folder) -> None:
+    """Raises `UserError` for a node that does not find there what is written from here."""
     name = f"seen-{secrets.token_hex(8)}"
     mark = folder / name
     mark.write("mark", b"")
