@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from benchmarks import measure
 from fmoe import assembly, config
 from fmoe.attacks import PGD
+from fmoe.crafting import crafting_view
 from fmoe.draw import Draw
-from fmoe.folding import Twin
 from fmoe.precision import Numerics, Precision
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
@@ -58,8 +58,7 @@ def ours(
     attack = PGD(eps=EPS, step_size=STEP, steps=STEPS)
     numerics = Numerics(precision, compile=compiled)
     numerics.prepare(x.device)
-    twin = Twin(model, numerics.weights)
-    numerics.compile_parts(twin.module.get_submodule("experts").children())
+    twin = crafting_view(model, numerics)
 
     def run(images: Tensor) -> Tensor:
         numerics.begin_pass(images.device)

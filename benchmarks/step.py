@@ -2,9 +2,10 @@
 
     python -m benchmarks.step                # nine width-16 experts, batch 64, PGD-2 and PGD-10
 
-The floor has no attack, no loss of ours, no optimizer and no learning rate: K passes of the folded
-twin with a gradient for the images and one of the model in training mode with gradients for its
-parameters, in the same dtypes and memory format. Result: benchmarks/results/step.json.
+The floor has no attack, no loss of ours, no optimizer and no learning rate: K passes of what
+training crafts on with a gradient for the images, and one of the model in training mode with
+gradients for its parameters, in the same dtypes and memory format. Result:
+benchmarks/results/step.json.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from benchmarks.crafting import mixture
 from fmoe import config
 from fmoe.attacks import PGD
 from fmoe.batches import Batches
+from fmoe.crafting import crafting_view
 from fmoe.data import INFO, Split
-from fmoe.folding import Twin
 from fmoe.place import Place
 from fmoe.precision import Numerics, Precision
 from fmoe.training import Trainer
@@ -53,7 +54,7 @@ def trainer(
 
 
 def bare_passes(made: Trainer, x: Tensor, y: Tensor, steps: int) -> Callable[[], None]:
-    twin = Twin(made.model, made.numerics.weights)
+    twin = crafting_view(made.model, made.numerics)
     x = x.contiguous(memory_format=torch.channels_last)
 
     def run() -> None:

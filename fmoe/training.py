@@ -33,6 +33,7 @@ from fmoe.augment import Augment
 from fmoe.batches import Batches, Placed, check_size
 from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
 from fmoe.config import Joint, Phase, Update
+from fmoe.crafting import crafting_view
 from fmoe.data import Split
 from fmoe.draw import Draw, shard
 from fmoe.errors import NonFiniteLoss, UserError
@@ -144,12 +145,7 @@ class Trainer:
         self.steps = self.phase.epochs * len(self.batches)
         self.twin: Twin | None = None
         if self.phase.crafting == "eval":
-            self.twin = Twin(self.model, self.numerics.weights)
-            whole = self.twin.module
-            if isinstance(whole, Mixture):
-                self.numerics.compile_parts(whole.experts, graphs=not whole.checkpointing)
-            else:
-                self.numerics.compile_parts([whole])
+            self.twin = crafting_view(self.model, self.numerics)
         images = self.batches.split.images
         self.warm: WarmStart | None = None
         if self.phase.warm_start:

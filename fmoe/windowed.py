@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmoe.experts import BasicBlock, ResNet18
+from fmoe.experts import ResNet18
 from fmoe.gates import ConvNet
+from fmoe.layers import Layer, known, layers
 from fmoe.mixture import Mixture
 
 WORTH = 0.8
@@ -91,25 +92,6 @@ class Value:
         self.settled = to_channels_last(self.settled[rows])
 
 
-@dataclass(frozen=True)
-class Layer:
-    """relu(conv(value) + shortcut(value)); source and added are places in a list of values."""
-
-    conv: nn.Conv2d
-    source: int
-    added: int | None = None
-    shortcut: nn.Conv2d | None = None
-
-    def output(self, values: Sequence[Value], box: Box | None = None) -> Tensor:
-        """With the values' changes: in box alone, or all."""
-        out = convolved(self.conv, values[self.source], box)
-        if self.added is not None:
-            x = values[self.added]
-            conv = self.shortcut
-            out += x.changed(box) if conv is None else convolved(conv, x, box)
-        return F.relu_(out)
-
-
 def geometry(conv: nn.Conv2d) -> Iterator[tuple[int, int, int]]:
     """Kernel, stride and padding of rows, then of columns."""
     for axis in range(2):
@@ -148,24 +130,13 @@ def convolved(conv: nn.Conv2d, value: Value, box: Box | None) -> Tensor:
     return F.conv2d(part, conv.weight, conv.bias, conv.stride)
 
 
-def known(module: nn.Module) -> TypeGuard[ResNet18 | ConvNet]:
-    """One of ours (not a subclass, whose forward may differ), its BatchNorms folded."""
-    ours = type(module) in (ResNet18, ConvNet)
-    return ours and not any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
-
-
-def layers(network: ResNet18 | ConvNet) -> list[Layer]:
-    """Its convolutions in order; value 0 is the normalised image."""
-    if isinstance(network, ConvNet):
-        return [Layer(network.conv1, 0), Layer(network.conv2, 1)]
-    found = [Layer(network.conv, 0)]
-    for block in network.blocks:
-        assert isinstance(block, BasicBlock)
-        shortcut = None if block.downsample is None else block.downsample[0]
-        assert shortcut is None or isinstance(shortcut, nn.Conv2d)
-        start = len(found)
-        found += [Layer(block.conv1, start), Layer(block.conv2, start + 1, start, shortcut)]
-    return found
+def output(layer: Layer, values: Sequence[Value], box: Box | None = None) -> Tensor:
+    """The layer's, with the values' changes: in box alone, or all."""
+    out = convolved(layer.conv, values[layer.source], box)
+    if layer.added is not None:
+        x, conv = values[layer.added], layer.shortcut
+        out += x.changed(box) if conv is None else convolved(conv, x, box)
+    return F.relu_(out)
 
 
 class Network:
@@ -179,7 +150,7 @@ class Network:
         """Logits of x."""
         self.values = [Value(self.module.normalize(x))]
         for layer in self.layers:
-            self.values.append(Value(to_channels_last(layer.output(self.values))))
+            self.values.append(Value(to_channels_last(output(layer, self.values))))
         return self.logits()
 
     def changed(self, images: Value) -> Tensor:
@@ -189,7 +160,7 @@ class Network:
         first.box, first.fresh = images.box, self.module.normalize(images.fresh)
         for layer, value in zip(self.layers, later, strict=True):
             value.box = touched(layer.conv, self.values[layer.source].box, value.settled)
-            value.fresh = layer.output(self.values, value.box)
+            value.fresh = output(layer, self.values, value.box)
         return self.logits()
 
     def logits(self) -> Tensor:

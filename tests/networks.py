@@ -1,4 +1,4 @@
-"""A small network that has learnt digits in seconds."""
+"""Networks for tests: one that has learnt digits in seconds, and ones of every construction."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmoe.data import Data
-from fmoe.experts import ResNet18
+from fmoe.experts import Backbone, ResNet18, build_expert
+from fmoe.gates import ConvNet, LinearNet
+from fmoe.mixture import Mixture
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 Perturb = Callable[[ResNet18, Tensor, Tensor, int], Tensor]
 """(network, images, labels, step) to what it is trained on."""
@@ -29,3 +33,35 @@ def learnt(digits: Data, *, width: int, steps: int, perturb: Perturb | None = No
             torch.autograd.backward(F.cross_entropy(model(given), y[rows]))
             optimizer.step()
     return model.eval()
+
+
+def settled(network: nn.Module) -> nn.Module:
+    """BatchNorm statistics, weights and biases that are not 0 and 1."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            for tensor in (module.running_mean, module.bias):
+                nn.init.uniform_(tensor, -0.5, 0.5)
+            for tensor in (module.running_var, module.weight):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+    return network.eval()
+
+
+def network(backbone: Backbone = "resnet18") -> nn.Module:
+    return settled(build_expert(backbone, mean=MEAN, std=STD, classes=10, width=4))
+
+
+def mixture(gate: nn.Module | None = None, hard: bool = False) -> nn.Module:
+    gate = gate or ConvNet(mean=MEAN, std=STD, experts=2, width=4)
+    return settled(Mixture([network(), network()], gate, temperature=0.5, hard=hard))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "network": network,
+    "patch": lambda: network("resnet18-patch"),
+    "mixture": mixture,
+    "hard": lambda: mixture(hard=True),
+    "linear gate": lambda: mixture(LinearNet(mean=MEAN, std=STD, experts=2, shape=(3, 32, 32))),
+}
+"""Untrained, for images [B,3,32,32] and ten classes."""

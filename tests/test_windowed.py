@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,45 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fmoe.evaluation.square import WindowedSquare, in_windows
-from fmoe.experts import build_expert
 from fmoe.folding import folded
-from fmoe.gates import ConvNet, LinearNet
-from fmoe.mixture import Mixture
 from fmoe.windowed import Box, Windowed
+from tests.networks import MODELS
 
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 EPS = 8 / 255
 
 
-def settled(network: nn.Module) -> nn.Module:
-    """BatchNorm statistics, weights and biases that are not 0 and 1."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            for tensor in (module.running_mean, module.bias):
-                nn.init.uniform_(tensor, -0.5, 0.5)
-            for tensor in (module.running_var, module.weight):
-                nn.init.uniform_(tensor, 0.5, 1.5)
-    return network.eval()
-
-
-def network(backbone: str = "resnet18", width: int = 4) -> nn.Module:
-    return settled(build_expert(backbone, mean=MEAN, std=STD, classes=10, width=width))  # type: ignore[arg-type]
-
-
-def mixture(gate: nn.Module | None = None, hard: bool = False) -> nn.Module:
-    gate = gate or ConvNet(mean=MEAN, std=STD, experts=2, width=4)
-    return settled(Mixture([network(), network()], gate, temperature=0.5, hard=hard))
-
-
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    "network": network,
-    "patch": lambda: network("resnet18-patch"),
-    "mixture": mixture,
-    "hard": lambda: mixture(hard=True),
-    "linear gate": lambda: mixture(LinearNet(mean=MEAN, std=STD, experts=2, shape=(3, 32, 32))),
-}
 BOXES = [
     Box(0, 32, 0, 32),
     *(
@@ -91,7 +58,7 @@ def test_windows_accepted_or_not_give_a_whole_pass_logits(name: str, x: Tensor) 
 
 
 def test_the_images_are_left_as_they_were(x: Tensor) -> None:
-    before, asked = x.clone(), Windowed(folded(network()))
+    before, asked = x.clone(), Windowed(folded(MODELS["network"]()))
     with torch.no_grad():
         asked.whole(x)
         asked.changed(BOXES[0], torch.zeros(6, 3, 32, 32))
@@ -125,5 +92,5 @@ def test_what_is_not_known_from_inside_is_left_to_the_library(x: Tensor) -> None
     other = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     plain = library(other, 5)
     assert in_windows(plain, other, x) is plain
-    unfolded = network()
+    unfolded = MODELS["network"]()
     assert in_windows(plain, unfolded, x) is plain
