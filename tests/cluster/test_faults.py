@@ -43,7 +43,7 @@ def test_node_cut_off(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
 
 
 def test_preemption_notice(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
-    epochs = 15  # telling Ray takes seconds, and the deadline comes eight later
+    epochs = 25  # telling Ray takes seconds, and the deadline comes eight later
     run = cluster.train("preempted", "--workers", "1..2", f"--set=joint.epochs={epochs}")
     run.wait_for_epoch(1)
     drain = f"""
