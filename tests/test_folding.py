@@ -10,27 +10,14 @@ from torch import nn
 
 from fmoe import assembly, config
 from fmoe.folding import Twin, folded
-
-
-def worn(model: nn.Module) -> nn.Module:
-    """BatchNorm as it is after training: statistics and weights of its own for every channel."""
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.bias):
-                assert tensor is not None
-                nn.init.normal_(tensor, std=0.3)
-            for tensor in (module.running_var, module.weight):
-                assert tensor is not None
-                nn.init.uniform_(tensor, 0.5, 1.5)
-    return model.eval()
+from tests.networks import settled
 
 
 @pytest.fixture(scope="module", params=["conv", "resnet", "linear", "uniform", "top1"])
 def mixture(request: pytest.FixtureRequest) -> nn.Module:
     width = [] if request.param in ("linear", "uniform") else ["gate.width=4"]
     settings = [f"gate={{kind: {request.param}}}", *width, "experts.width=4"]
-    return worn(assembly.mixture(config.load("digits", settings)))
+    return settled(assembly.mixture(config.load("digits", settings)))
 
 
 def test_same_outputs_and_gradients(mixture: nn.Module) -> None:
@@ -72,7 +59,7 @@ def test_another_module_keeps_layers_whose_order_is_unknown() -> None:
             y: torch.Tensor = self.conv(self.bn(x)).mean((2, 3))
             return y
 
-    model, x = worn(Backwards()), torch.rand(2, 3, 8, 8)
+    model, x = settled(Backwards()), torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(folded(model)(x), model(x))
 
 
@@ -81,7 +68,7 @@ def test_a_convolution_that_has_a_bias() -> None:
     x = torch.rand(4, 3, 8, 8)
     net(x)
     nn.init.normal_(net[0].bias)  # type: ignore[arg-type]
-    twin = folded(worn(net))
+    twin = folded(settled(net))
     assert isinstance(twin.get_submodule("1"), nn.Identity)
     torch.testing.assert_close(twin(x), net(x))
 
@@ -93,7 +80,7 @@ def test_a_module_that_is_there_twice_is_seen_twice() -> None:
     )
     x = torch.rand(4, 3, 8, 8)
     net(x)
-    torch.testing.assert_close(folded(worn(net))(x), net(x))
+    torch.testing.assert_close(folded(settled(net))(x), net(x))
 
 
 @pytest.mark.parametrize("setting", ["affine", "track_running_stats"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -14,7 +15,7 @@ from fmoe.attacks import PGD
 from fmoe.crafting import crafting_view
 from fmoe.data import Data
 from fmoe.draw import Draw
-from fmoe.folding import folded
+from fmoe.folding import Twin, folded
 from fmoe.precision import Numerics
 from fmoe.written_out import WrittenOut, fusing, written_out
 from tests.networks import MODELS, learnt
@@ -77,12 +78,19 @@ def test_it_follows_the_training(digits: Data) -> None:
         torch.testing.assert_close(view.module(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-def test_bfloat16_weakens_no_attack(digits: Data) -> None:
-    """The loss reached on the float32 network, by images made on either."""
+@pytest.mark.parametrize(
+    "view_of",
+    [crafting_view, lambda net, numerics: Twin(net, numerics.weights)],
+    ids=["written out", "twin"],
+)
+def test_bfloat16_weakens_no_attack(
+    digits: Data, view_of: Callable[[nn.Module, Numerics], Twin]
+) -> None:
+    """The loss reached on the float32 network, by images made on either; GPUs have the twin."""
     net = learnt(digits, width=8, steps=80)
     x, y = digits.test.pixels()[:200], digits.test.labels[:200]
     numerics = Numerics("bfloat16")
-    view = crafting_view(net, numerics)
+    view = view_of(net, numerics)
 
     def cheap(images: Tensor) -> Tensor:
         with numerics.autocast(images.device):
