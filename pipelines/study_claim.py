@@ -87,7 +87,7 @@ def start_tracking(
         **{f"fmoe.{key}": value for key, value in provenance.hardware().items()},
         **{f"fmoe.{key}": value for key, value in driven_by().items()},
     }
-    tracker = Tracker.start(name, {} if run_id else params, tags, run_id)
+    tracker = Tracker.start(name, params, tags, run_id)
     texts = {
         "space.yaml": Path(space.source).read_text(),
         "base.yaml": space.base.to_yaml(),

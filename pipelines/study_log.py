@@ -55,7 +55,7 @@ class StudyLog:
             name = f"{self.study}-{trial.number:04d}"
             # a killed driver may have made the run and not have kept its id
             run_id = trial.run_id or self.parent.child({"fmoe.trial": str(trial.number)})
-            tracker = Tracker.start(name, {} if run_id else values, tags, run_id)
+            tracker = Tracker.start(name, values, tags, run_id)
             self.trackers[trial.number], trial.run_id = tracker, tracker.run_id
         return self.trackers[trial.number]
 

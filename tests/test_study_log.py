@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from fmoe import tracking
 from fmoe.evaluation import Evaluation, Settings
@@ -34,6 +37,23 @@ def test_a_run_that_the_killed_driver_had_no_time_to_end(parent: Tracker) -> Non
     assert status(trial) == "RUNNING"
     StudyLog("study", parent).resume([trial])
     assert status(trial) == "FINISHED"
+
+
+def test_a_run_that_was_just_made_when_the_driver_was_killed(
+    parent: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Trial(0, {"a": 1})
+    with monkeypatch.context() as patched:
+        for call in ("log_batch", "set_terminated"):  # nothing reaches the store any more
+            patched.setattr(MlflowClient, call, lambda *_, **__: sys.exit(1))
+        with pytest.raises(SystemExit):
+            StudyLog("study", parent).tracker(trial)
+    assert trial.run_id is None
+    StudyLog("study", parent).begun(trial)
+    experiment = tracking.client().get_run(parent.run_id).info.experiment_id
+    made = tracking.client().search_runs([experiment], "attributes.run_name = 'study-0000'")
+    assert [run.info.run_id for run in made] == [trial.run_id]
+    assert made[0].data.params == {"a": "1"}
 
 
 def test_finals_leave_no_run_of_an_earlier_try_running(parent: Tracker) -> None:

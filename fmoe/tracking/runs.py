@@ -36,6 +36,11 @@ PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
 
 
+def _experiment_id(store: MlflowClient) -> str:
+    known = store.get_experiment_by_name(EXPERIMENT)
+    return str(known.experiment_id if known else store.create_experiment(EXPERIMENT))
+
+
 @dataclass
 class Tracker:
     """One MLflow run. Metrics that could not be logged wait in `pending`."""
@@ -52,31 +57,28 @@ class Tracker:
         """A new run, or the given one again. Raises `UserError` where the store is away."""
         store = client()
         with store_errors():
-            if run_id is not None:
+            if run_id is None:
+                # tags in the same call: killed before them, nobody would find the run again
+                made = store.create_run(_experiment_id(store), tags=dict(tags), run_name=name)
+                run_id = made.info.run_id
+            else:
                 store.update_run(run_id, "RUNNING")
                 store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-                tracker = cls(store, run_id)
-                tracker._remember()
-                return tracker
-            experiment = store.get_experiment_by_name(EXPERIMENT)
-            experiment_id = (
-                experiment.experiment_id if experiment else store.create_experiment(EXPERIMENT)
-            )
-            run_id = store.create_run(experiment_id, run_name=name).info.run_id
             tracker = cls(store, run_id)
             try:
-                everything = [Param(key, value[:6000]) for key, value in params.items()]
-                for start in range(0, len(everything), PARAMS_AT_ONCE):
-                    store.log_batch(run_id, params=everything[start : start + PARAMS_AT_ONCE])
-                store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+                tracker._complete(params)
             except BaseException:
                 tracker.finish("FAILED")
                 raise
         return tracker
 
-    def _remember(self) -> None:
-        """What a run that is resumed has logged already."""
-        for key in self.store.get_run(self.run_id).data.metrics:
+    def _complete(self, params: Mapping[str, str]) -> None:
+        """Logs the params that the run lacks, remembers the metrics that it has."""
+        known = self.store.get_run(self.run_id).data
+        lacking = [Param(key, params[key][:6000]) for key in params if key not in known.params]
+        for start in range(0, len(lacking), PARAMS_AT_ONCE):
+            self.store.log_batch(self.run_id, params=lacking[start : start + PARAMS_AT_ONCE])
+        for key in known.metrics:
             history = self.store.get_metric_history(self.run_id, key)
             self.logged |= {(key, metric.step) for metric in history}
 
