@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from fmoe.experts import ResNet18
 from fmoe.gates import ConvNet
-from fmoe.layers import Layer, known, layers
+from fmoe.layers import Layer, known, layers, rectified
 from fmoe.mixture import Mixture
+from fmoe.written_out import WrittenOut
 
 WORTH = 0.8
 """A layer is computed in part where the change covers at most this share of it; above, cutting out
@@ -111,11 +112,11 @@ def touched(conv: nn.Conv2d, box: Box | None, out: Tensor) -> Box | None:
     return found if found.share(out) <= WORTH else None
 
 
-def convolved(conv: nn.Conv2d, value: Value, box: Box | None) -> Tensor:
-    """conv's output with the value's change: in box alone, or all."""
+def needed(conv: nn.Conv2d, value: Value, box: Box | None) -> tuple[Tensor, tuple[int, ...]]:
+    """What conv takes for its output in box (or all of it), with the value's change, and how much
+    padding that still wants."""
     if box is None:
-        whole: Tensor = conv(value.changed(None))
-        return whole
+        return value.changed(None), tuple(pad for *_, pad in geometry(conv))
     crop: list[int] = []
     zeros: list[int] = []
     for place, (kernel, stride, pad) in enumerate(geometry(conv)):
@@ -125,18 +126,21 @@ def convolved(conv: nn.Conv2d, value: Value, box: Box | None) -> Tensor:
         crop += [max(0, first), min(size, end)]
         zeros = [max(0, -first), max(0, end - size), *zeros]  # F.pad has the last axis first
     part = value.changed(Box(*crop))
-    if any(zeros):
-        part = F.pad(part, zeros)
-    return F.conv2d(part, conv.weight, conv.bias, conv.stride)
+    return (F.pad(part, zeros) if any(zeros) else part), (0, 0)
 
 
 def output(layer: Layer, values: Sequence[Value], box: Box | None = None) -> Tensor:
     """The layer's, with the values' changes: in box alone, or all."""
-    out = convolved(layer.conv, values[layer.source], box)
+    added, conv = None, layer.shortcut
     if layer.added is not None:
-        x, conv = values[layer.added], layer.shortcut
-        out += x.changed(box) if conv is None else convolved(conv, x, box)
-    return F.relu_(out)
+        x = values[layer.added]
+        if conv is None:
+            added = x.changed(box)
+        else:
+            part, padding = needed(conv, x, box)
+            added = F.conv2d(part, conv.weight, conv.bias, conv.stride, padding)
+    part, padding = needed(layer.conv, values[layer.source], box)
+    return rectified(layer.conv, part, added, padding)
 
 
 class Network:
@@ -211,7 +215,8 @@ class Windowed:
     def __init__(self, model: nn.Module):
         self.mixture = model if type(model) is Mixture else None
         parts = [model] if self.mixture is None else [self.mixture.gate, *self.mixture.experts]
-        self.parts = [Network(part) if known(part) else Plain(part) for part in parts]
+        inside = [part.network if isinstance(part, WrittenOut) else part for part in parts]
+        self.parts = [Network(part) if known(part) else Plain(part) for part in inside]
 
     def whole(self, x: Tensor) -> Tensor:
         """The logits of x."""
