@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TypeGuard
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from fmoe.experts import BasicBlock, ResNet18
 from fmoe.gates import ConvNet
-
-onednn = torch.ops.mkldnn
 
 
 @dataclass(frozen=True)
@@ -45,32 +40,3 @@ def layers(network: ResNet18 | ConvNet) -> list[Layer]:
         start = len(found)
         found += [Layer(block.conv1, start), Layer(block.conv2, start + 1, start, shortcut)]
     return found
-
-
-def rectified(
-    conv: nn.Conv2d, x: Tensor, added: Tensor | None = None, padding: tuple[int, ...] | None = None
-) -> Tensor:
-    """relu(conv(x) + added); padding in place of conv's own."""
-    out: Tensor
-    zeros = conv.padding if padding is None else padding
-    if x.device.type != "cpu" or not fusing(x.dtype):
-        out = F.conv2d(x, conv.weight, conv.bias, conv.stride, zeros)
-        return F.relu_(out if added is None else out.add_(added))
-    fused, shape = onednn._convolution_pointwise, (zeros, conv.stride, conv.dilation, conv.groups)
-    if added is None:
-        out = fused(x, conv.weight, conv.bias, *shape, "relu", [], "")
-    else:
-        both = x, added, conv.weight, conv.bias, *shape
-        out = fused.binary(*both, "add", 1.0, "relu", [], "")
-    return out
-
-
-@cache
-def fusing(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is there, for this precision; its operators are not torch's public ones."""
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not (there and hasattr(onednn, "_convolution_pointwise")):
-        return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and onednn._is_mkldnn_bf16_supported()
-    )

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from fmoe.experts import ResNet18
 from fmoe.gates import ConvNet
-from fmoe.layers import Layer, known, layers, rectified
+from fmoe.layers import Layer, known, layers
 from fmoe.mixture import Mixture
-from fmoe.written_out import WrittenOut
 
 WORTH = 0.8
 """A layer is computed in part where the change covers at most this share of it; above, cutting out
@@ -112,11 +111,11 @@ def touched(conv: nn.Conv2d, box: Box | None, out: Tensor) -> Box | None:
     return found if found.share(out) <= WORTH else None
 
 
-def needed(conv: nn.Conv2d, value: Value, box: Box | None) -> tuple[Tensor, tuple[int, ...]]:
-    """What conv takes for its output in box (or all of it), with the value's change, and how much
-    padding that still wants."""
+def convolved(conv: nn.Conv2d, value: Value, box: Box | None) -> Tensor:
+    """conv's output with the value's change: in box alone, or all."""
     if box is None:
-        return value.changed(None), tuple(pad for *_, pad in geometry(conv))
+        whole: Tensor = conv(value.changed(None))
+        return whole
     crop: list[int] = []
     zeros: list[int] = []
     for place, (kernel, stride, pad) in enumerate(geometry(conv)):
@@ -126,21 +125,18 @@ def needed(conv: nn.Conv2d, value: Value, box: Box | None) -> tuple[Tensor, tupl
         crop += [max(0, first), min(size, end)]
         zeros = [max(0, -first), max(0, end - size), *zeros]  # F.pad has the last axis first
     part = value.changed(Box(*crop))
-    return (F.pad(part, zeros) if any(zeros) else part), (0, 0)
+    if any(zeros):
+        part = F.pad(part, zeros)
+    return F.conv2d(part, conv.weight, conv.bias, conv.stride)
 
 
 def output(layer: Layer, values: Sequence[Value], box: Box | None = None) -> Tensor:
     """The layer's, with the values' changes: in box alone, or all."""
-    added, conv = None, layer.shortcut
+    out = convolved(layer.conv, values[layer.source], box)
     if layer.added is not None:
-        x = values[layer.added]
-        if conv is None:
-            added = x.changed(box)
-        else:
-            part, padding = needed(conv, x, box)
-            added = F.conv2d(part, conv.weight, conv.bias, conv.stride, padding)
-    part, padding = needed(layer.conv, values[layer.source], box)
-    return rectified(layer.conv, part, added, padding)
+        x, conv = values[layer.added], layer.shortcut
+        out += x.changed(box) if conv is None else convolved(conv, x, box)
+    return F.relu_(out)
 
 
 class Network:
@@ -215,8 +211,7 @@ class Windowed:
     def __init__(self, model: nn.Module):
         self.mixture = model if type(model) is Mixture else None
         parts = [model] if self.mixture is None else [self.mixture.gate, *self.mixture.experts]
-        inside = [part.network if isinstance(part, WrittenOut) else part for part in parts]
-        self.parts = [Network(part) if known(part) else Plain(part) for part in inside]
+        self.parts = [Network(part) if known(part) else Plain(part) for part in parts]
 
     def whole(self, x: Tensor) -> Tensor:
         """The logits of x."""

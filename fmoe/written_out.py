@@ -7,18 +7,20 @@ they stand.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fmoe.experts import ResNet18
 from fmoe.gates import ConvNet
-from fmoe.layers import known, layers, rectified
+from fmoe.layers import known, layers
 from fmoe.mixture import Mixture
 
-aten = torch.ops.aten
+aten, onednn = torch.ops.aten, torch.ops.mkldnn
 
 
 def written_out(model: nn.Module) -> nn.Module:
@@ -84,6 +86,33 @@ class InputGradient(torch.autograd.Function):
             if layer.added is not None:
                 pass_on(layer.added, gradient)
         return waiting[0] / module.network.normalize.std, None
+
+
+def rectified(conv: nn.Conv2d, x: Tensor, added: Tensor | None) -> Tensor:
+    """relu(conv(x) + added)."""
+    out: Tensor
+    if not fusing(x.dtype):
+        out = conv(x)
+        return F.relu_(out if added is None else out.add_(added))
+    fused = onednn._convolution_pointwise
+    shape = conv.padding, conv.stride, conv.dilation, conv.groups
+    if added is None:
+        out = fused(x, conv.weight, conv.bias, *shape, "relu", [], "")
+    else:
+        both = x, added, conv.weight, conv.bias, *shape
+        out = fused.binary(*both, "add", 1.0, "relu", [], "")
+    return out
+
+
+@cache
+def fusing(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there, for this precision; its operators are not torch's public ones."""
+    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not (there and hasattr(onednn, "_convolution_pointwise")):
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and onednn._is_mkldnn_bf16_supported()
+    )
 
 
 def of_input(conv: nn.Conv2d, gradient: Tensor, x: Tensor) -> Tensor:

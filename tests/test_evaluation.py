@@ -31,9 +31,6 @@ from fmoe.evaluation.chunk import Chunk, assert_within, so_far
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.protocol import stand_in
 from fmoe.evaluation.standard import pgd
-from fmoe.gates import ConvNet
-from fmoe.mixture import Mixture
-from fmoe.written_out import WrittenOut
 from tests.networks import learnt
 
 EPS = 0.1
@@ -389,24 +386,6 @@ def test_fast_gives_the_plain_verdicts(net: nn.Module, part: Split) -> None:
         assert (plain.columns[name] == fast.columns[name]).double().mean() >= 0.95
     assert fast.to_json()["fast"]
     assert not plain.to_json()["fast"]
-
-
-def test_fast_gives_a_mixtures_verdicts(net: nn.Module, digits: Data, part: Split) -> None:
-    mean, std = digits.info.mean, digits.info.std
-    gate = ConvNet(mean=mean, std=std, experts=2, width=4)
-    model = Mixture([net, learnt(digits, width=4, steps=60)], gate).eval()
-    attacked, confirm = stand_in(model, part)
-    assert confirm is model
-    assert [type(module) for module in attacked.children()].count(WrittenOut) == 1  # the gate
-    attacks = ["pgd", "gate-only", "frozen-gate", "reweighted"]
-    plain, fast = (
-        evaluate(model, part.images, part.labels, attacks=attacks, eps=EPS / 2, fast=fast)
-        for fast in (False, True)
-    )
-    assert 0 < plain.robust["pgd"] < plain.clean
-    for name in attacks:
-        same = plain.columns[f"broken.{name}"] == fast.columns[f"broken.{name}"]
-        assert same.double().mean() >= 0.95, name
 
 
 def test_what_the_model_itself_withstands_is_not_broken(net: nn.Module, part: Split) -> None:

@@ -16,9 +16,8 @@ from fmoe.crafting import crafting_view
 from fmoe.data import Data
 from fmoe.draw import Draw
 from fmoe.folding import Twin, folded
-from fmoe.layers import fusing
 from fmoe.precision import Numerics
-from fmoe.written_out import WrittenOut, written_out
+from fmoe.written_out import WrittenOut, fusing, written_out
 from tests.networks import MODELS, learnt
 
 EXACT = {

@@ -21,7 +21,6 @@ from fmoe.evaluation.settings import MIXTURE, Settings
 from fmoe.evaluation.standard import Given
 from fmoe.folding import folded
 from fmoe.precision import exact
-from fmoe.written_out import written_out
 
 Stage = Callable[[Any, Chunk, Columns, float], Given]
 """(model, chunk, what earlier stages found, eps) to columns and flags."""
@@ -91,7 +90,7 @@ def judge(
 def stand_in(model: nn.Module, part: Split) -> tuple[nn.Module, nn.Module | None]:
     """(what is attacked, what is to break): the folded copy and the model, or the model and None
     where the copy is not the same function, as can be with a module of unusual construction."""
-    copied, x = written_out(folded(model)), part.pixels()
+    copied, x = folded(model), part.pixels()
     with torch.no_grad(), eval_mode(model), exact():
         same = torch.isclose(copied(x), model(x), rtol=1e-3, atol=1e-3).all()
     return (copied, model) if same else (model, None)
