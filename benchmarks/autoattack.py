@@ -87,7 +87,7 @@ def main() -> None:
     measure.write(
         "autoattack",
         {
-            "model": given.model,
+            "model": measure.named(given.model),
             "images": given.images,
             "seconds": {name: round(value, 1) for name, value in seconds.items()},
             "accuracy": accuracy,

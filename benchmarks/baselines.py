@@ -91,7 +91,8 @@ def main() -> None:
         "set": given.sets,
         "models": rows,
     }
-    measure.write("baselines", result | {"differences": found["differences"]})
+    differences = [{**row, "model": measure.named(row["model"])} for row in found["differences"]]
+    measure.write("baselines", result | {"differences": differences})
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def main() -> None:
     measure.write(
         "evaluation",
         {
-            "model": given.model,
+            "model": measure.named(given.model),
             "images": len(test),
             "steps": STEPS,
             "seconds": {name: round(value, 1) for name, value in seconds.items()},

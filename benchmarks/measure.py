@@ -63,6 +63,11 @@ def write(name: str, result: Mapping[str, Any]) -> None:
     print(text)
 
 
+def named(model: str) -> str:
+    """A model's name without the folders of this machine that lead to it."""
+    return Path(model).name
+
+
 def path(name: str, ending: str) -> Path:
     """benchmarks/results/NAME.ENDING, or NAME-cuda.ENDING on a GPU."""
     return RESULTS / f"{name}{'-cuda' if device().type == 'cuda' else ''}.{ending}"

@@ -2,7 +2,7 @@ r"""Time to robustness: one network on CIFAR-10, trained as cheaply as this libr
 
     python -m benchmarks.speedrun --data-dir DATA
     python -m benchmarks.speedrun --data-dir DATA --autoattack 500 \
-        --against "python ../shared/examples/reference_single.py 16 8 2"
+        --against "python plain_script.py 16 8 2"
 
 FGSM from a random start (two passes a step) on the folded bfloat16 twin of a width-24 network
 with a stem of patches, first on smaller images, then on whole ones. Ten epochs: mirroring is
@@ -112,7 +112,8 @@ def other(command: str) -> dict[str, Any]:
     found = re.search(r"seconds\s+([\d.]+)", last)
     if found is None:
         raise SystemExit(f"no `seconds N` in: {last}")
-    return {"command": command, "seconds": float(found[1]), "said": last}
+    named = " ".join(map(measure.named, shlex.split(command)))
+    return {"command": named, "seconds": float(found[1]), "said": last}
 
 
 def main() -> None:
