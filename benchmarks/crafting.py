@@ -6,8 +6,8 @@
 The peers get the module in float32 and eval mode, as their documentation calls them, in torch's
 usual memory format; torchattacks also in channels last, the format of our own modules. Ours crafts
 as the training step does: on the folded twin (on a CPU with its gradient written out), refreshed
-once a call, under the recipe's precision; `compiled` with the
-recipe's `compile: true` (needs a C++ compiler on a CPU).
+once a call, under the recipe's precision; `compiled` with the recipe's `compile: true` (needs a C++
+compiler on a CPU).
 All of them take the same images and labels; rows are images/s. Loss is the cross-entropy that the
 float32 model has on what was crafted: a fast attack that is weaker would show there. Result:
 benchmarks/results/crafting.json. Needs the packages torchattacks (with `--no-deps`), foolbox and

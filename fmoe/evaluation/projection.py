@@ -1,7 +1,7 @@
-"""FAB's projection onto a hyperplane (arXiv 1907.02044, equation 4) without sorting the pixels.
+"""FAB's projection onto a hyperplane (arXiv 1907.02044, section 2) without sorting the pixels.
 
 pyautoattack finds the length of the step by sorting all pixels by the room that they have; Newton's
-method finds the same length, to rounding, in a few sums, and FAB asks for it twice an iteration.
+method finds the same length, to rounding, in a few sums. FAB asks for it in every iteration.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from pyautoattack import fab_base
 from torch import Tensor
 
-STEPS = 30  # five to ten are the rule
+STEPS = 30  # three or four are the rule
 
 
 def projection_linf(points_ND: Tensor, w_ND: Tensor, b_N: Tensor) -> Tensor:

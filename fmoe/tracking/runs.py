@@ -19,7 +19,7 @@ import mlflow.pytorch
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, RunData, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -59,22 +59,21 @@ class Tracker:
         with store_errors():
             if run_id is None:
                 # tags in the same call: killed before them, nobody would find the run again
-                made = store.create_run(_experiment_id(store), tags=dict(tags), run_name=name)
-                run_id = made.info.run_id
+                run = store.create_run(_experiment_id(store), tags=dict(tags), run_name=name)
             else:
                 store.update_run(run_id, "RUNNING")
                 store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-            tracker = cls(store, run_id)
+                run = store.get_run(run_id)
+            tracker = cls(store, run.info.run_id)
             try:
-                tracker._complete(params)
+                tracker._complete(params, run.data)
             except BaseException:
                 tracker.finish("FAILED")
                 raise
         return tracker
 
-    def _complete(self, params: Mapping[str, str]) -> None:
+    def _complete(self, params: Mapping[str, str], known: RunData) -> None:
         """Logs the params that the run lacks, remembers the metrics that it has."""
-        known = self.store.get_run(self.run_id).data
         lacking = [Param(key, params[key][:6000]) for key in params if key not in known.params]
         for start in range(0, len(lacking), PARAMS_AT_ONCE):
             self.store.log_batch(self.run_id, params=lacking[start : start + PARAMS_AT_ONCE])
