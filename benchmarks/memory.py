@@ -70,7 +70,7 @@ def peak(run: Callable[[], object], kept: Iterable[Tensor]) -> int:
 
 
 def everything(made: Trainer, *more: Tensor) -> list[Tensor]:
-    state = [value for state in made.optimizer.state.values() for value in state.values()]
+    state = made.optimizers.momentum().values()
     twin = list(made.twin.module.parameters()) if made.twin else []
     found = [*made.model.parameters(), *made.model.buffers(), *twin, *state, *more]
     return [tensor for tensor in found if isinstance(tensor, Tensor)]
@@ -104,7 +104,7 @@ def compare(experts: int, width: int, batch: int, steps: int) -> dict[str, Any]:
         )
         x, y = next(iter(made.batches.epoch(0)))
         made.step(0, x, y)  # momentum comes with the first
-        made.optimizer.zero_grad(set_to_none=True)
+        made.model.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         name = "checkpointing" if checkpointing else "plain"

@@ -66,7 +66,7 @@ def bare_passes(made: Trainer, x: Tensor, y: Tensor, steps: int) -> Callable[[],
         with made.numerics.autocast(x.device):
             loss = F.nll_loss(made.model.train()(x), y)
         torch.autograd.backward(loss)
-        made.optimizer.zero_grad(set_to_none=True)
+        made.model.zero_grad()
 
     return run
 

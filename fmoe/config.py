@@ -26,13 +26,13 @@ from fmoe.experts import Backbone
 from fmoe.gates import Conv, GateConfig
 from fmoe.losses import CrossEntropy, LossConfig
 from fmoe.mixture import Mixing
-from fmoe.optim import SGD, ScheduleConfig
+from fmoe.optim import SGD, OptimizerConfig, ScheduleConfig
 from fmoe.precision import Numerics, Precision
 from fmoe.schema import Pixels, Spec
 
 KINDS: dict[str, type[BaseModel]] = {
     member.model_fields["kind"].default: member
-    for union in (AttackConfig, GateConfig, LossConfig, ScheduleConfig)
+    for union in (AttackConfig, GateConfig, LossConfig, OptimizerConfig, ScheduleConfig)
     for member in get_args(get_args(union)[0])
 }
 Update = Literal["all", "heads", "gate"]
@@ -63,7 +63,7 @@ class Phase(Spec):
 
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 128
-    optimizer: SGD = SGD()
+    optimizer: OptimizerConfig = SGD()
     loss: LossConfig = CrossEntropy()
     validation: Validation = Validation()
     patience: PositiveInt | None = None

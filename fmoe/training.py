@@ -111,7 +111,7 @@ def check_batches(phase: Phase, images: int, workers: int) -> None:
 
 @dataclass
 class Trainer:
-    """The state of one phase: model, optimizer, and how far it has come."""
+    """The state of one phase: model, optimizers, and how far it has come."""
 
     model: nn.Module
     phase: Phase
@@ -140,8 +140,8 @@ class Trainer:
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizer = self.phase.optimizer.build(self.parameters.values())
+        learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizers = self.phase.optimizer.build(learning)
         self.steps = self.phase.epochs * len(self.batches)
         self.twin: Twin | None = None
         if self.phase.crafting == "eval":
@@ -174,9 +174,7 @@ class Trainer:
         """One update on one global batch: draw an attack, craft, descend."""
         draw = self.batches.draw("attack", index)
         attack = self.attack.sample(draw)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.phase.optimizer.lr_at(index, self.steps)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad()
         if self.twin and not isinstance(attack, Clean):
             self.twin.refresh()
         crafted, sums, parts = [], [], self.phase.accumulate
@@ -187,7 +185,7 @@ class Trainer:
                 own = self.warm.draw(own, placed, rows)
             crafted.append(self.craft(attack, x[rows], y[rows], own))
             sums.append(self._descend(x[rows], crafted[-1], y[rows], last=part == parts - 1))
-        self.optimizer.step()
+        self.optimizers.step(index, self.steps)
         if self.warm and placed and isinstance(attack, FGSM | PGD):
             moved = torch.cat(crafted) - x
             self.warm.keep(placed, moved / max(scalar(attack.eps), TINY))
@@ -247,23 +245,16 @@ class Trainer:
         ):
             buffer.copy_(mean.view_as(buffer))
 
-    def momentum(self) -> dict[str, Tensor]:
-        state = self.optimizer.state
-        kept = {n: state[p].get("momentum_buffer") for n, p in self.parameters.items()}
-        return {n: m.detach().cpu().clone() for n, m in kept.items() if m is not None}
-
     def checkpoint(self, epoch: int, history: list[dict[str, float]]) -> Checkpoint:
         warm = self.warm.state() if self.warm else {}
-        return Checkpoint(epoch, copy_state(self.model), self.momentum(), list(history), warm)
+        momentum = {n: m.cpu().clone() for n, m in self.optimizers.momentum().items()}
+        return Checkpoint(epoch, copy_state(self.model), momentum, list(history), warm)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         self.model.load_state_dict(checkpoint.model)
         if self.warm and checkpoint.warm:
             self.warm.restore(checkpoint.warm)
-        for name, tensor in checkpoint.momentum.items():
-            parameter = self.parameters[name]
-            kept = torch.empty_like(parameter).copy_(tensor)
-            self.optimizer.state[parameter] = {"momentum_buffer": kept}
+        self.optimizers.restore(checkpoint.momentum)
 
 
 def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None:

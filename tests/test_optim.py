@@ -1,13 +1,14 @@
-"""Learning rates as functions of the step, and SGD as it is built."""
+"""Learning rates as functions of the step, SGD and Muon as they are built."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from pydantic import ValidationError
-from torch import nn
+import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
 
-from fmoe.optim import SGD, Constant, Cyclic, Piecewise
+from fmoe.optim import SGD, Constant, Cyclic, Muon, OptimizerConfig, Optimizers, Piecewise
 
 
 def test_cyclic_by_hand() -> None:
@@ -50,7 +51,7 @@ def test_lr_at_is_lr_times_the_schedule() -> None:
 
 def test_builds_nesterov_sgd() -> None:
     parameter = nn.Parameter(torch.ones(2))
-    optimizer = SGD(lr=0.3, momentum=0.8, weight_decay=1e-3).build([parameter])
+    ((optimizer, _),) = SGD(lr=0.3, momentum=0.8, weight_decay=1e-3).build({"p": parameter}).parts
     assert isinstance(optimizer, torch.optim.SGD)
     (group,) = optimizer.param_groups
     assert group["params"] == [parameter]
@@ -61,16 +62,130 @@ def test_builds_nesterov_sgd() -> None:
 def test_one_step_by_hand() -> None:
     # g = 2 + 0.5 * 1 = 2.5; the buffer is g; Nesterov: g + 0.9 g = 4.75; 1 - 0.1 * 4.75 = 0.525
     parameter = nn.Parameter(torch.ones(()))
-    optimizer = SGD(lr=0.1, momentum=0.9, weight_decay=0.5).build([parameter])
+    sgd = SGD(lr=0.1, momentum=0.9, weight_decay=0.5, schedule=Constant())
+    optimizers = sgd.build({"p": parameter})
+    assert optimizers.momentum() == {}
     torch.autograd.backward(2 * parameter)
-    optimizer.step()
+    optimizers.step(0, 1)
     assert parameter.item() == pytest.approx(0.525)
+    assert optimizers.momentum()["p"].item() == pytest.approx(2.5)
 
 
-@pytest.mark.parametrize("optimizer", [SGD(momentum=0), SGD(nesterov=False)])
-def test_plain_sgd_where_asked(optimizer: SGD) -> None:
-    built = optimizer.build([nn.Parameter(torch.ones(2))])
-    assert built.param_groups[0]["nesterov"] is False
+@pytest.mark.parametrize("sgd", [SGD(momentum=0), SGD(nesterov=False)])
+def test_plain_sgd_where_asked(sgd: SGD) -> None:
+    ((optimizer, _),) = sgd.build({"p": nn.Parameter(torch.ones(2))}).parts
+    assert optimizer.param_groups[0]["nesterov"] is False
+
+
+# Muon
+
+
+def network(memory_format: torch.memory_format = torch.channels_last) -> nn.Module:
+    torch.manual_seed(0)
+    made = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 3), nn.Conv2d(2, 6, 1),
+        nn.Flatten(), nn.Linear(6, 4),
+    )  # fmt: skip
+    return made.to(memory_format=memory_format)
+
+
+def built(model: nn.Module) -> Optimizers:
+    return Muon(lr=0.05, schedule=Constant()).build(dict(model.named_parameters()))
+
+
+def descend(model: nn.Module, optimizers: Optimizers, steps: range) -> None:
+    for step in steps:
+        images = torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(step))
+        model.zero_grad()
+        torch.autograd.backward(F.cross_entropy(model(images), torch.arange(4)))
+        optimizers.step(step, 1)
+
+
+def polar(matrix: Tensor) -> Tensor:
+    """The nearest matrix whose singular values are all 1."""
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    factor: Tensor = left @ right
+    return factor
+
+
+def test_muon_steps_by_the_polar_factor_of_a_convolutions_gradient() -> None:
+    model = network()
+    optimizers = built(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    descend(model, optimizers, range(1))
+    for name in ("0.weight", "2.weight", "3.weight"):
+        weight = model.get_parameter(name)
+        assert weight.grad is not None
+        # the first step's momentum is the gradient, and a norm does not change the factor
+        gradient = weight.grad.flatten(1)
+        stretch = max(1, gradient.shape[0] / gradient.shape[1]) ** 0.5
+        kept = before[name].flatten(1) * (1 - 0.05 * 5e-4)
+        step = (kept - weight.detach().flatten(1)) / (0.05 * stretch)
+        values = torch.linalg.svdvals(step)
+        assert values.min() > 0.5, name  # what five iterations promise
+        assert values.max() < 1.3, name
+        along = torch.cosine_similarity(step.flatten(), polar(gradient).flatten(), dim=0)
+        assert along > 0.95, name
+
+
+def test_muon_leaves_all_but_convolutions_to_sgd() -> None:
+    model, other = network(), network()
+    descend(model, built(model), range(1))
+    rest = {name: p for name, p in other.named_parameters() if p.ndim < 4}
+    descend(other, SGD(lr=0.2, schedule=Constant()).build(rest), range(1))
+    assert len(rest) == 7
+    for name, parameter in rest.items():
+        assert torch.equal(model.get_parameter(name), parameter), name
+
+
+def test_the_memorys_order_changes_nothing_for_muon() -> None:
+    model, other = network(), network(torch.contiguous_format)
+    descend(model, built(model), range(3))
+    descend(other, built(other), range(3))
+    for name, parameter in model.named_parameters():
+        # sums of bfloat16 products in another order
+        torch.testing.assert_close(parameter, other.get_parameter(name), atol=2e-3, rtol=0.02)
+
+
+def test_muon_goes_on_from_its_momentum() -> None:
+    whole, first = network(), network()
+    descend(whole, built(whole), range(4))
+    stopped = built(first)
+    descend(first, stopped, range(2))
+    resumed = network()
+    resumed.load_state_dict(first.state_dict())
+    optimizers = built(resumed)
+    optimizers.restore({name: m.clone() for name, m in stopped.momentum().items()})
+    descend(resumed, optimizers, range(2, 4))
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name)), name
+
+
+def test_momentum_of_another_optimizer_is_not_taken_over() -> None:
+    model = network()
+    sgd = SGD().build(dict(model.named_parameters()))
+    descend(model, sgd, range(1))
+    optimizers = built(model)
+    optimizers.restore(sgd.momentum())
+    assert set(optimizers.momentum()) == {n for n, p in model.named_parameters() if p.ndim < 4}
+
+
+@pytest.mark.parametrize("part", [2, 5])
+def test_muon_without_convolutions_or_without_the_rest(part: int) -> None:
+    model = network()
+    parameters = {"weight": model.get_parameter(f"{part}.weight")}
+    optimizers = Muon().build(parameters)
+    before = parameters["weight"].detach().clone()
+    descend(model, optimizers, range(1))
+    assert not torch.equal(before, parameters["weight"])
+
+
+def test_an_optimizer_without_kind_is_sgd() -> None:
+    adapter: TypeAdapter[SGD | Muon] = TypeAdapter(OptimizerConfig)
+    assert adapter.validate_python({"lr": 0.3}) == SGD(lr=0.3)
+    assert adapter.validate_python({"kind": "muon", "lr": 0.3}) == Muon(lr=0.3)
+    with pytest.raises(ValidationError, match="'sgd', 'muon'"):
+        adapter.validate_python({"kind": "adam"})
 
 
 @pytest.mark.parametrize(

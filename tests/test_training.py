@@ -410,7 +410,8 @@ def test_every_step_has_its_learning_rate(digits: Data) -> None:
     rates = []
     for index, (x, y) in enumerate(made.batches.epoch(0)):
         made.step(index, x, y)
-        rates.append(made.optimizer.param_groups[0]["lr"])
+        ((optimizer, _),) = made.optimizers.parts
+        rates.append(optimizer.param_groups[0]["lr"])
     # 0.2 * factor: (step + 0.5) / 4 done, the peak at 0.2 of the run
     assert rates == pytest.approx([0.2 * 0.625, 0.2 * 0.78125, 0.2 * 0.46875, 0.2 * 0.15625])
 
