@@ -97,8 +97,8 @@ class Muon(Scheduled):
     lr: Rate = 0.1
     sgd_lr: Rate = 0.2
     momentum: Momentum = 0.95
-    weight_decay: Decay = 5e-4
-    """Of both; a step takes lr * weight_decay of a weight."""
+    weight_decay: Decay = 0.02
+    """Of convolutions; a step takes lr * weight_decay of a weight."""
 
     def build(self, parameters: Named) -> Optimizers:
         weights = {name: p for name, p in parameters.items() if p.ndim == 4}
@@ -113,8 +113,7 @@ class Muon(Scheduled):
             )
             parts.append((muon, dict(zip(weights, muon.matrices, strict=True))))
         if rest:
-            sgd = SGD(lr=self.sgd_lr, weight_decay=self.weight_decay)
-            parts.append((sgd.of(rest.values()), rest))
+            parts.append((SGD(lr=self.sgd_lr).of(rest.values()), rest))
         return Optimizers(self.schedule, parts)
 
 

@@ -83,6 +83,7 @@ LOCAL = {
     "local, balance": [PGD, "joint.balance=0.5"],
     "local, bfloat16": [PGD, "precision=bfloat16"],
     "local, checkpointing": [PGD, "joint.checkpointing=true"],
+    "local, muon": [PGD, "joint.optimizer={kind: muon}"],
 }
 """Each worker's own batch statistics: not equal to one process, but equal among the workers."""
 

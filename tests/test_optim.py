@@ -119,7 +119,7 @@ def test_muon_steps_by_the_polar_factor_of_a_convolutions_gradient() -> None:
         # the first step's momentum is the gradient, and a norm does not change the factor
         gradient = weight.grad.flatten(1)
         stretch = max(1, gradient.shape[0] / gradient.shape[1]) ** 0.5
-        kept = before[name].flatten(1) * (1 - 0.05 * 5e-4)
+        kept = before[name].flatten(1) * (1 - 0.05 * 0.02)
         step = (kept - weight.detach().flatten(1)) / (0.05 * stretch)
         values = torch.linalg.svdvals(step)
         assert values.min() > 0.5, name  # what five iterations promise

@@ -67,8 +67,8 @@ def lasting(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name not in TIMING}
 
 
-def finish(folder: Path | None) -> tuple[Tensors, History]:
-    model, epochs = start(folder)
+def finish(folder: Path | None, *overrides: str) -> tuple[Tensors, History]:
+    model, epochs = start(folder, *overrides)
     history = [lasting(epoch.metrics) for epoch in epochs]
     return copy_state(model), history
 
@@ -118,6 +118,13 @@ def test_stopped_after_every_epoch(whole: tuple[Tensors, History], tmp_path: Pat
         _, epochs = start(tmp_path)
         assert len(list(itertools.islice(epochs, count))) == count
     assert_same(finish(tmp_path), whole)
+
+
+def test_momentum_as_matrices_is_kept(tmp_path: Path) -> None:
+    muon = "joint.optimizer={kind: muon}"
+    _, epochs = start(tmp_path, muon)
+    next(epochs)
+    assert_same(finish(tmp_path, muon), finish(None, muon))
 
 
 def test_a_finished_run_trains_nothing_more(tmp_path: Path) -> None:
