@@ -91,7 +91,11 @@ class SGD(Scheduled):
 
 class Muon(Scheduled):
     """Momentum, made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for the
-    weights of convolutions; SGD of `sgd_lr` for norms, biases and linear layers."""
+    weights of convolutions; SGD of `sgd_lr` for norms, biases and linear layers.
+
+    Its matrix products are bfloat16: workers on unlike devices round them differently, and their
+    weights drift apart.
+    """
 
     kind: Literal["muon"] = "muon"
     lr: Rate = 0.1
