@@ -71,9 +71,8 @@ def peak(run: Callable[[], object], kept: Iterable[Tensor]) -> int:
 
 def everything(made: Trainer, *more: Tensor) -> list[Tensor]:
     state = made.optimizers.momentum().values()
-    twin = list(made.twin.module.parameters()) if made.twin else []
-    found = [*made.model.parameters(), *made.model.buffers(), *twin, *state, *more]
-    return [tensor for tensor in found if isinstance(tensor, Tensor)]
+    twin = made.twin.module.parameters() if made.twin else []
+    return [*made.model.parameters(), *made.model.buffers(), *twin, *state, *more]
 
 
 def size(tensors: Iterable[Tensor]) -> int:

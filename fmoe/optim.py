@@ -160,6 +160,7 @@ class Optimizers:
 
     def __init__(self, schedule: ScheduleConfig, parts: Sequence[Part]):
         self.schedule, self.parts = schedule, parts
+        self.known = {n: (made, tensor) for made, known in parts for n, tensor in known.items()}
         groups = [group for optimizer, _ in parts for group in optimizer.param_groups]
         self.peaks = [(group, group["lr"]) for group in groups]
 
@@ -175,15 +176,15 @@ class Optimizers:
         """By parameter name, as the optimizer holds it; none before the first step."""
         return {
             name: kept
-            for optimizer, known in self.parts
-            for name, tensor in known.items()
+            for name, (optimizer, tensor) in self.known.items()
             if (kept := optimizer.state.get(tensor, {}).get("momentum_buffer")) is not None
         }
 
     def restore(self, momentum: Mapping[str, Tensor]) -> None:
-        for optimizer, known in self.parts:
-            for name, tensor in known.items():
-                # another shape is another optimizer's: a trial of PBT may go over to one
-                if name in momentum and momentum[name].shape == tensor.shape:
-                    kept = torch.empty_like(tensor).copy_(momentum[name])
-                    optimizer.state[tensor] = {"momentum_buffer": kept}
+        """Raises `KeyError` for a parameter that is not among these."""
+        for name, kept in momentum.items():
+            optimizer, tensor = self.known[name]
+            # another shape is another optimizer's: a trial of PBT may go over to one
+            if kept.shape == tensor.shape:
+                own = torch.empty_like(tensor).copy_(kept)
+                optimizer.state[tensor] = {"momentum_buffer": own}

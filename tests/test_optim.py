@@ -170,6 +170,11 @@ def test_momentum_of_another_optimizer_is_not_taken_over() -> None:
     assert set(optimizers.momentum()) == {n for n, p in model.named_parameters() if p.ndim < 4}
 
 
+def test_momentum_of_an_unknown_parameter_is_refused() -> None:
+    with pytest.raises(KeyError, match="other"):
+        built(network()).restore({"other": torch.zeros(2)})
+
+
 @pytest.mark.parametrize("part", [2, 5])
 def test_muon_without_convolutions_or_without_the_rest(part: int) -> None:
     model = network()
