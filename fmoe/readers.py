@@ -6,7 +6,6 @@ with the file's name where they are damaged. Who reads train does not open test.
 
 from __future__ import annotations
 
-import io
 import pickle
 import urllib.error
 import uuid
@@ -18,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from fmoe.errors import UserError, first_line
+from fmoe.pictures import decode
 
 Arrays = tuple[Any, Any]
 Part = Literal["train", "test"]
@@ -79,16 +79,8 @@ def _parquet_files(files: list[Path]) -> Arrays:
 
 
 def _decode(encoded: list[bytes], file: Path) -> list[np.ndarray]:
-    from PIL import Image
-
     def one(row: int) -> np.ndarray:
-        try:
-            with Image.open(io.BytesIO(encoded[row])) as image:
-                return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for damaged bytes
-            raise UserError(
-                f"{file}: row {row} is not a readable image ({first_line(error)})"
-            ) from None
+        return decode(encoded[row], f"{file}: row {row}", 3)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(one, range(len(encoded))))

@@ -222,14 +222,14 @@ PARQUET_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: fault(f, pa.table({"img": cells(), "label": pa.array([None], pa.int64())})),
         "empty cells",
     ),
-    "empty image": (lambda f: write_parquet(f, [encode(X[0]), b""], [0, 1]), "row 1 is not"),
+    "empty image": (lambda f: write_parquet(f, [encode(X[0]), b""], [0, 1]), "row 1: not"),
     "undecodable": (
         lambda f: write_parquet(f, [encode(X[0]), b"no picture"], [0, 1]),
-        "row 1 is not a readable image",
+        "row 1: not a readable image",
     ),
     "half an image": (
         lambda f: write_parquet(f, [encode(X[0])[:1500]], [0]),
-        "row 0 is not a readable image",
+        "row 0: not a readable image",
     ),
     "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-50]), "not a readable Parquet file"),
     "cut at the start": (lambda f: f.write_bytes(f.read_bytes()[100:]), "not a readable Parquet"),
