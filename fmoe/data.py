@@ -1,9 +1,8 @@
 """Data sets as uint8 tensors, a validation split cut out of train, batches on the device.
 
 `load(name, data_dir)` gives train, val and test; `load_training` gives train and val and does not
-open the test files, so that no choice can depend on them. Sources, in this order: the Hugging Face
-layout (`<name>/{train,test}-*.parquet`), torchvision's original files, what `fmoe data prepare`
-wrote.
+open the test files, so that no choice can depend on them; `read` gives one part and needs no other.
+Sources: a folder of published files (see `fmoe.readers`), or else what `fmoe data prepare` wrote.
 Augmentation is a batched tensor operation drawn for the global batch and cut by rank.
 """
 
@@ -11,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fmoe import readers
-from fmoe.errors import UserError
+from fmoe.errors import UserError, first_line
 from fmoe.paths import home
 
 Name = Literal["digits", "cifar10", "svhn"]
@@ -98,20 +97,18 @@ def digest(*splits: Split) -> str:
     return sha.hexdigest()
 
 
+def kind(name: Name) -> readers.Kind:
+    """What the readers must know of a data set."""
+    return readers.Kind(name, INFO[name].shape, INFO[name].classes)
+
+
 def check(name: Name, part: str, images: Any, labels: Any) -> Split:
     """Arrays of a reader as a `Split`, or `UserError` where they are not this data set."""
-    shape, classes = INFO[name].shape, len(INFO[name].classes)
-    images, labels = np.asarray(images), np.asarray(labels, dtype=np.int64)
-    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) != len(labels):
-        raise UserError(
-            f"{name} {part}: {images.dtype} images of shape {images.shape} with {len(labels)} "
-            f"labels; expected uint8 [N,{','.join(map(str, shape))}] and as many labels"
-        )
-    if len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
-        raise UserError(
-            f"{name} {part}: labels must lie in 0..{classes - 1}, and there must be some"
-        )
-    return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels))
+    images, labels = readers.checked(f"{name} {part}", images, labels, kind(name))
+    return Split(
+        torch.from_numpy(np.ascontiguousarray(images)),
+        torch.from_numpy(np.ascontiguousarray(labels, np.int64)),
+    )
 
 
 def prepared_path(name: Name) -> Path:
@@ -134,27 +131,13 @@ def read(name: str, part: readers.Part, data_dir: str | Path | None = None) -> S
 
 def _read_files(name: Name, part: readers.Part, data_dir: str | Path | None) -> readers.Arrays:
     folder = data_dir or os.environ.get("FMOE_DATA_DIR") or None
-    if folder is None:
-        if prepared_path(name).exists():
-            return readers.prepared(prepared_path(name), part)
-        raise UserError(
-            f"{name} is not here: run `fmoe data prepare {name}` (downloads it), "
-            "or give --data-dir (or FMOE_DATA_DIR)"
-        )
-    if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such data folder")
-    original = readers.cifar_batches if name == "cifar10" else readers.svhn_mat
-    places = [Path(folder) / name]
-    if Path(folder).resolve().name not in set(INFO) - {name}:  # another data set's own
-        places.append(Path(folder))
-    for place in places:
-        for reader in (readers.parquet, original):
-            arrays = reader(place, part)
-            if arrays is not None:
-                return arrays
+    if folder is not None:
+        return readers.published(kind(name), Path(folder), part)
+    if prepared_path(name).exists():
+        return readers.read_prepared(prepared_path(name), kind(name), part)
     raise UserError(
-        f"{folder}: holds no {name}: expected {name}/{{train,test}}-*.parquet "
-        "or torchvision's original files"
+        f"{name} is not here: run `fmoe data prepare {name}` (downloads it), "
+        "or give --data-dir (or FMOE_DATA_DIR)"
     )
 
 
@@ -212,15 +195,70 @@ def load_training(
     return cut(known(name), read(name, "train", data_dir), val_images, train_images)
 
 
-def prepare(name: str, data_dir: str | Path | None = None) -> Data:
-    """Reads (or downloads) a data set, verifies it and keeps it converted for `load`."""
-    if data_dir is None and not os.environ.get("FMOE_DATA_DIR"):
-        readers.download(name, home() / "data" / "raw" / name)
-        if name in ("cifar10", "svhn"):
-            data_dir = home() / "data" / "raw" / name
+@dataclass(frozen=True)
+class Prepared:
+    """A data set that was read whole. before: what was kept until now, if it is another."""
+
+    name: Name
+    train: Split
+    test: Split
+    digest: str
+    before: Before | None = None
+
+    @property
+    def info(self) -> Info:
+        return INFO[self.name]
+
+
+@dataclass(frozen=True)
+class Before:
+    """Counts of images and the digest; None of a file that could not be read."""
+
+    train: int | None = None
+    test: int | None = None
+    digest: str | None = None
+
+
+def prepare(name: str, data_dir: str | Path | None = None) -> Prepared:
+    """Reads (or downloads) a data set, checks both parts and then keeps them for `load`.
+
+    Nothing is written and nothing replaced before all of it is known to be good.
+    """
+    chosen = known(name)
+    if chosen == "digits":
+        return _read_whole(chosen, None)
+    try:
+        if data_dir is not None or os.environ.get("FMOE_DATA_DIR"):
+            return _keep(_read_whole(chosen, data_dir))
+        with readers.downloaded(chosen, home() / "data" / "raw" / chosen) as folder:
+            found = _read_whole(chosen, folder)
+        return _keep(found)
+    except OSError as error:
+        raise UserError(f"{home() / 'data'}: cannot be written ({first_line(error)})") from None
+
+
+def _read_whole(name: Name, data_dir: str | Path | None) -> Prepared:
     train, test = (read(name, part, data_dir) for part in readers.PARTS)
-    if name != "digits":
-        readers.write_prepared(
-            prepared_path(known(name)), (train.images, train.labels), (test.images, test.labels)
+    return Prepared(name, train, test, digest(train, test))
+
+
+def _keep(new: Prepared) -> Prepared:
+    """Writes it unless the same is kept already."""
+    file = prepared_path(new.name)
+    before = _kept(new.name) if file.exists() else None
+    if before is not None and before.digest == new.digest:
+        return new
+    train, test = new.train, new.test
+    readers.write_prepared(file, (train.images, train.labels), (test.images, test.labels))
+    return replace(new, before=before)
+
+
+def _kept(name: Name) -> Before:
+    try:
+        train, test = (
+            check(name, part, *readers.read_prepared(prepared_path(name), kind(name), part))
+            for part in readers.PARTS
         )
-    return split(known(name), train, test)
+    except UserError:
+        return Before()
+    return Before(len(train), len(test), digest(train, test))

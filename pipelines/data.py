@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.options import DataDir, Json
 from pipelines.output import result, say
+
+if TYPE_CHECKING:
+    from fmoe.data import Before
 
 app: typer.Typer = typer.Typer(help="Data sets.", no_args_is_help=True)
 
@@ -23,31 +27,55 @@ def prepare(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Read or download a data set, verify it and keep it converted.
+    """Read or download a data set, check all of it, and keep it converted.
+
+    What was kept before is replaced only once the new files are read and checked, and the
+    output says what it was.
 
     \b
     fmoe data prepare digits
-    fmoe data prepare cifar10 --data-dir ~/data     # holds cifar10/train-*.parquet
     fmoe data prepare svhn                          # downloads through torchvision
+    fmoe data prepare cifar10 --data-dir ~/data     # from ~/data/cifar10, or ~/data itself:
+      Hugging Face   {train,test}-00000-of-00001.parquet, {train,test}/0000.parquet,
+                     cifar10-{train,test}.parquet; in the folder itself, plain_text/
+                     (cropped_digits/ of SVHN), data/ or default/
+      CIFAR-10       cifar-10-python.tar.gz, cifar-10-batches-py/, or the latter itself
+      SVHN           {train,test}_32x32.mat
     """
     from fmoe import data
 
     with result(json) as answer:
-        loaded = data.prepare(name, data_dir)
+        found = data.prepare(name, data_dir)
+        train, before = len(found.train), found.before
         answer |= {
-            "name": loaded.name,
-            "train": len(loaded.train) + len(loaded.val),
-            "val": len(loaded.val),
-            "test": len(loaded.test),
-            "classes": list(loaded.info.classes),
-            "shape": list(loaded.info.shape),
-            "digest": loaded.digest,
+            "name": found.name,
+            "train": train,
+            "val": found.info.val_images if found.info.val_images < train else None,
+            "test": len(found.test),
+            "classes": list(found.info.classes),
+            "shape": list(found.info.shape),
+            "digest": found.digest,
+            "replaced": None if before is None else asdict(before),
         }
         say(
             json,
-            f"{loaded.name}: {answer['train']} training images ({answer['val']} of them for "
-            f"validation), {answer['test']} test images, digest {loaded.digest[:16]}",
+            f"{found.name}: {train} training images, {len(found.test)} test images, "
+            f"digest {found.digest[:16]}",
         )
+        if answer["val"] is None:
+            say(
+                json,
+                f"too few to cut the default {found.info.val_images} validation images: "
+                "train with --set data.val_images=N",
+            )
+        if before is not None:
+            say(json, f"replaced {_described(before)}")
+
+
+def _described(before: Before) -> str:
+    if before.digest is None:
+        return "a file that could not be read"
+    return f"{before.train} training images, {before.test} test images, digest {before.digest[:16]}"
 
 
 if __name__ == "__main__":
