@@ -44,8 +44,7 @@ def digits(part: Part) -> Arrays:
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     order = np.random.RandomState(0).permutation(len(images))
     rows = order[:DIGITS_TEST_IMAGES] if part == "test" else order[DIGITS_TEST_IMAGES:]
-    arrays: Arrays = images[rows], bunch.target[rows]
-    return arrays
+    return images[rows], bunch.target[rows]
 
 
 def published(kind: Kind, folder: Path, part: Part) -> Arrays:
@@ -57,7 +56,9 @@ def published(kind: Kind, folder: Path, part: Part) -> Arrays:
         places.append(folder)
     for place in places:
         layouts = [
-            layout for reader in (parquet, cifar, svhn_mat) for layout in reader.found(kind, place)
+            *parquet.found(kind, place),
+            *cifar.found(kind, place),
+            *svhn_mat.found(kind, place),
         ]
         if len(layouts) > 1:
             both = " and ".join(layout.example for layout in layouts[:2])

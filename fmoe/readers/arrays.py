@@ -37,10 +37,8 @@ def checked(source: str, images: Any, labels: Any, kind: Kind) -> Arrays:
     if len(images) == 0:
         raise UserError(f"{source}: holds no images, and there must be some")
     if labels.shape != (len(images),):
-        raise UserError(
-            f"{source}: {len(images)} images with labels of shape {labels.shape}; "
-            f"expected a label an image, [{len(images)}]"
-        )
+        given = f"{len(labels)} labels" if labels.ndim == 1 else f"labels of shape {labels.shape}"
+        raise UserError(f"{source}: {len(images)} images with {given}; expected a label an image")
     if labels.dtype.kind not in "iu":
         raise UserError(f"{source}: labels are {labels.dtype}; expected integers")
     last = len(kind.classes) - 1

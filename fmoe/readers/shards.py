@@ -143,8 +143,10 @@ def complete(shards: list[Shard]) -> list[Path]:
 
 def _renumbered(name: str, index: int) -> str:
     """The name of a sibling; its fingerprint is not known."""
-    name = re.sub(r"(-of-\d+)-[0-9a-f]+\.parquet$", r"\1-*.parquet", name)
-    return re.sub(r"\d+(?=(-of-\d+(-\*)?)?\.parquet$)", lambda m: f"{index:0{len(m[0])}d}", name)
+    match = re.fullmatch(r"(.*?)(\d+)(-of-\d+)?(-[0-9a-f]+)?\.parquet", name)
+    assert match is not None
+    digits = f"{index:0{len(match[2])}d}"
+    return f"{match[1]}{digits}{match[3] or ''}{'-*' if match[4] else ''}.parquet"
 
 
 def _listed(names: Iterable[str]) -> str:
