@@ -18,85 +18,25 @@ import pytest
 import scipy.io
 import torch
 import torchvision
-from numpy.typing import NDArray
 from PIL import Image
 
 from fmoe import data, readers
 from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.paths import home
-
-IMG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-TRAIN, TEST = 10, 4
-Pixels = NDArray[np.uint8]
-
-
-def made(count: int, seed: int) -> tuple[Pixels, list[int]]:
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
-    return images, [i % 10 for i in range(count)]
-
-
-X, Y = made(TRAIN, 0)
-X_TEST, Y_TEST = made(TEST, 1)
-
-
-def encode(image: Pixels, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(stream, kind)
-    return stream.getvalue()
-
-
-def write_parquet(file: Path, encoded: list[bytes], labels: list[int]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    cells = [{"bytes": image, "path": None} for image in encoded]
-    columns = {"img": pa.array(cells, IMG), "label": pa.array(labels, pa.int64())}
-    pq.write_table(pa.table(columns), file)
-
-
-def write_hugging_face(folder: Path, shards: int = 1) -> None:
-    """`{train,test}-00000-of-00002.parquet` and so on, rows in order."""
-    for part, images, labels in (("train", X, Y), ("test", X_TEST, Y_TEST)):
-        for shard in range(shards):
-            rows = slice(shard * len(labels) // shards, (shard + 1) * len(labels) // shards)
-            write_parquet(
-                folder / f"{part}-{shard:05d}-of-{shards:05d}.parquet",
-                [encode(image) for image in images[rows]],
-                labels[rows],
-            )
-
-
-def write_hugging_face_of(folder: Path, train: int, test: int) -> None:
-    """Random images, as many as are wanted."""
-    for part, count, seed in (("train", train, 2), ("test", test, 3)):
-        images, labels = made(count, seed)
-        file = folder / f"{part}-00000-of-00001.parquet"
-        write_parquet(file, [encode(image) for image in images], labels)
-
-
-def write_batches(folder: Path, images: Pixels, labels: list[int]) -> None:
-    """torchvision's layout: five training batches and one of tests."""
-    inner = folder / "cifar-10-batches-py"
-    inner.mkdir(parents=True)
-    size = len(labels) // 5
-    parts = {
-        f"data_batch_{i + 1}": (
-            images[i * size : (i + 1) * size],
-            labels[i * size : (i + 1) * size],
-        )
-        for i in range(5)
-    }
-    for name, (x, y) in {**parts, "test_batch": (X_TEST, Y_TEST)}.items():
-        batch = {"batch_label": name, "data": x.reshape(-1, 3072), "labels": y, "filenames": []}
-        (inner / name).write_bytes(pickle.dumps(batch, protocol=2))
-
-
-def write_svhn(folder: Path, images: Pixels = X, labels: list[int] = Y) -> None:
-    """The official format: X [32,32,3,N] uint8, y [N,1] uint8 with 10 for the digit 0."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for part, x, y in (("train", images, labels), ("test", X_TEST, Y_TEST)):
-        column = np.array([label or 10 for label in y], np.uint8)[:, None]
-        scipy.io.savemat(folder / f"{part}_32x32.mat", {"X": x.transpose(2, 3, 1, 0), "y": column})
+from tests.published import (
+    IMG,
+    TRAIN,
+    X_TEST,
+    Y_TEST,
+    X,
+    Y,
+    encode,
+    write_batches,
+    write_hugging_face,
+    write_parquet,
+    write_svhn,
+)
 
 
 def load(folder: Path) -> Data:
@@ -205,10 +145,13 @@ def cells(count: int = 1) -> Any:
 LABEL = pa.array([0], pa.int64())
 PARQUET_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no label": (lambda f: fault(f, pa.table({"img": cells()})), "no column `label` .has: img"),
-    "no img": (lambda f: fault(f, pa.table({"label": LABEL})), "no column `img` .has: label"),
+    "no img": (
+        lambda f: fault(f, pa.table({"label": LABEL})),
+        "no column `img` or `image` .has: label",
+    ),
     "img of strings": (
         lambda f: fault(f, pa.table({"img": ["a.png"], "label": LABEL})),
-        "column `img` is string, not struct<bytes, path>",
+        "column `img` is string, not struct<bytes, path> or bytes",
     ),
     "img without bytes": (
         lambda f: fault(f, pa.table({"img": [{"path": "a.png"}], "label": LABEL})),
@@ -257,14 +200,14 @@ def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
     write_hugging_face(tmp_path)
     odd = [encode(X[0]), encode(X[0][:, :16])]
     write_parquet(tmp_path / "train-00000-of-00001.parquet", odd, [0, 1])
-    with pytest.raises(UserError, match="images of different sizes"):
+    with pytest.raises(UserError, match=r"train-.*: row 1: a picture of 16x32 pixels, not 32x32"):
         load(tmp_path)
 
 
 def test_labels_beyond_the_classes_are_refused(tmp_path: Path) -> None:
     write_hugging_face(tmp_path)
     write_parquet(tmp_path / "train-00000-of-00001.parquet", [encode(X[0])], [10])
-    with pytest.raises(UserError, match=r"cifar10 train: labels must lie in 0\.\.9"):
+    with pytest.raises(UserError, match=r"train-.*parquet: labels must lie in 0\.\.9"):
         load(tmp_path)
 
 
@@ -348,7 +291,7 @@ def test_damaged_batch_is_refused_by_name(content: bytes, tmp_path: Path) -> Non
 def test_missing_batch_is_refused_by_name(tmp_path: Path) -> None:
     write_batches(tmp_path, X, Y)
     (tmp_path / "cifar-10-batches-py" / "test_batch").unlink()
-    with pytest.raises(UserError, match="test_batch: not a CIFAR-10 batch"):
+    with pytest.raises(UserError, match="test_batch: no such file"):
         load(tmp_path)
 
 
@@ -372,7 +315,6 @@ SVHN_FAULTS: dict[str, Callable[[Path], object]] = {
     "truncated": lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]),
     "text": lambda f: f.write_text("not a mat file"),
     "empty": lambda f: f.write_bytes(b""),
-    "missing": lambda f: f.unlink(),
     "no y": lambda f: scipy.io.savemat(f, {"X": X.transpose(2, 3, 1, 0)}),
     "X of two dimensions": lambda f: scipy.io.savemat(f, {"X": np.zeros((4, 4)), "y": [[1]]}),
 }

@@ -6,7 +6,6 @@ import gzip
 import io
 import re
 import tarfile
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ BATCHES: dict[Part, list[str]] = {
 META = "batches.meta"
 BATCH = re.compile(r"data_batch_\d+|test_batch")
 KNOWN = {*BATCHES["train"], *BATCHES["test"], META}
-MOST_BYTES = 256 << 20
+MOST_BYTES = 128 << 20
 """Of a batch; a published one has 31 MB."""
-MOST_UNPACKED = 512 << 20
+MOST_UNPACKED = 256 << 20
 MOST_MEMBERS = 64
 """Of the archive, which has 186 MB and 9 members."""
 
@@ -93,7 +92,7 @@ def _members(archive: Path) -> dict[str, bytes]:
             raise ValueError(f"unpacks to more than {MOST_UNPACKED} bytes")
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
             return _regular(tar)
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001 - tarfile and gzip raise many kinds for damaged files
         raise UserError(f"{archive}: not CIFAR-10's archive ({first_line(error)})") from None
 
 

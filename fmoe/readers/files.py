@@ -54,5 +54,5 @@ def content(file: Path, most: int) -> bytes:
         raise UserError(f"{file}: {size} bytes, more than the {most} that are read")
     try:
         return file.read_bytes()
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)})") from None

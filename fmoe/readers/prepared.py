@@ -33,7 +33,7 @@ def read_prepared(file: Path, kind: Kind, part: Part) -> Arrays:
                 if kept.get_slice(name).get_dtype() != dtype:
                     raise UserError(f"{name} is {kept.get_slice(name).get_dtype()}, not {dtype}")
             return checked(part, kept.get_tensor(f"x{end}"), kept.get_tensor(f"y{end}"), kind)
-    except (SafetensorError, OSError, UserError) as error:
+    except (SafetensorError, OSError, MemoryError, UserError) as error:
         raise UserError(
             f"{file}: damaged ({first_line(error)}); run `fmoe data prepare` again"
         ) from None

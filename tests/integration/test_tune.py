@@ -19,7 +19,7 @@ from fmoe.study import Ledger
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space
 from tests.integration.test_errors import refused
-from tests.test_readers import write_hugging_face_of
+from tests.published import write_hugging_face_of
 
 Fmoe = Callable[..., Outcome]
 
