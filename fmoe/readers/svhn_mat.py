@@ -86,6 +86,8 @@ def _inflated(packed: bytes, most: int) -> bytes:
         raise ValueError(f"unpacks to more than {MOST_BYTES} bytes")
     if not inflater.eof:
         raise ValueError("cut off")
+    if unpacked[:4] in (struct.pack("<I", COMPRESSED), struct.pack(">I", COMPRESSED)):
+        raise ValueError("packed twice")
     return unpacked
 
 
