@@ -247,6 +247,7 @@ def _keep(new: Prepared) -> Prepared:
     file = prepared_path(new.name)
     before = _kept(new.name) if file.exists() else None
     if before is not None and before.digest == new.digest:
+        readers.remove_left(file)
         return new
     train, test = new.train, new.test
     readers.write_prepared(file, (train.images, train.labels), (test.images, test.labels))

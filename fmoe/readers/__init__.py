@@ -14,6 +14,7 @@ import numpy as np
 from fmoe.errors import UserError
 from fmoe.readers import cifar, parquet, svhn_mat
 from fmoe.readers.arrays import PARTS, Arrays, Kind, Part, checked
+from fmoe.readers.aside import remove_left
 from fmoe.readers.download import downloaded
 from fmoe.readers.prepared import read_prepared, write_prepared
 from fmoe.readers.shards import CONFIGS
@@ -28,6 +29,7 @@ __all__ = [
     "downloaded",
     "published",
     "read_prepared",
+    "remove_left",
     "write_prepared",
 ]
 

@@ -17,11 +17,10 @@ END = ".tmp"
 def aside(target: Path) -> Iterator[Path]:
     """An empty folder on the target's file system, gone afterwards.
 
-    Whoever writes in one holds a lock on it, which ends with the process, even a killed one: those
-    of the target that nobody holds are removed.
+    Whoever writes in one holds a lock on it, which ends with the process, even a killed one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _clean(target)
+    remove_left(target)
     folder = Path(tempfile.mkdtemp(END, f".{target.name}.", target.parent))
     lock = os.open(folder, os.O_RDONLY)
     try:
@@ -32,7 +31,8 @@ def aside(target: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _clean(target: Path) -> None:
+def remove_left(target: Path) -> None:
+    """The folders of a target that killed processes left."""
     for left in target.parent.glob(f".{target.name}.*{END}"):
         try:
             lock = os.open(left, os.O_RDONLY)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fmoe.errors import UserError, first_line
 from fmoe.readers.arrays import PARTS
-from fmoe.readers.aside import aside
+from fmoe.readers.aside import aside, remove_left
 
 
 @contextmanager
@@ -20,6 +20,7 @@ def downloaded(name: str, folder: Path) -> Iterator[Path]:
     has ended without an error: what is there is not replaced by what cannot be read.
     """
     if folder.is_dir() and _whole(name, folder):
+        remove_left(folder)
         yield folder
         return
     with aside(folder) as place:
