@@ -29,7 +29,7 @@ def decode(data: bytes, source: str, channels: int) -> Pixels:
 
     Raises `UserError`, which starts with `source`, for what is no picture or breaks a rule.
     """
-    from PIL import UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with quiet():
@@ -38,6 +38,8 @@ def decode(data: bytes, source: str, channels: int) -> Pixels:
         raise UserError(f"{source}: {error}") from None
     except UnidentifiedImageError:
         raise UserError(f"{source}: not a readable image (damaged, or not {READABLE})") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{source}: more than {LARGEST} pixels; make it smaller") from None
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for damaged bytes
         raise UserError(f"{source}: not a readable image ({first_line(error)})") from None
     return pixels

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fmoe.pictures import tiff
-from fmoe.pictures.limits import LARGEST_TEXT, SCANS
+from fmoe.pictures.limits import LARGEST_RLE, LARGEST_TEXT, SCANS
 from fmoe.pictures.refused import Refused
 from fmoe.pictures.stream import Stream
 
@@ -84,8 +84,8 @@ def _bmp(image: Any, data: bytes) -> None:
     codec, _, _, args = image.tile[0]
     if codec == "raw" and args[0] not in BMP_RAW.get(bits, {args[0]}):
         raise Refused(f"a BMP of {bits} bits with a short grey palette; save it as PNG")
-    if codec == "bmp_rle" and image.mode == "1":
-        raise Refused("a run-length BMP of black and white; save it as PNG")
+    if codec == "bmp_rle" and (image.mode == "1" or math.prod(image.size) > LARGEST_RLE):
+        raise Refused("a run-length BMP, black and white or large; save it as PNG")
 
 
 def _gif(image: Any, data: bytes) -> None:

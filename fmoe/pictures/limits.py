@@ -4,6 +4,8 @@ LARGEST = 2**26
 """Pixels of a picture, and bytes of its file."""
 LARGEST_TEXT = 2**24
 """Bytes of a PPM of decimal numbers, which Python reads."""
+LARGEST_RLE = 2**22
+"""Pixels of a run-length BMP, which Python reads, too."""
 LARGEST_EXIF = 2**20
 LARGEST_PROFILE = 2**22
 SCANS = 64
