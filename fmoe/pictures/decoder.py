@@ -24,16 +24,17 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 MODES = ("1", "L", "P", "RGB", *opaque.ALPHA, *SIXTEEN_BITS)
 
 
-def decode(data: bytes, source: str, channels: int) -> Pixels:
+def decode(data: bytes, source: str, channels: int, largest: int = LARGEST) -> Pixels:
     """An encoded picture as uint8 [channels,H,W], channels 1 (grey) or 3 (RGB).
 
+    largest: pixels, of which the header tells before anything is decoded.
     Raises `UserError`, which starts with `source`, for what is no picture or breaks a rule.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with quiet():
-            pixels = _in_channels(_pixels(data), channels)
+            pixels = _in_channels(_pixels(data, largest), channels)
     except Refused as error:
         raise UserError(f"{source}: {error}") from None
     except UnidentifiedImageError:
@@ -45,7 +46,7 @@ def decode(data: bytes, source: str, channels: int) -> Pixels:
     return pixels
 
 
-def _pixels(data: bytes) -> Pixels:
+def _pixels(data: bytes, largest: int) -> Pixels:
     """uint8 [H,W] or [H,W,3], upright and in sRGB."""
     from PIL import Image, ImageFile, ImageOps
 
@@ -55,11 +56,11 @@ def _pixels(data: bytes) -> Pixels:
         raise Refused("not a readable image (empty)")
     if len(data) > LARGEST:
         raise Refused(f"larger than {LARGEST >> 20} MiB; make it smaller")
-    _check_size(layouts.webp_size(data))
+    _check_size(layouts.webp_size(data), largest)
     tiff.header(data)
     with Image.open(Stream(data), formats=FORMATS) as opened:
         image = _first(opened, data)
-        _check_size(image.size)
+        _check_size(image.size, largest)
         layouts.CHECKS[image.format](image, data)
         if len(image.info.get("exif") or b"") > LARGEST_EXIF:
             raise Refused("its EXIF block is too large; save it without")
@@ -88,9 +89,9 @@ def _first(image: Any, data: bytes) -> Any:
     return image
 
 
-def _check_size(size: tuple[int, int]) -> None:
-    if math.prod(size) > LARGEST:
-        raise Refused(f"{size[0]}x{size[1]} pixels, more than {LARGEST}; make it smaller")
+def _check_size(size: tuple[int, int], largest: int) -> None:
+    if math.prod(size) > largest:
+        raise Refused(f"{size[0]}x{size[1]} pixels, more than {largest}; make it smaller")
 
 
 def _scaled_ppm(image: Any, data: bytes) -> Pixels:

@@ -22,7 +22,9 @@ from fmoe.readers.layout import Layout
 from fmoe.readers.shards import Naming, complete, namings
 
 PICTURES = ("img", "image")
-ROWS = 256
+ROWS = 64
+MOST_CELL = 1 << 20
+"""Bytes of an encoded picture: 300 times those of a 3x32x32 as PNG."""
 MOST_BYTES = 2 << 30
 """Of a file's two columns, uncompressed: 13 times CIFAR-10's training set as PNG."""
 
@@ -140,7 +142,7 @@ def _rows(file: Path, opened: Any, picture: str, kind: Kind) -> Arrays:
 
 
 def _picture(cell: bytes, source: str, shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
-    pixels = decode(cell, source, shape[0])
+    pixels = decode(cell, source, shape[0], largest=shape[1] * shape[2])
     if pixels.shape != shape:
         raise UserError(
             f"{source}: a picture of {pixels.shape[1]}x{pixels.shape[2]} pixels, "
@@ -154,6 +156,7 @@ def _batches(
 ) -> Iterator[tuple[list[bytes], np.ndarray[Any, Any]]]:
     """Encoded pictures and labels, `ROWS` at a time."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     for batch in opened.iter_batches(ROWS, columns=[picture, "label"]):
         cells, labels = _decoded(batch[picture]), _decoded(batch["label"])
@@ -165,6 +168,8 @@ def _batches(
                 raise UserError(
                     f"{file}: cells of `{picture}` without bytes; their files are elsewhere"
                 )
+        if (pc.max(pc.binary_length(cells)).as_py() or 0) > MOST_CELL:
+            raise UserError(f"{file}: a cell of `{picture}` has more than {MOST_CELL} bytes")
         yield cells.to_pylist(), labels.to_numpy(zero_copy_only=False)
 
 
