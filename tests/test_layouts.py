@@ -142,20 +142,18 @@ LABELS: dict[str, list[Any]] = {
     "none": [],
 }
 PARQUET = [name for name in LAYOUTS if name not in ARRAYS]
-CANNOT = (
-    {("mat", kind) for kind in ("tables", "missing one", "2**32 beyond")}
-    | {("prepared", k) for k in ("text", "digits of text", "bytes", "complex", "missing one")}
-    | {(name, k) for name in PARQUET for k in ("complex", "one less", "one more", "none")}
-    | {(name, "one float") for name in PARQUET}
-) - {("mat", "2**32 beyond")}
-"""What the format cannot hold (or is as it should be: SVHN's labels are a column)."""
+CANNOT = {
+    *(("mat", kind) for kind in ("tables", "missing one")),
+    *(("prepared", k) for k in ("text", "digits of text", "bytes", "complex", "missing one")),
+    *((layout, kind) for layout in PARQUET for kind in ("complex", "one less", "one more")),
+    *((layout, kind) for layout in PARQUET for kind in ("none", "one float")),
+}
+"""What a format cannot hold, and a table (SVHN's labels are a column)."""
+CELLS = [(layout, kind) for layout in LAYOUTS for kind in LABELS if (layout, kind) not in CANNOT]
 
 
-@pytest.mark.parametrize("kind", LABELS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("layout", "kind"), CELLS)
 def test_labels_of_another_kind_are_refused(layout: str, kind: str, tmp_path: Path) -> None:
-    if (layout, kind) in CANNOT:
-        pytest.skip("cannot be written")
     LAYOUTS[layout].write(tmp_path, {"train": GOOD["train"], "test": (X_TEST, LABELS[kind])})
     message = refused(layout, tmp_path, "test")
     assert "test" in message
@@ -182,11 +180,16 @@ IMAGES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", IMAGES)
-@pytest.mark.parametrize("layout", ARRAYS)
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [
+        (layout, kind)
+        for layout in ARRAYS
+        for kind in IMAGES
+        if layout != "prepared" or kind not in ("objects", "text")
+    ],
+)
 def test_images_of_another_kind_are_refused(layout: str, kind: str, tmp_path: Path) -> None:
-    if layout == "prepared" and kind in ("objects", "text", "half"):
-        pytest.skip("cannot be written")
     LAYOUTS[layout].write(tmp_path, {"train": GOOD["train"], "test": (IMAGES[kind], Y_TEST)})
     assert "test" in refused(layout, tmp_path, "test")
 
