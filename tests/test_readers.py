@@ -8,6 +8,7 @@ import pickle
 import struct
 import urllib.error
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -235,6 +236,30 @@ def test_batches_written_by_python_2_are_read(tmp_path: Path) -> None:
     again = load(tmp_path)
     assert again.digest == expected.digest
     assert torch.equal(again.val.images, expected.val.images)
+
+
+LABEL_KINDS: dict[str, Callable[[list[int]], Any]] = {
+    "list": list,
+    **{kind: partial(np.array, dtype=kind) for kind in ("<i8", ">i8", "<u4", "int16", "uint8")},
+}
+
+
+@pytest.mark.parametrize("labels", LABEL_KINDS)
+@pytest.mark.parametrize("key", [str, str.encode], ids=["text", "bytes"])
+@pytest.mark.parametrize("protocol", range(6))
+def test_batches_of_every_protocol_are_read(
+    protocol: int, key: Callable[[str], Any], labels: str, tmp_path: Path
+) -> None:
+    """And read-only, and by columns, as numpy may lay them out."""
+    frozen = X_TEST.reshape(-1, 3072).copy()
+    frozen.flags.writeable = False
+    for pixels in (X_TEST.reshape(-1, 3072), frozen, np.asfortranarray(frozen), frozen[::1, ::1]):
+        batch = {"data": pixels, "labels": LABEL_KINDS[labels](Y_TEST), "filenames": ["a"] * 4}
+        content = pickle.dumps({key(k): value for k, value in batch.items()}, protocol)
+        (tmp_path / "test_batch").write_bytes(content)
+        split = data.read("cifar10", "test", tmp_path)
+        assert torch.equal(split.images, torch.from_numpy(X_TEST))
+        assert split.labels.tolist() == Y_TEST
 
 
 class Evil:
