@@ -35,7 +35,6 @@ __all__ = [
 
 DIGITS_TEST_IMAGES = 360
 ORIGINAL = {"cifar10": cifar.ARCHIVE, "svhn": "{train,test}_32x32.mat"}
-OTHERS = {"digits": "digits", **CONFIGS}
 
 
 def digits(part: Part) -> Arrays:
@@ -75,6 +74,6 @@ def published(kind: Kind, folder: Path, part: Part) -> Arrays:
 
 def _of_another(name: str, folder: Path) -> bool:
     """By the names of sets and of the hub's folders; the pictures have the same size."""
-    own = folder.parent.name if folder.name in ("data", "default") else folder.name
-    others = {text for key, config in OTHERS.items() if key != name for text in (key, config)}
-    return own in others | {"full_numbers"}
+    hub = {text for key, config in CONFIGS.items() if key != name for text in (key, config)}
+    inner = folder.name in ("data", "default") and folder.parent.name in hub
+    return inner or folder.name in {*hub, "digits", "full_numbers"}
