@@ -20,6 +20,7 @@ from fmoe.errors import UserError
 from fmoe.pictures import decode
 from fmoe.pictures.quiet import stderr_closed
 from fmoe.storage import Folder
+from pipelines.cli import main
 from tests.conftest import SMALL
 from tests.pictures_kinds import COLOUR, FEW, INDICES, turned
 from tests.pictures_made import png, saved
@@ -191,8 +192,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def predict(model: Path, *images: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    from pipelines.cli import main
-
     with pytest.raises(SystemExit) as end:
         main(["predict", str(model), *map(str, images), "--json"])
     out, err = capfd.readouterr()
@@ -224,3 +223,16 @@ def test_predict_answers_the_same(
         assert (code, out) == (2, "")
         assert err.startswith(f"fmoe: {path}: ")
         assert err.count("\n") == 1
+
+
+def test_predict_says_nothing_before_all_are_checked(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cat.png").write_bytes(png(COLOUR, colour=2))
+    (tmp_path / "dog.png").write_bytes(png(COLOUR, colour=2)[:-20])
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(model), str(tmp_path / "cat.png"), str(tmp_path / "dog.png")])
+    out, err = capfd.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert err.startswith(f"fmoe: {tmp_path / 'dog.png'}: ")
+    assert err.count("\n") == 1
