@@ -116,6 +116,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "png profile": lambda: png(
         GREY, colour=0, chunks=[(b"iCCP", b"name\0\0" + zlib.compress(b"\0" * 2**28))]
     ),
+    "png exif": lambda: png(
+        GREY, colour=0, chunks=[(b"eXIf", _exif().tobytes()[6:] + b"\0" * 2**24)]
+    ),
     "png chunks": lambda: png(GREY, colour=0, chunks=[(b"teSt", b"")] * 2**20),
     "gif 65535": lambda: _gif(65535, 65535),
     "gif blocks": lambda: _gif(8, 8, b"!\xfe\1a\0" * 2**20),
