@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tests.pictures_made import png, profile, saved, tiff
 
@@ -299,6 +299,8 @@ MADE: list[Kind] = [
     Kind("png colour with grey profile",
          lambda: saved(_image(COLOUR), "PNG", icc_profile=profile(1.0, grey=True)),
          "a grey colour profile"),
+    Kind("png lab profile", lambda: saved(_image(COLOUR), "PNG", icc_profile=ImageCms
+         .ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()), "for neither grey nor RGB"),
     Kind("png damaged profile", lambda: saved(_image(COLOUR), "PNG", icc_profile=b"no profile"),
          "its colour profile is damaged"),
     Kind("png unpackable profile",

@@ -9,7 +9,7 @@ What a viewer would apply to show the picture is applied by a rule below, or the
   than 8 bits, and smaller maxima of PGM and PPM, are scaled to 0..255. Other depths, floats, signed
   and 32-bit numbers, and TIFF of 16 bits with white as zero are refused.
 - **Colours.** Palettes are looked up (an index beyond the palette is refused), bilevel is 0 and
-  255. JPEG, WebP and compressed TIFF may store RGB as YCbCr. CMYK, Lab and others are refused.
+  255. YCbCr is RGB in JPEG, WebP and TIFF with JPEG; CMYK, Lab and others are refused.
 - **Channels.** A model of one channel sees the luminance of ITU-R 601 (of grey stored as RGB just
   the grey), one of three channels sees grey three times.
 - **Orientation.** The tag of EXIF or TIFF is applied, where there is none XMP's. Values beyond

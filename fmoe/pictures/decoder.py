@@ -21,6 +21,8 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 READABLE = "PNG, JPEG, WebP, BMP, GIF, TIFF, PBM, PGM or PPM"
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+EXIF_BLOCKS = ("exif", "Raw profile type exif")
+"""Where Pillow looks for an orientation, of which it writes a new block without it."""
 MODES = ("1", "L", "P", "RGB", *opaque.ALPHA, *SIXTEEN_BITS)
 
 
@@ -62,8 +64,6 @@ def _pixels(data: bytes, largest: int) -> Pixels:
         image = _first(opened, data)
         _check_size(image.size, largest)
         layouts.CHECKS[image.format](image, data)
-        if len(image.info.get("exif") or b"") > LARGEST_EXIF:
-            raise Refused("its EXIF block is too large; save it without")
         if image.format == "PPM" and image.tile[0].codec_name == "ppm":
             return _scaled_ppm(image, data)
         key = opaque.declared(image, data)
@@ -71,6 +71,8 @@ def _pixels(data: bytes, largest: int) -> Pixels:
             image.load()
         if image.mode not in MODES and not (image.format == "PPM" and image.mode == "I"):
             raise Refused(f"its colours are {image.mode}, not grey, palette or RGB; convert it")
+        if any(len(image.info.get(name) or b"") > LARGEST_EXIF for name in EXIF_BLOCKS):
+            raise Refused("its EXIF block is too large; save it without")
         ImageOps.exif_transpose(image, in_place=True)
         samples = np.asarray(image)
         opaque.check(image, samples, key)

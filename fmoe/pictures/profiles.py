@@ -44,7 +44,7 @@ def _change(profile: bytes) -> tuple[bool, Callable[[Pixels], Pixels] | None]:
         source = ImageCms.getOpenProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space
         if space not in ("RGB ", "GRAY"):
-            raise Refused(f"its colour profile is of {space.strip()}; convert it to sRGB")
+            raise Refused("its colour profile is for neither grey nor RGB; convert it to sRGB")
         if space == "GRAY":
             ramp = np.arange(256, dtype=np.uint8)[None]
             # unoptimized: littleCMS is 10 levels off in the shadows otherwise

@@ -56,8 +56,8 @@ def check(image: Any, _: bytes) -> None:
         raise Refused("a TIFF whose colours are neither grey, palette nor RGB; convert it")
     if photometric == WHITE_IS_ZERO and bits == {16}:  # Pillow inverts fewer bits only
         raise Refused("a TIFF of 16 bits with white as zero; save it as PNG")
-    if photometric == YCBCR and tags.get(Tiff.SAMPLESPERPIXEL, 3) != 3:
-        raise Refused("a TIFF of YCbCr without its three channels; save it as PNG")
+    if photometric == YCBCR and (compression != "jpeg" or len(image.getbands()) != 3):
+        raise Refused("a TIFF whose colours are YCbCr, and not in JPEG; convert it")
     if photometric == PALETTE and max(tags[Tiff.COLORMAP]) in range(1, 256):
         raise Refused("a TIFF whose palette has 8 bits where 16 belong; save it as PNG")
     if tags.get(Tiff.TILEWIDTH, 1) * tags.get(Tiff.TILELENGTH, 1) > LARGEST:
