@@ -243,12 +243,22 @@ def _read_whole(name: Name, data_dir: str | Path | None) -> Prepared:
 
 
 def _keep(new: Prepared) -> Prepared:
-    """Writes it unless the same is kept already."""
+    """Writes it unless the same is kept already.
+
+    Raises `UserError` where a set that the recipes can train on would give way to one that is too
+    small for them.
+    """
     file = prepared_path(new.name)
     before = _kept(new.name) if file.exists() else None
     if before is not None and before.digest == new.digest:
         readers.remove_left(file)
         return new
+    if before is not None and (before.train or 0) > new.info.val_images >= len(new.train):
+        raise UserError(
+            f"{new.name}: {len(new.train)} training images are too few for the "
+            f"{new.info.val_images} of validation, and {file} keeps {before.train}: "
+            "remove that file to keep these instead"
+        )
     train, test = new.train, new.test
     readers.write_prepared(file, (train.images, train.labels), (test.images, test.labels))
     return replace(new, before=before)

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 
-from fmoe import data
+from fmoe import data, readers
 from fmoe.errors import UserError
 from fmoe.paths import home
 from tests.published import (
@@ -88,6 +89,24 @@ def test_what_was_replaced_is_said(tmp_path: Path) -> None:
     done = command("cifar10", "--data-dir", str(tmp_path / "big"), "--json")
     replaced = json.loads(done.stdout.splitlines()[-1])["replaced"]
     assert replaced == {"train": TRAIN, "test": TEST, "digest": now.digest}
+
+
+def test_a_set_too_small_to_train_on_replaces_none_that_can(tmp_path: Path) -> None:
+    write_hugging_face_of(tmp_path / "cifar10", 40, 20)
+    labels = torch.arange(5100) % 10
+    images = torch.zeros(5100, 3, 32, 32, dtype=torch.uint8)
+    readers.write_prepared(
+        data.prepared_path("cifar10"), (images, labels), (images[:20].clone(), labels[:20].clone())
+    )
+    before = kept()
+    done = command("cifar10", "--data-dir", str(tmp_path))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "40 training images are too few" in line
+    assert "cifar10.safetensors keeps 5100" in line
+    assert kept() == before
+    data.prepared_path("cifar10").unlink()
+    assert command("cifar10", "--data-dir", str(tmp_path)).returncode == 0
 
 
 def test_the_same_set_is_not_written_again(tmp_path: Path) -> None:
