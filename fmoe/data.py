@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +88,11 @@ class Data(TrainingData):
     test: Split
     digest: str
     """sha256 over images and labels of train and test."""
+
+    @cached_property
+    def test_digest(self) -> str:
+        """sha256 over images and labels of test."""
+        return digest(self.test)
 
 
 def digest(*splits: Split) -> str:

@@ -29,6 +29,7 @@ from fmoe.storage import Damaged, Folder
 from fmoe.tracking import Tracker, finishing
 from fmoe.training import check_batches
 from fmoe.workers import Workers
+from pipelines.data_claim import claim_data, reading
 from pipelines.output import Display, percent
 from pipelines.publish import publish
 
@@ -64,16 +65,18 @@ def run(request: Request) -> dict[str, Any]:
     folder = storage / "runs" / checked(name)
     with Display() as display, only_one(folder):
         finished = claim(folder, settings)
+        wanted = settings.data
+        with reading(folder, finished is not None):
+            loaded = data.load(
+                wanted.name,
+                request.data_dir,
+                val_images=wanted.val_images,
+                train_images=wanted.train_images,
+            )
+        claim_data(folder, loaded, request.data_dir)
         if finished is not None:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
             return finished
-        wanted = settings.data
-        loaded = data.load(
-            wanted.name,
-            request.data_dir,
-            val_images=wanted.val_images,
-            train_images=wanted.train_images,
-        )
         check_batches(settings.experts.train, len(loaded.train), 1)
         check_batches(settings.joint, len(loaded.train), request.workers.most)
         # from here on an outage of the storage is waited out
