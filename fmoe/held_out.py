@@ -84,7 +84,7 @@ def check_classes(card: Mapping[str, Any], name: Name, model: str) -> list[str]:
     info, known, sides = data.INFO[name], card["classes"], card["input_shape"]
     if list(info.shape) != sides:
         raise UserError(
-            f"--data {name}: its images are {_by(info.shape)}, and {model} was made for {_by(sides)}"
+            f"--data {name}: its images are {_by(info.shape)}, and {model} takes {_by(sides)}"
         )
     if len(known) != len(info.classes):
         raise UserError(

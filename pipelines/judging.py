@@ -20,7 +20,7 @@ from fmoe.mixture import Mixture
 from fmoe.on_ray import evaluate as on_ray
 from fmoe.on_ray.session import Resources, session
 from fmoe.paths import home
-from fmoe.promotion import foreign, lacks
+from fmoe.promotion import foreign, lacks, leaks_unknown
 from fmoe.schema import parse_ratio
 from fmoe.storage import Folder
 from fmoe.version import VERSION
@@ -93,14 +93,16 @@ class Judged:
         """What the reader should know of the images, and what is no flag."""
         if self.wanted is not None and self.wanted > len(self.test):
             yield f"{self.wanted} images were asked for, and there are {len(self.test)}"
+        other = foreign(answer)
+        if other is not None:
+            yield other
         if self.data.unread is not None:
             yield (
                 "whether test images are among the training images was not looked for: "
                 f"{self.data.unread}"
             )
-        why = foreign(answer)
-        if why is not None:
-            yield why
+        elif other is None:
+            yield from leaks_unknown(answer)
 
 
 def judge(model: str, request: Request, display: Display, images: HeldOut | None = None) -> Judged:

@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
-from fmoe import tracking
+from fmoe import data, tracking
 from fmoe.data import Data
+from fmoe.errors import UserError
 from fmoe.storage import Folder
 from fmoe.study import Ledger
+from pipelines.data_claim import claim_data
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space
 from tests.integration.test_errors import refused
-from tests.test_readers import write_hugging_face_of
+from tests.test_readers import encode, made, write_hugging_face_of, write_parquet
 
 Fmoe = Callable[..., Outcome]
 
@@ -219,12 +221,94 @@ def test_studies_are_listed_and_shown(studied: Studied, fmoe: Fmoe) -> None:
     refused(fmoe("studies", "best", "nonesuch"), "nonesuch: no such study")
 
 
-def test_a_finished_study_is_answered_from_its_file(studied: Studied, fmoe: Fmoe) -> None:
+def shards(folder: Path) -> Path:
+    """The study's images in other files."""
+    for part, count, seed in (("train", 136, 2), ("test", 16, 3)):
+        images, labels = made(count, seed)
+        for place, rows in enumerate((slice(0, 9), slice(9, count))):
+            file = folder / "cifar10" / f"{part}-0000{place}-of-00002.parquet"
+            write_parquet(file, [encode(image) for image in images[rows]], labels[rows])
+    return folder
+
+
+def other(part: str, folder: Path) -> Path:
+    """One label of train or of test is another."""
+    file = shards(folder) / "cifar10" / f"{part}-00001-of-00002.parquet"
+    rows = pq.read_table(file).to_pylist()
+    labels = [row["label"] for row in rows]
+    write_parquet(file, [row["img"]["bytes"] for row in rows], [*labels[:-1], 9 - labels[-1]])
+    return folder
+
+
+def without(part: str, folder: Path) -> Path:
+    for file in (shards(folder) / "cifar10").glob(f"{part}-*"):
+        file.unlink()
+    return folder
+
+
+FINISHED: dict[str, tuple[Callable[[Path], Path], str | None]] = {
+    "same in another layout": (shards, None),
+    "other training labels": (lambda f: other("train", f), "has other training images or labels"),
+    "other test labels": (lambda f: other("test", f), "has other test images or labels"),
+    "test files alone": (lambda f: without("train", f), "no train-*.parquet"),
+    "training files alone": (lambda f: without("test", f), "no test-*.parquet"),
+    "gone": (lambda f: f / "nowhere", "no such data folder"),
+}
+
+
+def resume(studied: Studied, fmoe: Fmoe, data_dir: Path, *more: str) -> Outcome:
+    file = studied.home / "small.yaml"
+    return fmoe("tune", file, "--name", "small", "--trials", "5", "--resume", "--json",
+                "--data-dir", data_dir, *more)  # fmt: skip
+
+
+@pytest.mark.parametrize("state", FINISHED)
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of the version before"])
+def test_a_finished_study_is_answered_for_its_data_alone(
+    studied: Studied, fmoe: Fmoe, tmp_path: Path, state: str, recorded: bool
+) -> None:
+    write, differs = FINISHED[state]
+    record = studied.folder / "data.json"
+    content = record.read_bytes()
+    if not recorded:
+        record.unlink()
+    try:
+        outcome = resume(studied, fmoe, write(tmp_path))
+    finally:
+        record.write_bytes(content)
+    if differs is None:
+        assert outcome.json == studied.answer
+    elif "has other" in differs:
+        said = differs if recorded else "has other images or labels"
+        refused(outcome, str(studied.folder), said, "--data-dir", "--name")
+    else:
+        refused(outcome, differs, "result.json")
+
+
+def test_files_that_are_replaced_during_a_search_do_not_judge_its_winner(
+    studied: Studied, tmp_path: Path
+) -> None:
+    """What `result` does first with what it reads at the end."""
+    now = data.load("cifar10", other("train", tmp_path), val_images=40, train_images=96)
+    with pytest.raises(UserError, match="other training images or labels"):
+        claim_data(Folder.at(studied.folder), now, tmp_path)
+
+
+def test_a_finished_study_is_not_begun_again(studied: Studied, fmoe: Fmoe) -> None:
     command = ["tune", studied.home / "small.yaml", "--name", "small", "--trials", "5"]
-    again = fmoe(*command, "--resume", "--json", "--data-dir", studied.home / "nowhere")
-    assert again.json == studied.answer
     refused(fmoe(*command), "study small is there with 5 of 5 trials", "--resume", "--name")
     refused(fmoe(*command, "--set", "seed=1", "--resume"), "is a study of other settings")
+
+
+def test_a_model_of_a_small_set_is_evaluated(studied: Studied, fmoe: Fmoe, tmp_path: Path) -> None:
+    """No validation split of the default's 5,000 can be cut out of 136 images; and by test files
+    alone, which its card knows."""
+    uri = studied.answer["best"]["model_uri"]
+    for folder in (studied.home / "data", without("train", tmp_path)):
+        answer = fmoe("evaluate", uri, "--attacks", "fgsm", "--data-dir", folder, "--json").json
+        assert answer["images"] == 16
+        assert answer["recorded"] == uri
+        assert answer["test_digest"] == answer["trained_on_test"]
 
 
 @pytest.mark.parametrize(
