@@ -249,7 +249,7 @@ def test_an_unfinished_study_is_resumed_with_its_data(
         refused(fmoe(*command, "--data-dir", made("same", tmp_path)), TOO_MANY)
         return
     assert (begun / "studies" / "mine" / "data.json").exists()
-    now = made(state, tmp_path)
+    now = made(state, tmp_path / "now")
     refused(fmoe(*command, "--data-dir", now, "--resume"), IS_DIFFERENT[state] or TOO_MANY)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow.tracking import MlflowClient
 
-from fmoe import data, tracking
+from fmoe import tracking
 from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.storage import Folder
 from fmoe.study import Ledger
-from pipelines.data_claim import claim_data
+from pipelines.study_finals import Finals
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space
 from tests.integration.test_errors import refused
@@ -28,11 +29,13 @@ Fmoe = Callable[..., Outcome]
 
 @dataclass(frozen=True)
 class Studied:
-    """A study whose test images could not be read at first. home: the FMOE_HOME it ran under."""
+    """A study whose test images could not be read at first, and whose training images were others
+    at the end of a second try. home: the FMOE_HOME it ran under."""
 
     home: Path
     folder: Path
     refusal: Outcome
+    replaced: Outcome
     before: dict[int, float | None]
     answer: dict[str, Any]
 
@@ -85,9 +88,23 @@ def studied_once(
         ledger = Ledger(Folder.at(home / "studies" / "small"))
         ended = {trial.number: trial.ended for trial in ledger.trials()}
         test_file.write_bytes(content)
+        (train_file,) = (home / "data" / "cifar10").glob("train-*.parquet")
+        content = train_file.read_bytes()
+        choose = Finals.choose
+
+        def while_files_are_replaced(*given: Any) -> Any:
+            other("train", home / "others")
+            shutil.copy(merged(home / "others"), train_file)
+            return choose(*given)
+
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(Finals, "choose", while_files_are_replaced)
+            with pytest.raises(UserError) as refused_at_the_end:
+                study(resume=True)
+        train_file.write_bytes(content)
         answer = study(resume=True)
-    refusal = Outcome(2, "", str(caught.value))
-    return Studied(home, home / "studies" / "small", refusal, ended, answer)
+    refusal, replaced = (Outcome(2, "", str(e.value)) for e in (caught, refused_at_the_end))
+    return Studied(home, home / "studies" / "small", refusal, replaced, ended, answer)
 
 
 @pytest.fixture
@@ -240,6 +257,13 @@ def other(part: str, folder: Path) -> Path:
     return folder
 
 
+def merged(folder: Path) -> Path:
+    """The training images of two shards in one file."""
+    table = pq.read_table(sorted((folder / "cifar10").glob("train-*")))
+    pq.write_table(table, folder / "whole.parquet")
+    return folder / "whole.parquet"
+
+
 def without(part: str, folder: Path) -> Path:
     for file in (shards(folder) / "cifar10").glob(f"{part}-*"):
         file.unlink()
@@ -286,12 +310,10 @@ def test_a_finished_study_is_answered_for_its_data_alone(
 
 
 def test_files_that_are_replaced_during_a_search_do_not_judge_its_winner(
-    studied: Studied, tmp_path: Path
+    studied: Studied,
 ) -> None:
-    """What `result` does first with what it reads at the end."""
-    now = data.load("cifar10", other("train", tmp_path), val_images=40, train_images=96)
-    with pytest.raises(UserError, match="other training images or labels"):
-        claim_data(Folder.at(studied.folder), now, tmp_path)
+    assert "studies/small: was made from cifar10" in studied.replaced.err
+    assert "has other training images or labels: give the data" in studied.replaced.err
 
 
 def test_a_finished_study_is_not_begun_again(studied: Studied, fmoe: Fmoe) -> None:
