@@ -9,10 +9,10 @@ Augmentation is a batched tensor operation drawn for the global batch and cut by
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ class Data(TrainingData):
     digest: str
     """sha256 over images and labels of train and test."""
 
-    @cached_property
+    @functools.cached_property
     def test_digest(self) -> str:
         """sha256 over images and labels of test."""
         return digest(self.test)

@@ -7,7 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.test_readers import X_TEST, Y_TEST, Pixels, X, Y, encode, write_batches, write_parquet
+from tests.test_readers import X_TEST as X_TEST
+from tests.test_readers import Y_TEST as Y_TEST
+from tests.test_readers import Pixels as Pixels
+from tests.test_readers import X as X
+from tests.test_readers import Y as Y
+from tests.test_readers import encode, write_batches, write_parquet
+from tests.test_readers import made as random_images
+from tests.test_readers import write_svhn as write_svhn
+
+
+def write_shards(folder: Path, part: str, count: int, seed: int, changed: bool = False) -> None:
+    """Random images in two files; changed: the last label is another."""
+    images, labels = random_images(count, seed)
+    labels[-1] = 9 - labels[-1] if changed else labels[-1]
+    for place, rows in enumerate((slice(0, 9), slice(9, count))):
+        file = folder / f"{part}-0000{place}-of-00002.parquet"
+        write_parquet(file, [encode(image) for image in images[rows]], labels[rows])
 
 
 def write(

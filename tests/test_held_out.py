@@ -12,8 +12,7 @@ import torch
 from fmoe import data, readers
 from fmoe.errors import UserError
 from fmoe.held_out import HeldOut, check_classes
-from tests.data_states import MORE, STATES, made, write
-from tests.test_readers import X_TEST, Y_TEST, X, write_svhn
+from tests.data_states import MORE, STATES, X_TEST, Y_TEST, X, made, write, write_svhn
 
 WITHOUT_TRAIN = {
     "test files alone": "no train-*.parquet",

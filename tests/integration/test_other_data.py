@@ -14,11 +14,10 @@ from mlflow.tracking import MlflowClient
 from fmoe import assembly, checkpoint, config, data, tracking
 from fmoe.promotion import lacks
 from fmoe.storage import Folder
-from tests.data_states import STATES, made
+from tests.data_states import STATES, made, write_svhn
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space
 from tests.integration.test_errors import refused
-from tests.test_readers import write_svhn
 
 Fmoe = Callable[..., Outcome]
 NAME = "small-cifar10"

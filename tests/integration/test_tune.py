@@ -19,10 +19,11 @@ from fmoe.errors import UserError
 from fmoe.storage import Folder
 from fmoe.study import Ledger
 from pipelines.study_finals import Finals
+from tests.data_states import write_shards
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space
 from tests.integration.test_errors import refused
-from tests.test_readers import encode, made, write_hugging_face_of, write_parquet
+from tests.test_readers import write_hugging_face_of
 
 Fmoe = Callable[..., Outcome]
 
@@ -93,8 +94,7 @@ def studied_once(
         choose = Finals.choose
 
         def while_files_are_replaced(*given: Any) -> Any:
-            other("train", home / "others")
-            shutil.copy(merged(home / "others"), train_file)
+            shutil.copy(merged(shards(home / "others", "train")), train_file)
             return choose(*given)
 
         with pytest.MonkeyPatch.context() as meanwhile:
@@ -238,22 +238,10 @@ def test_studies_are_listed_and_shown(studied: Studied, fmoe: Fmoe) -> None:
     refused(fmoe("studies", "best", "nonesuch"), "nonesuch: no such study")
 
 
-def shards(folder: Path) -> Path:
-    """The study's images in other files."""
+def shards(folder: Path, changed: str = "") -> Path:
+    """The study's images in other files; changed: of this part one label is another."""
     for part, count, seed in (("train", 136, 2), ("test", 16, 3)):
-        images, labels = made(count, seed)
-        for place, rows in enumerate((slice(0, 9), slice(9, count))):
-            file = folder / "cifar10" / f"{part}-0000{place}-of-00002.parquet"
-            write_parquet(file, [encode(image) for image in images[rows]], labels[rows])
-    return folder
-
-
-def other(part: str, folder: Path) -> Path:
-    """One label of train or of test is another."""
-    file = shards(folder) / "cifar10" / f"{part}-00001-of-00002.parquet"
-    rows = pq.read_table(file).to_pylist()
-    labels = [row["label"] for row in rows]
-    write_parquet(file, [row["img"]["bytes"] for row in rows], [*labels[:-1], 9 - labels[-1]])
+        write_shards(folder / "cifar10", part, count, seed, part == changed)
     return folder
 
 
@@ -272,8 +260,8 @@ def without(part: str, folder: Path) -> Path:
 
 FINISHED: dict[str, tuple[Callable[[Path], Path], str | None]] = {
     "same in another layout": (shards, None),
-    "other training labels": (lambda f: other("train", f), "has other training images or labels"),
-    "other test labels": (lambda f: other("test", f), "has other test images or labels"),
+    "other training labels": (lambda f: shards(f, "train"), "has other training images or labels"),
+    "other test labels": (lambda f: shards(f, "test"), "has other test images or labels"),
     "test files alone": (lambda f: without("train", f), "no train-*.parquet"),
     "training files alone": (lambda f: without("test", f), "no test-*.parquet"),
     "gone": (lambda f: f / "nowhere", "no such data folder"),
