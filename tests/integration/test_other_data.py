@@ -145,13 +145,19 @@ def test_a_limit_beyond_the_images(model: Path, fmoe: Fmoe, tmp_path: Path) -> N
 # What is kept with a registered version
 
 
+def of_its_own(patched: pytest.MonkeyPatch, home: Path) -> None:
+    """A store, which mlflow names in the environment: that ends with the patch."""
+    patched.setenv("FMOE_HOME", str(home))
+    patched.setenv("MLFLOW_TRACKING_URI", "")
+    patched.delenv("MLFLOW_TRACKING_URI")
+
+
 @pytest.fixture(scope="module")
 def registered_once(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """FMOE_HOME of a registry with one version, not evaluated."""
     home = tmp_path_factory.mktemp("registered")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("FMOE_HOME", str(home))
-        patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+        of_its_own(patched, home)
         tracker = tracking.Tracker.start("one", {}, {}, None)
         folder = save(home / "one", 0, tracker.run_id)
         network, _, card = checkpoint.load_model(Folder.at(folder))
@@ -163,7 +169,7 @@ def registered_once(ray_session: None, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def registered(registered_once: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("FMOE_HOME", str(registered_once))
+    of_its_own(monkeypatch, registered_once)
     return MlflowClient(tracking.store_uri())
 
 
