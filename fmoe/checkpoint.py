@@ -91,7 +91,10 @@ class Checkpoints:
         if manifest is None:
             raise Damaged(f"{folder.uri}: no {MANIFEST}")
         if manifest.get("key") != self.key:
-            raise UserError(f"{folder.uri}: belongs to other settings; give another --name")
+            raise UserError(
+                f"{folder.uri}: belongs to other settings, other data or another version of fmoe; "
+                "give another --name"
+            )
         tensors = unpack(folder.committed(STATE, manifest), f"{folder.uri}/{STATE}")
 
         def part(prefix: str) -> Tensors:
@@ -117,10 +120,15 @@ def save_model(
     config: Config,
     *,
     data_digest: str,
+    part_digests: Mapping[str, str] | None = None,
     metrics: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes a model folder; `model.json` last, with the digest of the weights (returned)."""
+    """Writes a model folder; `model.json` last, with the digest of the weights (returned).
+
+    data_digest: of train and test; part_digests: `train_digest` and `test_digest`, so that who has
+    the test images alone can tell that they are those of this data set.
+    """
     info = INFO[config.data.name]
     data, tree = pack(weights), config.to_yaml().encode()
     folder.write(WEIGHTS, data)
@@ -130,7 +138,7 @@ def save_model(
         "classes": list(info.classes),
         "input_shape": list(info.shape),
         "versions": {"fmoe": VERSION, "torch": torch.__version__},
-        "data": {"name": config.data.name, "digest": data_digest},
+        "data": {"name": config.data.name, "digest": data_digest, **(part_digests or {})},
         "metrics": metrics,
         "sha256": sha256(data),
         "config_sha256": sha256(tree),

@@ -8,6 +8,7 @@ Augmentation is a batched tensor operation drawn for the global batch and cut by
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from dataclasses import dataclass, replace
@@ -86,6 +87,11 @@ class Data(TrainingData):
     test: Split
     digest: str
     """sha256 over images and labels of train and test."""
+
+    @functools.cached_property
+    def test_digest(self) -> str:
+        """sha256 over images and labels of test."""
+        return digest(self.test)
 
 
 def digest(*splits: Split) -> str:

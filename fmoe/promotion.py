@@ -23,6 +23,14 @@ REPORT, VERDICTS = "evaluation.json", "verdicts.parquet"
 ENOUGH = 1000
 """Test images, or all of a smaller test split."""
 ROUNDING = 1e-9
+SAME = {
+    "protocol": "protocol",
+    "test_digest": "test images",
+    "eps": "eps",
+    "images": "number of images",
+    "seed": "seed",
+}
+"""What two evaluations have in common that are compared image by image."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,44 @@ def lacks(report: Mapping[str, Any]) -> list[str]:
         found.append(
             f"evaluated at eps {report.get('eps')}, the recipe's is {report.get('recipe_eps')}"
         )
-    if report.get("digest") != report.get("trained_on"):
-        found.append("judged on another data set than it was trained with")
+    found += [why] if (why := foreign(report)) else leaks_unknown(report)
     images, whole = report.get("images", 0), min(ENOUGH, report.get("test_images", ENOUGH))
     if images < whole:
         found.append(f"judged on {images} images, at least {whole} are wanted")
     return found
+
+
+def foreign(report: Mapping[str, Any]) -> str | None:
+    """Why the images are not the test images of the data set that the model was trained on.
+
+    None where they are. A card of before has no digest of the test images alone.
+    """
+    data, own = report.get("data"), report.get("trained_on_data")
+    if own is not None and data != own:
+        return f"judged on another data set than it was trained with ({data}, not {own})"
+    test, own_test = report.get("test_digest"), report.get("trained_on_test")
+    if own_test is not None:
+        if test == own_test:
+            return None
+        return "judged on other test images than those of the data set that it was trained with"
+    if report.get("digest") is None:
+        return (
+            "whether these are the test images of the data set that it was trained with is not "
+            "known: its model.json has no digest of them alone, and the training images were not "
+            "there"
+        )
+    if report["digest"] != report.get("trained_on"):
+        return "judged on another data set than it was trained with"
+    return None
+
+
+def leaks_unknown(report: Mapping[str, Any]) -> list[str]:
+    """Why nobody knows whether the test images are among those that the model was trained on."""
+    if report.get("digest") is None:
+        return ["the training images were not there to look for leaks"]
+    if report["digest"] != report.get("trained_on"):
+        return ["leaks were looked for among other training images than those it was trained on"]
+    return []
 
 
 def faults(candidate: Evidence, revision: str) -> list[str]:
@@ -99,11 +139,12 @@ def not_better(candidate: Evidence, champion: Evidence) -> str | None:
     ours, theirs = candidate.report, champion.report
     if theirs.get("sha256") != champion.sha256:
         return f"champion {champion.version}'s evaluation is of other weights: evaluate it again"
-    same = ("protocol", "digest", "eps", "images", "seed")
-    differ = [key for key in same if ours.get(key) != theirs.get(key)]
+    differ = [what for key, what in SAME.items() if ours.get(key) != theirs.get(key)]
+    if not differ and candidate.verdicts["label"] != champion.verdicts["label"]:
+        differ = ["labels"]
     if differ:
         return (
-            f"champion {champion.version} was judged with another {', '.join(differ)}: "
+            f"champion {champion.version} was judged with other {', '.join(differ)}: "
             "evaluate it again"
         )
     low, high = paired(candidate.survivors, champion.survivors)

@@ -28,9 +28,11 @@ def charts(
     model: nn.Module,
     split: Split,
     classes: Sequence[str],
+    known: Sequence[str],
 ) -> dict[str, tuple[Figure, str]]:
     """Name to figure and what it shows in a sentence; those of stages that were not run are left
-    out. answer: what `found.to_json()` gave."""
+    out. answer: what `found.to_json()` gave; classes: the names of the labels; known: those of what
+    the model says."""
     mixture, sweeps = answer["mixture"], answer["sweeps"]
     charts: dict[str, tuple[Figure, str]] = {}
     if "eps" in sweeps:
@@ -64,7 +66,7 @@ def charts(
     worst = weakest(found)
     if worst:
         charts["worst_images"] = (
-            pictures(found, model, split, worst, classes),
+            pictures(found, model, split, worst, classes, known),
             "Images that are right and break at the smallest ε found: clean, attacked at that ε, "
             "and the difference (scaled to be seen).",
         )
@@ -152,6 +154,7 @@ def pictures(
     split: Split,
     places: Sequence[int],
     classes: Sequence[str],
+    known: Sequence[str],
 ) -> Figure:
     """Each image at the smallest eps of the sweep that breaks it now (others by another attack)."""
     part = split[torch.tensor(places)]
@@ -175,6 +178,6 @@ def pictures(
         for row, picture in enumerate((x, adversarial, difference)):
             show(grid_[row][column], picture[column])
         grid_[0][column].set_title(classes[int(y[column])], fontsize=8)
-        told = f"{classes[int(said[column])]}\nε {eps[column].item():.3f}"
+        told = f"{known[int(said[column])]}\nε {eps[column].item():.3f}"
         grid_[1][column].set_title(told, fontsize=8, color="firebrick")
     return figure

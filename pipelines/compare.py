@@ -48,7 +48,8 @@ def compare(
     with result(json) as answer, Display() as display:
         judged: list[Judged] = []
         for model in models:
-            judged.append(judge(model, same_for_all(request, judged), display))
+            images = judged[0].data if judged else None  # read once
+            judged.append(judge(model, same_for_all(request, judged), display, images))
         rows = [one.to_json() | {"figures": one.found.figures} for one in judged]
         answer |= {"models": rows, "differences": differences(judged)}
         if report is not None:
@@ -73,6 +74,9 @@ def _tell(json: bool, answer: dict[str, Any]) -> None:
     for model in answer["models"]:
         for reason in dict.fromkeys(model["skipped"].values()):
             say(json, f"{model['model']}: not attacked by all of them ({reason})")
+    for model in answer["models"]:
+        say(json, *(f"{model['model']}: flag: {flag}" for flag in model["flags"]))
+        say(json, *(f"{model['model']}: note: {note}" for note in model["notes"]))
     say(json, "", f"against {answer['models'][0]['model']}, image by image:")
     for row in answer["differences"]:
         low, high = row["interval95"]

@@ -40,7 +40,7 @@ def differences(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     first, *others = judged
     rows = []
     for other in others:
-        if other.data.digest != first.data.digest:
+        if not same_images(first, other):
             raise UserError(f"{other.name} and {first.name} were judged on different images")
         theirs = verdicts(first.found)
         unlike = set(first.found.skipped) != set(other.found.skipped)
@@ -61,6 +61,10 @@ def differences(judged: Sequence[Judged]) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def same_images(one: Judged, other: Judged) -> bool:
+    return (one.data.test_digest, len(one.test)) == (other.data.test_digest, len(other.test))
 
 
 def verdicts(found: Evaluation) -> dict[str, Any]:

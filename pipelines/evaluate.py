@@ -83,15 +83,15 @@ def evaluate(
         say(json, f"  {name:<14} {percent(value):>6}   95% {percent(low)} to {percent(high)}")
     for flag in found.flags:
         say(json, f"  flag: {flag}")
-    for note in found.notes:
+    for note in answer["notes"]:
         say(json, f"  note: {note}")
     reasons = dict.fromkeys(found.skipped.values())
     for reason in reasons:
         names = ", ".join(name for name, why in found.skipped.items() if why == reason)
         say(json, f"  skipped ({reason}): {names}")
-    for key in ("report", "recorded"):
+    for key in ("report", "recorded", "not_recorded"):
         if key in answer:
-            say(json, f"  {key}: {answer[key]}")
+            say(json, f"  {key.replace('_', ' ')}: {answer[key]}")
 
 
 if __name__ == "__main__":

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fmoe import checkpoint, provenance
-from fmoe import data as data_sets
+from fmoe import checkpoint, data, provenance
 from fmoe.config import Config, fingerprint
-from fmoe.data import Data, Split
+from fmoe.data import Split
 from fmoe.errors import UserError
 from fmoe.evaluation import FULL, PROTOCOL, Evaluation, Settings
 from fmoe.evaluation.kept import Kept
+from fmoe.held_out import HeldOut, check_classes
 from fmoe.locate import fixed, located
 from fmoe.mixture import Mixture
 from fmoe.on_ray import evaluate as on_ray
 from fmoe.on_ray.session import Resources, session
 from fmoe.paths import home
-from fmoe.promotion import lacks
+from fmoe.promotion import foreign, lacks, leaks_unknown
 from fmoe.schema import parse_ratio
 from fmoe.storage import Folder
 from fmoe.version import VERSION
 from pipelines.output import Display
-
-LEAKED = 0.005
-"""Share of test images among the training images from which on it is a flag."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +46,38 @@ class Request:
 @dataclass(frozen=True)
 class Judged:
     """A model and what was found of it. name: as it was asked for; source: the same with the
-    version's number in place of an alias; card: its `model.json`; kept: the finished stages, until
-    nothing can be lost any more."""
+    version's number in place of an alias; card: its `model.json`; test: the images that it was
+    judged on, the first of `data`'s; wanted: how many were asked for, None for all; kept: the
+    finished stages, until nothing can be lost any more."""
 
     name: str
     source: str
     network: Mixture
     config: Config
     card: dict[str, Any]
-    data: Data
+    data: HeldOut
     test: Split
+    wanted: int | None
     found: Evaluation
     kept: Kept
 
+    @property
+    def known_classes(self) -> list[str]:
+        """The names of what the model tells apart."""
+        return list(self.card["classes"])
+
     def to_json(self) -> dict[str, Any]:
+        made_from = self.card["data"]
         answer = self.found.to_json() | {
             "model": self.name,
             "sha256": self.card["sha256"],
             "data": self.data.name,
             "digest": self.data.digest,
-            "trained_on": self.card["data"]["digest"],
+            "test_digest": self.data.test_digest,
+            "trained_on_data": made_from["name"],
+            "trained_on": made_from["digest"],
+            "trained_on_test": made_from.get("test_digest"),
+            "leaked": self.data.count_leaked(len(self.test)),
             "selected_on": self.card.get("selected_on"),
             "attacks": list(self.found.settings.attacks),
             "recipe_eps": self.config.evaluate.eps,
@@ -76,22 +86,42 @@ class Judged:
             "revision": provenance.git_revision(),
             "versions": {"fmoe": VERSION, **provenance.hardware()},
         }
+        answer["notes"] = [*answer["notes"], *self._notes(answer)]
         return answer | {"full": not lacks(answer)}
 
+    def _notes(self, answer: dict[str, Any]) -> Iterator[str]:
+        """What the reader should know of the images, and what is no flag."""
+        if self.wanted is not None and self.wanted > len(self.test):
+            yield f"{self.wanted} images were asked for, and there are {len(self.test)}"
+        other = foreign(answer)
+        if other is not None:
+            yield other
+        if self.data.unread is not None:
+            yield (
+                "whether test images are among the training images was not looked for: "
+                f"{self.data.unread}"
+            )
+        elif other is None:
+            yield from leaks_unknown(answer)
 
-def judge(model: str, request: Request, display: Display) -> Judged:
-    """Raises `UserError` for a model, data or settings that do not fit."""
+
+def judge(model: str, request: Request, display: Display, images: HeldOut | None = None) -> Judged:
+    """images: what to judge on, where they are read already.
+
+    Raises `UserError` for a model, data or settings that do not fit.
+    """
     source = fixed(model)
     with located(source) as folder:
         network, config, card = checkpoint.load_model(folder)
     settings = chosen(request, config, card)
-    loaded = data_sets.load(request.data or config.data.name, request.data_dir)
-    if loaded.info.shape != data_sets.INFO[config.data.name].shape:
-        raise UserError(f"--data {request.data}: the model was made for {config.data.name}")
-    test = loaded.test[: request.limit or config.evaluate.images]
+    name = data.known(request.data or config.data.name)
+    differ = check_classes(card, name, model)
+    images = images or HeldOut.read(name, request.data_dir)
+    wanted = config.evaluate.images if request.limit is None else request.limit
+    test = images.test[:wanted]
     key = {
         "model": [card["sha256"], card["config_sha256"]],
-        "images": data_sets.digest(test),
+        "images": data.digest(test),
         "settings": asdict(settings),
         "code": [PROTOCOL, VERSION, provenance.source()],
     }
@@ -107,8 +137,8 @@ def judge(model: str, request: Request, display: Display) -> Judged:
             kept=kept,
             progress=lambda done, _: display.update(bar, done),
         )
-    found = replace(found, raised=[*found.raised, *leaked(loaded, test)])
-    return Judged(model, source, network, config, card, loaded, test, found, kept)
+    found = replace(found, raised=[*found.raised, *differ, *images.leaks(len(test))])
+    return Judged(model, source, network, config, card, images, test, wanted, found, kept)
 
 
 def chosen(request: Request, config: Config, card: dict[str, Any]) -> Settings:
@@ -118,6 +148,8 @@ def chosen(request: Request, config: Config, card: dict[str, Any]) -> Settings:
         raise UserError(f"--eps {request.eps}: expected a number such as 0.1 or 8/255") from None
     if not 0 <= eps <= 1:
         raise UserError(f"--eps {request.eps}: must lie in [0, 1] (pixels of [0,1])")
+    if request.limit is not None and request.limit < 1:
+        raise UserError(f"--limit {request.limit}: at least 1 image is judged")
     if request.full and request.attacks:
         raise UserError("--full is all attacks: leave out --attacks")
     names: tuple[str, ...] = (*config.evaluate.attacks, "mixture", "sweeps")
@@ -136,15 +168,3 @@ def chosen(request: Request, config: Config, card: dict[str, Any]) -> Settings:
         collapse_stops=config.evaluate.gate_collapse == "stop",
         fast=request.fast,
     )
-
-
-def leaked(data: Data, test: Split) -> list[str]:
-    """A flag where test images are among those of training or selection, pixel for pixel."""
-    seen = {image.numpy().tobytes() for split in (data.train, data.val) for image in split.images}
-    count = sum(image.numpy().tobytes() in seen for image in test.images)
-    if count <= LEAKED * len(test):
-        return []
-    return [
-        f"test-in-training: {count} of {len(test)} test images are also in the training or "
-        "validation split"
-    ]

@@ -32,7 +32,8 @@ def publish(
     found: its evaluation on the test images; tags: further ones of the version.
     """
     model = joint.trained(config, run, data.train_digest, epoch)
-    report = found.to_json() | {"data": data.name, "digest": data.digest, "epoch": epoch}
+    parts = {"train_digest": data.train_digest, "test_digest": data.test_digest}
+    report = found.to_json() | {"data": data.name, "digest": data.digest, **parts, "epoch": epoch}
     run.write_json("evaluation.json", report)
     names = [f"{role}-{i}" for role, i in config.experts.members]
     charts = {
@@ -52,6 +53,7 @@ def publish(
                 model.state_dict(),
                 config,
                 data_digest=data.digest,
+                part_digests=parts,
                 metrics=report,
                 extra={"run_id": tracker.run_id, "selected_on": "validation"},
             )

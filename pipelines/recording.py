@@ -6,19 +6,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fmoe.promotion import foreign
 from fmoe.tracking import find_version, registry
 from pipelines.judging import Judged
 from pipelines.reporting import write_report
 
 
 def record(judged: Judged, answer: dict[str, Any]) -> None:
-    """Says in `recorded` which version has it. A full evaluation is not replaced by a partial one.
+    """Says in `recorded` which version has it, or in `not_recorded` why none has.
 
-    The page is made anew: what else is in the user's `--report` folder is none of the registry's.
+    One on other images than the test images of the model's own data set is not kept: its figures
+    would be taken for figures on these. A full evaluation is not replaced by a partial one. The
+    page is made anew: what else is in the user's `--report` folder is none of the registry's.
     """
     version = find_version(judged.source)
     (entry,) = [e for e in registry.versions(version.name) if e.number == version.number]
-    if entry.tags.get("fmoe.eval.full") == "true" and not answer["full"]:
+    why = foreign(answer)
+    if why is None and entry.tags.get("fmoe.eval.full") == "true" and not answer["full"]:
+        why = "the version has a full evaluation, and this is a partial one"
+    if why is not None:
+        answer["not_recorded"] = why
         return
     with tempfile.TemporaryDirectory() as aside:
         write_report(judged, answer, Path(aside))

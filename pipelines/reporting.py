@@ -35,7 +35,12 @@ def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Pat
     """index.html (nothing outside of it is needed), evaluation.json, verdicts.parquet, plots/."""
     found = judged.found
     charts = report_plots.charts(
-        found, answer, judged.network, judged.test, judged.data.info.classes
+        found,
+        answer,
+        judged.network,
+        judged.test,
+        judged.data.info.classes,
+        judged.known_classes,
     )
     skipped: dict[str, list[str]] = {}
     for name, reason in found.skipped.items():
@@ -67,12 +72,18 @@ def facts(answer: Mapping[str, Any]) -> dict[str, str]:
         "model": answer["model"],
         "sha256 of its weights": answer["sha256"],
         "data": f"{answer['data']}, {answer['images']} of {answer['test_images']} test images",
-        "sha256 of the data": answer["digest"],
+        "sha256 of the test images": answer["test_digest"],
+        "sha256 of the data": answer["digest"] or "training images not read",
+        "test images among the training ones": leaks(answer["leaked"]),
         "code revision": answer["revision"],
         "evaluated at": answer["at"],
         "seconds": f"{answer['seconds']:.0f}",
         **versions,
     }
+
+
+def leaks(count: int | None) -> str:
+    return "not looked for" if count is None else str(count or "none")
 
 
 def written(charts: Mapping[str, tuple[Figure, str]], folder: Path) -> list[dict[str, Any]]:

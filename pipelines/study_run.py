@@ -11,7 +11,7 @@ import ray
 
 from fmoe import data, search_space, selection, study_plots, tracking
 from fmoe.config import Config
-from fmoe.data import TrainingData
+from fmoe.data import Data, TrainingData
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation
 from fmoe.expert_store import ExpertStore
@@ -24,9 +24,10 @@ from fmoe.on_ray.trials import Setting
 from fmoe.on_ray.tune import Share
 from fmoe.paths import home
 from fmoe.search_space import Space
-from fmoe.storage import Folder
+from fmoe.storage import Damaged, Folder
 from fmoe.study import Ledger, Trial, elapsed, pareto
 from fmoe.tracking import Tracker, finishing
+from pipelines.data_claim import claim_data, reading
 from pipelines.publish import publish, write_figure
 from pipelines.study_answer import STATUSES, against, describe, expert_totals, overhead
 from pipelines.study_claim import claim, fingerprint, start_tracking, timed_out
@@ -79,15 +80,12 @@ def run(request: Request) -> dict[str, Any]:
     tracking.registry.check_new_name(request.register_as)
     with only_one(folder):
         known = claim(folder, space, identity, name, request.resume)
-        if known.get("result") is not None:
+        ended = folder.exists("result.json")  # perhaps of fewer trials
+        with reading(folder, finished="result" in known):
+            loaded = load(space.base, request.data_dir, test=ended)
+        claim_data(folder, loaded, request.data_dir, winner(folder) if ended else None)
+        if "result" in known:
             return dict(known["result"])
-        wanted = space.base.data
-        loaded = data.load_training(
-            wanted.name,
-            request.data_dir,
-            val_images=wanted.val_images,
-            train_images=wanted.train_images,
-        )
         tracking.client()  # a server that is away fails the study now
         shared = SharedData.of(loaded)
         with session(1, shared.nbytes, idle=False), sweeping():
@@ -111,6 +109,23 @@ def run(request: Request) -> dict[str, Any]:
                     space, name, ledger, setting, share, loaded, tracker, display, request
                 )
                 return study.complete()
+
+
+def load(config: Config, data_dir: Path | None, *, test: bool) -> TrainingData:
+    """test: whether the test images' files are opened, too; it is a `Data` then."""
+    wanted = config.data
+    reader = data.load if test else data.load_training
+    return reader(
+        wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
+    )
+
+
+def winner(folder: Folder) -> Folder:
+    """The folder of a finished study's best trial."""
+    try:
+        return Ledger(folder).trial_folder(int(folder.read_json("result.json")["best"]["trial"]))
+    except (Damaged, KeyError, TypeError, ValueError):
+        raise UserError(f"{folder.uri}/result.json: not a study's result") from None
 
 
 @dataclass
@@ -217,12 +232,10 @@ class StudyRun:
     ) -> dict[str, Any]:
         """The winner on the test images, which are read here for the first time; registered."""
         chosen = self.finals.config(best)
-        whole = data.load(
-            chosen.data.name,
-            self.request.data_dir,
-            val_images=chosen.data.val_images,
-            train_images=chosen.data.train_images,
-        )
+        whole = load(chosen, self.request.data_dir, test=True)
+        assert isinstance(whole, Data)
+        # a search takes hours, and files may have been replaced meanwhile
+        claim_data(self.ledger.folder, whole, self.request.data_dir)
         test = whole.test[: chosen.evaluate.images]
         judged = self.finals.evaluate(best, test, "test")
         self.log.evaluated(best, "test", judged)

@@ -29,6 +29,7 @@ from fmoe.storage import Damaged, Folder
 from fmoe.tracking import Tracker, finishing
 from fmoe.training import check_batches
 from fmoe.workers import Workers
+from pipelines.data_claim import claim_data, reading
 from pipelines.output import Display, percent
 from pipelines.publish import publish
 
@@ -63,17 +64,10 @@ def run(request: Request) -> dict[str, Any]:
     )
     folder = storage / "runs" / checked(name)
     with Display() as display, only_one(folder):
-        finished = claim(folder, settings)
+        loaded, finished = claim_with_data(folder, settings, request.data_dir)
         if finished is not None:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
             return finished
-        wanted = settings.data
-        loaded = data.load(
-            wanted.name,
-            request.data_dir,
-            val_images=wanted.val_images,
-            train_images=wanted.train_images,
-        )
         check_batches(settings.experts.train, len(loaded.train), 1)
         check_batches(settings.joint, len(loaded.train), request.workers.most)
         # from here on an outage of the storage is waited out
@@ -109,6 +103,20 @@ def only_one(folder: Folder) -> Iterator[None]:
                 f"--storage {folder.uri}: cannot be written ({first_line(error)})"
             ) from None
         yield
+
+
+def claim_with_data(
+    folder: Folder, settings: Config, data_dir: Path | None
+) -> tuple[Data, dict[str, Any] | None]:
+    """Makes the run folder this configuration's and these data's; gives the data, and the result
+    of a run that is finished."""
+    finished, wanted = claim(folder, settings), settings.data
+    with reading(folder, finished is not None):
+        loaded = data.load(
+            wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
+        )
+    claim_data(folder, loaded, data_dir)
+    return loaded, finished
 
 
 def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:

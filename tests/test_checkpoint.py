@@ -140,7 +140,7 @@ def test_tensors_that_are_no_safetensors_are_damaged() -> None:
 def test_checkpoints_of_other_settings_are_refused(kept: Checkpoints) -> None:
     save(kept, 1)
     other = Checkpoints(kept.folder, "another key")
-    with pytest.raises(UserError, match=r"epoch-0000: belongs to other settings; .* --name"):
+    with pytest.raises(UserError, match=r"epoch-0000: belongs to other .* data .* --name"):
         other.latest()
 
 

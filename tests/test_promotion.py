@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fmoe.evaluation import FULL, PROTOCOL, paired
-from fmoe.promotion import Evidence, faults, lacks, not_better
+from fmoe.promotion import Evidence, faults, foreign, lacks, not_better
 from fmoe.version import VERSION
 
 REPORT = {
@@ -20,8 +20,12 @@ REPORT = {
     "attacks": list(FULL),
     "test_images": 400,
     "flags": [],
+    "data": "cifar10",
     "digest": "d",
+    "test_digest": "t",
+    "trained_on_data": "cifar10",
     "trained_on": "d",
+    "trained_on_test": "t",
     "selected_on": "validation",
     "eps": 0.1,
     "recipe_eps": 0.1,
@@ -62,7 +66,11 @@ def test_a_full_evaluation_has_no_faults() -> None:
         ({"flags": ["random: two passes differ"]}, "flag random"),
         ({"eps": 0.05}, "eps 0.05, the recipe's is 0.1"),
         ({"test_images": 5000}, "400 images, at least 1000"),
-        ({"digest": "e", "trained_on": "d"}, "another data set than it was trained with"),
+        ({"data": "svhn"}, "another data set than it was trained with (svhn, not cifar10)"),
+        ({"test_digest": "u"}, "other test images than those of the data set"),
+        ({"test_digest": "u", "digest": "e"}, "other test images than those of the data set"),
+        ({"digest": "e"}, "leaks were looked for among other training images"),
+        ({"digest": None}, "the training images were not there to look for leaks"),
         ({"selected_on": None}, "selected on None, not on validation"),
         ({"selected_on": "test"}, "selected on test, not on validation"),
     ],
@@ -99,11 +107,53 @@ def test_better_by_more_than_the_paired_interval() -> None:
     assert "-2.5 points" in str(not_better(evidence(300, 110), champion))
 
 
-def test_a_champion_judged_otherwise_is_judged_again() -> None:
-    champion = evidence(300, 100, version=1, digest="other")
-    assert "champion 1 was judged with another digest" in str(
+@pytest.mark.parametrize(
+    ("report", "what"),
+    [
+        ({"test_digest": "other"}, "test images"),
+        ({"test_digest": None}, "test images"),  # an evaluation of before
+        ({"eps": 0.2, "seed": 1}, "eps, seed"),
+    ],
+)
+def test_a_champion_judged_otherwise_is_judged_again(report: dict[str, Any], what: str) -> None:
+    champion = evidence(300, 100, version=1, **report)
+    assert f"champion 1 was judged with other {what}: evaluate it again" in str(
         not_better(evidence(300, 0), champion)
     )
+
+
+def test_verdicts_on_other_labels_are_not_compared() -> None:
+    ours, theirs = evidence(300, 0), evidence(300, 100, version=1)
+    labels = pa.array([1] * 399 + [2])
+    table = theirs.verdicts.set_column(0, "label", labels)
+    champion = Evidence(1, "abc", theirs.report, table)
+    assert "judged with other labels" in str(not_better(ours, champion))
+
+
+def test_a_champion_of_other_training_images_is_compared_on_the_same_test_images() -> None:
+    champion = evidence(300, 100, version=1, digest="e", trained_on="e")
+    assert not_better(evidence(300, 0), champion) is None
+
+
+OLD_CARD = {"trained_on_test": None}
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        ({}, None),
+        ({"digest": None}, None),  # test files alone
+        ({"digest": "e"}, None),  # beside other training images
+        ({"test_digest": "u"}, "other test images"),
+        ({"data": "svhn"}, "another data set"),
+        (OLD_CARD, None),
+        ({**OLD_CARD, "digest": "e"}, "another data set"),
+        ({**OLD_CARD, "digest": None}, "is not known"),
+    ],
+)
+def test_whose_test_images_they_are(report: dict[str, Any], why: str | None) -> None:
+    found = foreign({**REPORT, **report})
+    assert found is None if why is None else why in str(found)
 
 
 def test_paired_interval_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from mlflow.tracking import MlflowClient
 
 from fmoe import tracking
 from fmoe.data import Data
+from fmoe.errors import UserError
 from fmoe.storage import Folder
 from fmoe.study import Ledger
+from pipelines.study_finals import Finals
+from tests.data_states import write_shards
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space
 from tests.integration.test_errors import refused
@@ -26,11 +30,13 @@ Fmoe = Callable[..., Outcome]
 
 @dataclass(frozen=True)
 class Studied:
-    """A study whose test images could not be read at first. home: the FMOE_HOME it ran under."""
+    """A study whose test images could not be read at first, and whose training images were others
+    at the end of a second try. home: the FMOE_HOME it ran under."""
 
     home: Path
     folder: Path
     refusal: Outcome
+    replaced: Outcome
     before: dict[int, float | None]
     answer: dict[str, Any]
 
@@ -83,9 +89,22 @@ def studied_once(
         ledger = Ledger(Folder.at(home / "studies" / "small"))
         ended = {trial.number: trial.ended for trial in ledger.trials()}
         test_file.write_bytes(content)
+        (train_file,) = (home / "data" / "cifar10").glob("train-*.parquet")
+        content = train_file.read_bytes()
+        choose = Finals.choose
+
+        def while_files_are_replaced(*given: Any) -> Any:
+            shutil.copy(merged(shards(home / "others", "train")), train_file)
+            return choose(*given)
+
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(Finals, "choose", while_files_are_replaced)
+            with pytest.raises(UserError) as refused_at_the_end:
+                study(resume=True)
+        train_file.write_bytes(content)
         answer = study(resume=True)
-    refusal = Outcome(2, "", str(caught.value))
-    return Studied(home, home / "studies" / "small", refusal, ended, answer)
+    refusal, replaced = (Outcome(2, "", str(e.value)) for e in (caught, refused_at_the_end))
+    return Studied(home, home / "studies" / "small", refusal, replaced, ended, answer)
 
 
 @pytest.fixture
@@ -219,12 +238,87 @@ def test_studies_are_listed_and_shown(studied: Studied, fmoe: Fmoe) -> None:
     refused(fmoe("studies", "best", "nonesuch"), "nonesuch: no such study")
 
 
-def test_a_finished_study_is_answered_from_its_file(studied: Studied, fmoe: Fmoe) -> None:
+def shards(folder: Path, changed: str = "") -> Path:
+    """The study's images in other files; changed: of this part one label is another."""
+    for part, count, seed in (("train", 136, 2), ("test", 16, 3)):
+        write_shards(folder / "cifar10", part, count, seed, part == changed)
+    return folder
+
+
+def merged(folder: Path) -> Path:
+    """The training images of two shards in one file."""
+    table = pq.read_table(sorted((folder / "cifar10").glob("train-*")))
+    pq.write_table(table, folder / "whole.parquet")
+    return folder / "whole.parquet"
+
+
+def without(part: str, folder: Path) -> Path:
+    for file in (shards(folder) / "cifar10").glob(f"{part}-*"):
+        file.unlink()
+    return folder
+
+
+FINISHED: dict[str, tuple[Callable[[Path], Path], str | None]] = {
+    "same in another layout": (shards, None),
+    "other training labels": (lambda f: shards(f, "train"), "has other training images or labels"),
+    "other test labels": (lambda f: shards(f, "test"), "has other test images or labels"),
+    "test files alone": (lambda f: without("train", f), "no train-*.parquet"),
+    "training files alone": (lambda f: without("test", f), "no test-*.parquet"),
+    "gone": (lambda f: f / "nowhere", "no such data folder"),
+}
+
+
+def resume(studied: Studied, fmoe: Fmoe, data_dir: Path, *more: str) -> Outcome:
+    file = studied.home / "small.yaml"
+    return fmoe("tune", file, "--name", "small", "--trials", "5", "--resume", "--json",
+                "--data-dir", data_dir, *more)  # fmt: skip
+
+
+@pytest.mark.parametrize("state", FINISHED)
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of the version before"])
+def test_a_finished_study_is_answered_for_its_data_alone(
+    studied: Studied, fmoe: Fmoe, tmp_path: Path, state: str, recorded: bool
+) -> None:
+    write, differs = FINISHED[state]
+    record = studied.folder / "data.json"
+    content = record.read_bytes()
+    if not recorded:
+        record.unlink()
+    try:
+        outcome = resume(studied, fmoe, write(tmp_path))
+    finally:
+        record.write_bytes(content)
+    if differs is None:
+        assert outcome.json == studied.answer
+    elif "has other" in differs:
+        said = differs if recorded else "has other images or labels"
+        refused(outcome, str(studied.folder), said, "--data-dir", "--name")
+    else:
+        refused(outcome, differs, "result.json")
+
+
+def test_files_that_are_replaced_during_a_search_do_not_judge_its_winner(
+    studied: Studied,
+) -> None:
+    assert "studies/small: was made from cifar10" in studied.replaced.err
+    assert "has other training images or labels: give the data" in studied.replaced.err
+
+
+def test_a_finished_study_is_not_begun_again(studied: Studied, fmoe: Fmoe) -> None:
     command = ["tune", studied.home / "small.yaml", "--name", "small", "--trials", "5"]
-    again = fmoe(*command, "--resume", "--json", "--data-dir", studied.home / "nowhere")
-    assert again.json == studied.answer
     refused(fmoe(*command), "study small is there with 5 of 5 trials", "--resume", "--name")
     refused(fmoe(*command, "--set", "seed=1", "--resume"), "is a study of other settings")
+
+
+def test_a_model_of_a_small_set_is_evaluated(studied: Studied, fmoe: Fmoe, tmp_path: Path) -> None:
+    """No validation split of the default's 5,000 can be cut out of 136 images; and by test files
+    alone, which its card knows."""
+    uri = studied.answer["best"]["model_uri"]
+    for folder in (studied.home / "data", without("train", tmp_path)):
+        answer = fmoe("evaluate", uri, "--attacks", "fgsm", "--data-dir", folder, "--json").json
+        assert answer["images"] == 16
+        assert answer["recorded"] == uri
+        assert answer["test_digest"] == answer["trained_on_test"]
 
 
 @pytest.mark.parametrize(
