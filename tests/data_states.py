@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.test_readers import X_TEST as X_TEST
-from tests.test_readers import Y_TEST as Y_TEST
-from tests.test_readers import Pixels as Pixels
-from tests.test_readers import X as X
-from tests.test_readers import Y as Y
-from tests.test_readers import encode, write_batches, write_parquet
-from tests.test_readers import made as random_images
-from tests.test_readers import write_svhn as write_svhn
+from tests.published import X_TEST as X_TEST
+from tests.published import Y_TEST as Y_TEST
+from tests.published import Pixels as Pixels
+from tests.published import X as X
+from tests.published import Y as Y
+from tests.published import encode, write_batches, write_parquet
+from tests.published import made as random_images
+from tests.published import write_svhn as write_svhn
 
 
 def write_shards(folder: Path, part: str, count: int, seed: int, changed: bool = False) -> None:
