@@ -55,6 +55,11 @@ class Damaged(ValueError):
     """A file is missing, truncated or not what its manifest says."""
 
 
+def parts(uri: str) -> tuple[str, str, str]:
+    """The place, `?`, and the filesystem's options; a local path has none, and may have a `?`."""
+    return uri.partition("?") if "://" in uri else (uri, "", "")
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder and the filesystem it is on. Pickles: workers are given one.
@@ -73,7 +78,7 @@ class Folder:
             uri = text if "://" in text else Path(text).expanduser().resolve().as_posix()
         except RuntimeError as error:  # ~nosuchuser
             raise UserError(f"{text}: not a folder ({first_line(error)})") from None
-        base, mark, options = uri.partition("?")
+        base, mark, options = parts(uri)
         if base.endswith("://"):
             raise UserError(f"{text}: names no folder")
         if PASSWORD.search(base):
@@ -89,7 +94,7 @@ class Folder:
         """pyarrow's filesystem and the path on it. Raises `UserError`."""
         if "://" not in self.uri:
             return pafs.LocalFileSystem(), self.uri
-        base, mark, options = self.uri.partition("?")
+        base, mark, options = parts(self.uri)
         scheme, _, path = base.partition("://")
         root, slash, rest = path.partition("/")
         try:
@@ -117,6 +122,11 @@ class Folder:
             pause = min(2 * pause, 10.0)
 
     @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return parts(self.uri)[0].rpartition("/")[2]
+
+    @property
     def local(self) -> Path | None:
         """The local path, or None where the folder is on an object store."""
         filesystem, path = self.resolve()
@@ -124,7 +134,7 @@ class Folder:
 
     def __truediv__(self, name: str) -> Folder:
         assert all(part not in ("", "..") for part in name.split("/"))
-        base, mark, options = self.uri.partition("?")  # s3://bucket/runs?region=…
+        base, mark, options = parts(self.uri)  # s3://bucket/runs?region=…
         return replace(self, uri=f"{base}/{name}{mark}{options}")
 
     def write(self, name: str, data: bytes) -> None:

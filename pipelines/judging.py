@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fmoe import checkpoint, provenance
+from fmoe import checkpoint, provenance, tracking
 from fmoe import data as data_sets
 from fmoe.config import Config, fingerprint
 from fmoe.data import Data, Split
@@ -18,7 +18,7 @@ from fmoe.locate import fixed, located
 from fmoe.mixture import Mixture
 from fmoe.on_ray import evaluate as on_ray
 from fmoe.on_ray.session import Resources, session
-from fmoe.paths import home
+from fmoe.paths import aside, home, writable
 from fmoe.promotion import lacks
 from fmoe.schema import parse_ratio
 from fmoe.storage import Folder
@@ -82,6 +82,8 @@ class Judged:
 def judge(model: str, request: Request, display: Display) -> Judged:
     """Raises `UserError` for a model, data or settings that do not fit."""
     source = fixed(model)
+    if model.startswith("models:") and tracking.read_only():
+        display.line(f"{home()}: cannot be written: the evaluation is not recorded in the registry")
     with located(source) as folder:
         network, config, card = checkpoint.load_model(folder)
     settings = chosen(request, config, card)
@@ -95,7 +97,11 @@ def judge(model: str, request: Request, display: Display) -> Judged:
         "settings": asdict(settings),
         "code": [PROTOCOL, VERSION, provenance.source()],
     }
-    kept = Kept(Folder.at(home()) / "evaluations" / fingerprint(key)[:32])
+    stages = home() / "evaluations"
+    if not writable(stages):
+        display.line(f"{stages}: cannot be written: killed, this evaluation starts anew")
+        stages = aside()
+    kept = Kept(Folder.at(stages) / fingerprint(key)[:32])
     bar = display.task(f"evaluate {model}", len(test))
     with session(request.workers):
         found = on_ray.evaluate(

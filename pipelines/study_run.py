@@ -80,7 +80,7 @@ def run(request: Request) -> dict[str, Any]:
     with only_one(folder):
         known = claim(folder, space, identity, name, request.resume)
         if known.get("result") is not None:
-            return dict(known["result"])
+            return {**known["result"], "study_dir": folder.uri}  # it may have been moved
         wanted = space.base.data
         loaded = data.load_training(
             wanted.name,
@@ -88,7 +88,7 @@ def run(request: Request) -> dict[str, Any]:
             val_images=wanted.val_images,
             train_images=wanted.train_images,
         )
-        tracking.client()  # a server that is away fails the study now
+        tracking.readiness.check()  # a server that is away fails the study now
         shared = SharedData.of(loaded)
         with session(1, shared.nbytes, idle=False), sweeping():
             shared_storage.check(storage, store.folder)
@@ -96,6 +96,8 @@ def run(request: Request) -> dict[str, Any]:
             tracker, texts = start_tracking(folder, space, name, loaded, share, known.get("run_id"))
             folder.write_json("study.json", {**known, "run_id": tracker.run_id})
             with finishing(tracker), StudyDisplay(space) as display:
+                if tracker.note:
+                    display.line(tracker.note)
                 tracker.log_texts(texts)
                 ledger = Ledger(folder.patient())
                 setting = Setting(
@@ -158,7 +160,8 @@ class StudyRun:
         known = self.ordered()
         again = [trial for trial in known if trial.status == "running"]
         done = [trial for trial in known if trial.status != "running"]
-        self.log.resume(done)
+        for trial in self.log.resume(done):
+            self.ledger.save(trial)
         spent, budget = elapsed(known), self.space.study.budget
         self.start = time.monotonic() - spent
         if timed_out(self.space, known):  # what is left to do is the finals

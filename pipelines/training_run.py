@@ -78,13 +78,15 @@ def run(request: Request) -> dict[str, Any]:
         check_batches(settings.joint, len(loaded.train), request.workers.most)
         # from here on an outage of the storage is waited out
         folder, store = folder.patient(), ExpertStore(store.folder.patient())
-        tracking.client()  # a server that is away fails the run now
+        tracking.readiness.check()  # a server that is away fails the run now
         shared = SharedData.of(loaded)
         # inside of the session: its end takes seconds that a stopped job may not have
         with session(request.workers.most, shared.nbytes):
             shared_storage.check(storage, store.folder)
             tracker, texts = start_tracking(folder, settings, recipe, name, loaded)
             with finishing(tracker):
+                if tracker.note:
+                    display.line(tracker.note)
                 tracker.log_texts(texts)
                 training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
                 return training.complete(ray.put(shared))
@@ -122,7 +124,9 @@ def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
                 raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
         else:
             folder.write("config.yaml", settings.to_yaml().encode())
-        return folder.read_json("result.json") if folder.exists("result.json") else None
+        if not folder.exists("result.json"):
+            return None
+        return {**folder.read_json("result.json"), "run_dir": folder.uri}  # it may have been moved
     except Damaged as error:
         raise UserError(str(error)) from None
 
@@ -141,7 +145,7 @@ def start_tracking(
         **{f"fmoe.{key}": value for key, value in driven_by().items()},
     }
     tracker = Tracker.start(name, settings.flat(), tags, known.get("run_id"))
-    if known:
+    if known.get("run_id") == tracker.run_id:
         return tracker, {}
     folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})
     texts = {"environment.txt": provenance.packages(), "config.yaml": settings.to_yaml()}
