@@ -27,7 +27,9 @@ from fmoe.search_space import Space
 from fmoe.storage import Folder
 from fmoe.study import Ledger, Trial, elapsed, pareto
 from fmoe.tracking import Tracker, finishing
+from pipelines.output import Display
 from pipelines.publish import publish, write_figure
+from pipelines.republish import kept
 from pipelines.study_answer import STATUSES, against, describe, expert_totals, overhead
 from pipelines.study_claim import claim, fingerprint, start_tracking, timed_out
 from pipelines.study_display import StudyDisplay, baseline_line, expert_line
@@ -80,7 +82,7 @@ def run(request: Request) -> dict[str, Any]:
     with only_one(folder):
         known = claim(folder, space, identity, name, request.resume)
         if known.get("result") is not None:
-            return {**known["result"], "study_dir": folder.uri}  # it may have been moved
+            return still_registered(folder, known["result"])
         wanted = space.base.data
         loaded = data.load_training(
             wanted.name,
@@ -113,6 +115,24 @@ def run(request: Request) -> dict[str, Any]:
                     space, name, ledger, setting, share, loaded, tracker, display, request
                 )
                 return study.complete()
+
+
+def still_registered(folder: Folder, result: dict[str, Any]) -> dict[str, Any]:
+    """A study's result where it is now, with the best model registered again where MLflow has lost
+    it."""
+    best, name = result["best"], f"{result['study']}-{result['best']['trial']:04d}"
+    known = best["model_uri"], best["run_id"]
+    trial = Ledger(folder).trial_folder(best["trial"])
+    with Display() as display:
+        uri, run_id = kept(trial, name, known[0], best["digest"], known[1], display.line)
+    answer = {
+        **result,
+        "study_dir": folder.uri,
+        "best": {**best, "model_uri": uri, "run_id": run_id},
+    }
+    if (uri, run_id) != known:
+        folder.write_json("result.json", answer)
+    return answer
 
 
 @dataclass

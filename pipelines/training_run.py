@@ -31,6 +31,7 @@ from fmoe.training import check_batches
 from fmoe.workers import Workers
 from pipelines.output import Display, percent
 from pipelines.publish import publish
+from pipelines.republish import kept
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def run(request: Request) -> dict[str, Any]:
         finished = claim(folder, settings)
         if finished is not None:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
-            return finished
+            return still_registered(folder, name, finished, display)
         wanted = settings.data
         loaded = data.load(
             wanted.name,
@@ -129,6 +130,18 @@ def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
         return {**folder.read_json("result.json"), "run_dir": folder.uri}  # it may have been moved
     except Damaged as error:
         raise UserError(str(error)) from None
+
+
+def still_registered(
+    folder: Folder, name: str, finished: dict[str, Any], display: Display
+) -> dict[str, Any]:
+    """A result, with the model registered again where MLflow has lost it."""
+    known = finished["model_uri"], finished["run_id"]
+    uri, run_id = kept(folder, name, known[0], finished["digest"], known[1], display.line)
+    answer = {**finished, "model_uri": uri, "run_id": run_id}
+    if (uri, run_id) != known:
+        folder.write_json("result.json", answer)
+    return answer
 
 
 def start_tracking(

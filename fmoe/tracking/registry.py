@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from fmoe.checkpoint import FILES
 from fmoe.errors import UserError, first_line
 from fmoe.promotion import REPORT, VERDICTS
-from fmoe.tracking.store import client, gist, shown, store_errors, store_uri, writing
+from fmoe.tracking.store import client, gist, selected, shown, store_errors, writing
 
 CANDIDATE = "candidate"
 CLAIM = "fmoe.promoting"
@@ -66,11 +66,25 @@ def find_version(uri: str) -> Version:
     return Version(found.name, int(found.version), *digests)
 
 
+def holds(uri: str, digest: str) -> bool:
+    """Whether `models:/NAME/3` is there with these weights. Raises `UserError` for a store that is
+    away."""
+    name, _, number = uri.removeprefix("models:/").rpartition("/")
+    store = client()
+    with store_errors():
+        try:
+            found = store.get_model_version(name, number)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+    return bool(found.tags.get("fmoe.sha256") == digest)
+
+
 def download(version: Version, folder: Path) -> None:
     """The version's model folder, and nothing else of it, into an existing empty folder."""
-    mlflow.set_tracking_uri(store_uri())
     why = "its file is gone" if version.digest else "it was not registered by fmoe"
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside, store_errors():
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside, store_errors(), selected():
         for file in FILES:
             uri = f"models:/{version.name}/{version.number}/extra_files/{file}"
             try:
@@ -192,11 +206,12 @@ def evaluation(entry: Entry, folder: Path) -> Path | None:
     report = entry.tags.get("fmoe.eval.report", "")
     if not report:
         return None
-    mlflow.set_tracking_uri(store_uri())
     at = f"runs:/{entry.run_id}/evaluation/v{entry.number}"
     for file in (REPORT, VERDICTS):
         try:
-            mlflow.artifacts.download_artifacts(artifact_uri=f"{at}/{file}", dst_path=str(folder))
+            with selected():
+                uri = f"{at}/{file}"
+                mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
         except (MlflowException, OSError) as error:
             raise UserError(
                 f"{entry.name} version {entry.number}: its recorded {file} cannot be read "

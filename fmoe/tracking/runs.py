@@ -31,7 +31,7 @@ from fmoe.errors import UserError
 from fmoe.storage import sha256
 from fmoe.tracking import experiments
 from fmoe.tracking.registry import CANDIDATE
-from fmoe.tracking.store import client, shown, store_errors, store_uri, writing
+from fmoe.tracking.store import client, selected, shown, store_errors, writing
 
 PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
@@ -180,8 +180,7 @@ class Tracker:
             Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
         )
         torch_version = torch.__version__.split("+")[0]
-        mlflow.set_tracking_uri(store_uri())
-        with mlflow.start_run(run_id=self.run_id), warnings.catch_warnings():
+        with selected(), mlflow.start_run(run_id=self.run_id), warnings.catch_warnings():
             # torch.export says so of buffers that share memory; the weights are on the CPU
             warnings.filterwarnings("ignore", message="No complete tensor found")
             info = mlflow.pytorch.log_model(

@@ -80,6 +80,20 @@ def _answering(uri: str) -> MlflowClient:
 
 
 @contextlib.contextmanager
+def selected() -> Iterator[None]:
+    """While the block runs MLflow's own functions use this store: it keeps the choice in a variable
+    of the environment, too, which would outlive a change of `FMOE_HOME`."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(store_uri())
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@contextlib.contextmanager
 def store_errors() -> Iterator[None]:
     """What the store refuses is the user's to know, in one line."""
     try:
