@@ -26,10 +26,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from fmoe.deadline import within
 from fmoe.errors import PASSWORD, UserError, first_line
 
 MANIFEST = "manifest.json"
 PATIENCE = 600.0  # seconds; less than what a worker waits for the others in a collective
+REACH = 20.0  # seconds, for a store's first answer
 PASSING_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 PASSING_TEXT = (  # as pyarrow words what S3 and GCS say
     "SLOW_DOWN",
@@ -98,10 +100,21 @@ class Folder:
         scheme, _, path = base.partition("://")
         root, slash, rest = path.partition("/")
         try:
-            filesystem, start = _filesystem(f"{scheme}://{root}{slash}{mark}{options}")
+            place = f"{scheme}://{root}{slash}{mark}{options}"
+            filesystem, start = within(REACH, lambda: _filesystem(place))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{self.uri}: not a usable storage URI ({first_line(error)})") from None
         return filesystem, f"{start.rstrip('/')}/{rest}".rstrip("/")
+
+    def reach(self) -> Folder:
+        """Itself. Raises `UserError` within half a minute for an object store that does not answer
+        or refuses; nothing is asked on behalf of a patient folder."""
+        if self.local is None and not self.patience:
+            try:
+                within(REACH, self.entries)
+            except OSError as error:
+                raise UserError(f"{self.uri}: cannot be reached ({first_line(error)})") from None
+        return self
 
     def patient(self) -> Folder:
         return replace(self, patience=PATIENCE)
@@ -244,5 +257,11 @@ def sha256(data: bytes) -> str:
 @functools.lru_cache(maxsize=64)
 def _filesystem(root: str) -> tuple[pafs.FileSystem, str]:
     """Kept: making a client of an object store asks the network."""
-    found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(root)
-    return found
+    found, start = pafs.FileSystem.from_uri(root)
+    if isinstance(found, pafs.S3FileSystem):
+        # one made from a URI tries a silent server 30 times, for 100 seconds; this is how often one
+        # made from options does. It pickles as these options
+        _, (options,) = found.__reduce__()
+        tries = pafs.AwsStandardS3RetryStrategy(max_attempts=3)
+        found = pafs.S3FileSystem(**options, retry_strategy=tries)
+    return found, start

@@ -1,4 +1,4 @@
-"""A finished run's model in the registry: still there, or registered again from the run's folder."""
+"""A finished run's model in the registry: still there, or registered again from the folder."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from fmoe.study import Ledger, Trial, ranked
 
 
 def studies(storage: str | None) -> list[Folder]:
-    root = Folder.at(storage or home()) / "studies"
+    root = (Folder.at(storage or home()) / "studies").reach()
     folders = [root / name for name in root.names()]
     return [folder for folder in folders if folder.exists("study.json")]
 
