@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -45,7 +46,10 @@ def check_artifacts(location: str, experiment: str) -> None:
                 f"{where}, which needs {module}, which is not installed: pip install {package}"
             ) from None
     elif scheme in ("", "file"):
-        if not writable(Path(unquote(urlsplit(location).path))):
+        path = Path(unquote(urlsplit(location).path))
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True)  # as MLflow does with the first file
+        if not (path.is_dir() and writable(path)):
             raise UserError(f"{where}, which cannot be written from here: name another experiment "
                             "in MLFLOW_EXPERIMENT_NAME")  # fmt: skip
     else:

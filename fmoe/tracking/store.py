@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmoe.deadline import within
-from fmoe.errors import UserError
+from fmoe.errors import UserError, first_line
 from fmoe.tracking import named, own
 
 SECONDS = 25.0  # for the first answer of a store
@@ -72,10 +72,13 @@ def writing() -> MlflowClient:
 
 def _answering(uri: str) -> MlflowClient:
     """One that has given an answer: MLflow makes or refuses a database when it is first asked."""
-    with store_errors():
-        store = MlflowClient(uri)
-        if not uri.startswith("http"):  # a server has answered
-            within(SECONDS, lambda: store.search_experiments(max_results=1))
+    try:
+        with store_errors():
+            store = MlflowClient(uri)
+            if not uri.startswith("http"):  # a server has answered
+                within(SECONDS, lambda: store.search_experiments(max_results=1))
+    except OSError as error:
+        raise UserError(f"MLflow store {shown()}: cannot be made ({first_line(error)})") from None
     return store
 
 
@@ -112,7 +115,8 @@ def gist(error: Exception) -> str:
     schema = re.search(r"found version (\w+)|revision identified by '(\w+)'", text)
     if schema:
         return _other_schema(schema[1] or schema[2])
-    if re.search(r"error code 40[13]\b", text):
+    refused = getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+    if refused or re.search(r"error code 40[13]\b", text):
         return ("asks for another user: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
                 "or MLFLOW_TRACKING_TOKEN")  # fmt: skip
     if "unsupported URI" in text:

@@ -1,4 +1,4 @@
-"""Commands × states of the home: moved, copied, linked, read-only, and MLflow without what it had."""
+"""Commands × states of the home: moved, copied, linked, read-only, or with MLflow's part gone."""
 
 from __future__ import annotations
 
@@ -38,15 +38,13 @@ class Furnished:
 
 
 @pytest.fixture(scope="module")
-def furnished(
-    trained_once: Trained, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Furnished]:
+def furnished(trained_once: Trained, tmp_path_factory: pytest.TempPathFactory) -> Furnished:
     folder = tmp_path_factory.mktemp("furnished")
     home = Path(shutil.copytree(trained_once.home, folder / "home"))
-    file = space(folder, {"gate.temperature": [1.0]}, searcher={"kind": "grid"})
+    file = space(folder, {"gate.temperature": {"choice": [1, 2]}}, scheduler={"kind": "fifo"})
     with pytest.MonkeyPatch.context() as patched:
         found = study(home, file, "st", patched, trials=1)
-    yield Furnished(home, trained_once.answer, found, file)
+    return Furnished(home, trained_once.answer, found, file)
 
 
 @dataclass
@@ -148,16 +146,6 @@ def image(folder: Path) -> Path:
     path = folder / "x.png"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
     return path
-
-
-def line(outcome: Outcome, code: int, *parts: str) -> None:
-    """One line on stderr and the exit code."""
-    if code == 2:
-        refused(outcome, *parts)
-        return
-    assert outcome.code == code, outcome
-    for part in parts:
-        assert part in outcome.err, outcome
 
 
 def test_pull(at: State, fmoe: Fmoe, tmp_path: Path) -> None:
