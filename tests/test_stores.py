@@ -56,11 +56,14 @@ def silent() -> Iterator[int]:
 def answering(
     code: int, body: bytes = b"no", context: ssl.SSLContext | None = None
 ) -> Iterator[int]:
-    """An HTTP server that is healthy and answers everything else with the code."""
+    """An HTTP server that is healthy and answers everything else with the code, or 0: with
+    nothing."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/health" else code)
+            if not code and self.path != "/health":
+                time.sleep(40)
+            self.send_response(code if code and self.path != "/health" else 200)
             self.end_headers()
             self.wfile.write(body)
 
@@ -120,6 +123,9 @@ def test_servers_that_hang_refuse_or_want_a_password(monkeypatch: pytest.MonkeyP
         refused(readiness.check, "away (ReadTimeout)")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{port}")
         refused(readiness.check, f"https://127.0.0.1:{port}", "away")
+    with answering(0) as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        refused(readiness.check, f"http://127.0.0.1:{port}", "no answer")
     for code, part in ((401, "MLFLOW_TRACKING_USERNAME"), (403, "MLFLOW_TRACKING_USERNAME"),
                        (404, "404")):  # fmt: skip
         with answering(code) as port:
@@ -201,7 +207,7 @@ def test_another_process_that_hangs_while_it_opens_the_store() -> None:
         "with filelock.FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
     )
     lock = database().parent / ".lock"
-    command = [sys.executable, "-c", code, lock]
+    command = [sys.executable, "-c", code, str(lock)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         try:

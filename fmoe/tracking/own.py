@@ -23,7 +23,7 @@ from fmoe.errors import UserError, first_line
 from fmoe.paths import aside, home, writable
 
 DATABASE = "mlflow.db"
-PATIENCE = 20.0  # seconds, for another process that holds the store
+PATIENCE = 25.0  # seconds, for another process that holds the store
 LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),

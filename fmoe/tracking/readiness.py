@@ -10,11 +10,13 @@ from urllib.parse import unquote, urlsplit
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from fmoe.deadline import within
 from fmoe.errors import UserError, first_line
 from fmoe.paths import writable
 from fmoe.tracking import experiments, named
-from fmoe.tracking.store import writing
+from fmoe.tracking.store import shown, writing
 
+SECONDS = 25.0
 LIBRARIES = {
     "s3": ("boto3", "boto3"),
     "r2": ("boto3", "boto3"),
@@ -29,7 +31,11 @@ LIBRARIES = {
 
 def check() -> None:
     """Raises `UserError` where runs, their files or models could not be recorded."""
-    experiment = experiments.current(writing())
+    store = writing()
+    try:  # a server that is healthy and silent would be waited for six minutes
+        experiment = within(SECONDS, lambda: experiments.current(store))
+    except TimeoutError as error:
+        raise UserError(f"MLflow store {shown()}: {error}") from None
     check_artifacts(str(experiment.artifact_location), experiment.name)
 
 

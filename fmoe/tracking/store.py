@@ -22,11 +22,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from fmoe.deadline import within
 from fmoe.errors import UserError, first_line
 from fmoe.tracking import named, own
-
-SECONDS = 25.0  # for the first answer of a store
 
 
 def store_uri() -> str:
@@ -76,7 +73,7 @@ def _answering(uri: str) -> MlflowClient:
         with store_errors():
             store = MlflowClient(uri)
             if not uri.startswith("http"):  # a server has answered
-                within(SECONDS, lambda: store.search_experiments(max_results=1))
+                store.search_experiments(max_results=1)
     except OSError as error:
         raise UserError(f"MLflow store {shown()}: cannot be made ({first_line(error)})") from None
     return store
