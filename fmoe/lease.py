@@ -40,10 +40,11 @@ def exclusive(folder: Folder, name: str, *, wait: bool) -> Iterator[None]:
     """Holds `name` in `folder` for as long as the block runs.
 
     wait: until another holder lets go or dies; otherwise raises `Held` where it is alive.
+    Raises `UserError` for an object store that does not answer.
     """
     local = folder.local
     if local is None:
-        with _lease(folder / f"{name}.lease", wait):
+        with _lease((folder / f"{name}.lease").reach(), wait):
             yield
         return
     local.mkdir(parents=True, exist_ok=True)

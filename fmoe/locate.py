@@ -34,7 +34,7 @@ def located(model: str) -> Iterator[Folder]:
             pull(model, target)
             yield Folder.at(target)
         return
-    folder = Folder.at(model)
+    folder = Folder.at(model).reach()
     if folder.local is not None and not folder.local.exists():
         raise UserError(f"{model}: no such folder")
     if folder.local is not None and not folder.local.is_dir():

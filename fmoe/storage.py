@@ -26,10 +26,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from fmoe.deadline import within
 from fmoe.errors import PASSWORD, UserError, first_line
 
 MANIFEST = "manifest.json"
 PATIENCE = 600.0  # seconds; less than what a worker waits for the others in a collective
+REACH = 20.0  # seconds, for a store's first answer
 PASSING_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 PASSING_TEXT = (  # as pyarrow words what S3 and GCS say
     "SLOW_DOWN",
@@ -55,6 +57,11 @@ class Damaged(ValueError):
     """A file is missing, truncated or not what its manifest says."""
 
 
+def parts(uri: str) -> tuple[str, str, str]:
+    """The place, `?`, and the filesystem's options; a local path has none, and may have a `?`."""
+    return uri.partition("?") if "://" in uri else (uri, "", "")
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder and the filesystem it is on. Pickles: workers are given one.
@@ -73,7 +80,7 @@ class Folder:
             uri = text if "://" in text else Path(text).expanduser().resolve().as_posix()
         except RuntimeError as error:  # ~nosuchuser
             raise UserError(f"{text}: not a folder ({first_line(error)})") from None
-        base, mark, options = uri.partition("?")
+        base, mark, options = parts(uri)
         if base.endswith("://"):
             raise UserError(f"{text}: names no folder")
         if PASSWORD.search(base):
@@ -89,14 +96,25 @@ class Folder:
         """pyarrow's filesystem and the path on it. Raises `UserError`."""
         if "://" not in self.uri:
             return pafs.LocalFileSystem(), self.uri
-        base, mark, options = self.uri.partition("?")
+        base, mark, options = parts(self.uri)
         scheme, _, path = base.partition("://")
         root, slash, rest = path.partition("/")
         try:
-            filesystem, start = _filesystem(f"{scheme}://{root}{slash}{mark}{options}")
+            place = f"{scheme}://{root}{slash}{mark}{options}"
+            filesystem, start = within(REACH, lambda: _filesystem(place))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{self.uri}: not a usable storage URI ({first_line(error)})") from None
         return filesystem, f"{start.rstrip('/')}/{rest}".rstrip("/")
+
+    def reach(self) -> Folder:
+        """Itself. Raises `UserError` within half a minute for an object store that does not answer
+        or refuses; nothing is asked on behalf of a patient folder."""
+        if self.local is None and not self.patience:
+            try:
+                within(REACH, self.entries)
+            except OSError as error:
+                raise UserError(f"{self.uri}: cannot be reached ({first_line(error)})") from None
+        return self
 
     def patient(self) -> Folder:
         return replace(self, patience=PATIENCE)
@@ -117,6 +135,11 @@ class Folder:
             pause = min(2 * pause, 10.0)
 
     @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return parts(self.uri)[0].rpartition("/")[2]
+
+    @property
     def local(self) -> Path | None:
         """The local path, or None where the folder is on an object store."""
         filesystem, path = self.resolve()
@@ -124,7 +147,7 @@ class Folder:
 
     def __truediv__(self, name: str) -> Folder:
         assert all(part not in ("", "..") for part in name.split("/"))
-        base, mark, options = self.uri.partition("?")  # s3://bucket/runs?region=…
+        base, mark, options = parts(self.uri)  # s3://bucket/runs?region=…
         return replace(self, uri=f"{base}/{name}{mark}{options}")
 
     def write(self, name: str, data: bytes) -> None:
@@ -234,5 +257,11 @@ def sha256(data: bytes) -> str:
 @functools.lru_cache(maxsize=64)
 def _filesystem(root: str) -> tuple[pafs.FileSystem, str]:
     """Kept: making a client of an object store asks the network."""
-    found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(root)
-    return found
+    found, start = pafs.FileSystem.from_uri(root)
+    if isinstance(found, pafs.S3FileSystem):
+        # one made from a URI tries a silent server 30 times, for 100 seconds; this is how often one
+        # made from options does. It pickles as these options
+        _, (options,) = found.__reduce__()
+        tries = pafs.AwsStandardS3RetryStrategy(max_attempts=3)
+        found = pafs.S3FileSystem(**options, retry_strategy=tries)
+    return found, start

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fmoe import checkpoint, data, provenance
+from fmoe import checkpoint, data, provenance, tracking
 from fmoe.config import Config, fingerprint
 from fmoe.data import Split
 from fmoe.errors import UserError
@@ -19,7 +19,7 @@ from fmoe.locate import fixed, located
 from fmoe.mixture import Mixture
 from fmoe.on_ray import evaluate as on_ray
 from fmoe.on_ray.session import Resources, session
-from fmoe.paths import home
+from fmoe.paths import aside, home, writable
 from fmoe.promotion import foreign, lacks, leaks_unknown
 from fmoe.schema import parse_ratio
 from fmoe.storage import Folder
@@ -111,6 +111,8 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
     Raises `UserError` for a model, data or settings that do not fit.
     """
     source = fixed(model)
+    if model.startswith("models:") and tracking.read_only():
+        display.line(f"{home()}: cannot be written: the evaluation is not recorded in the registry")
     with located(source) as folder:
         network, config, card = checkpoint.load_model(folder)
     settings = chosen(request, config, card)
@@ -125,7 +127,11 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
         "settings": asdict(settings),
         "code": [PROTOCOL, VERSION, provenance.source()],
     }
-    kept = Kept(Folder.at(home()) / "evaluations" / fingerprint(key)[:32])
+    stages = home() / "evaluations"
+    if not writable(stages):
+        display.line(f"{stages}: cannot be written: killed, this evaluation starts anew")
+        stages = aside()
+    kept = Kept(Folder.at(stages) / fingerprint(key)[:32])
     bar = display.task(f"evaluate {model}", len(test))
     with session(request.workers):
         found = on_ray.evaluate(

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fmoe.paths import home
 from fmoe.promotion import foreign
-from fmoe.tracking import find_version, registry
+from fmoe.tracking import find_version, read_only, registry
 from pipelines.judging import Judged
 from pipelines.reporting import write_report
 
@@ -19,6 +20,9 @@ def record(judged: Judged, answer: dict[str, Any]) -> None:
     would be taken for figures on these. A full evaluation is not replaced by a partial one. The
     page is made anew: what else is in the user's `--report` folder is none of the registry's.
     """
+    if read_only():
+        answer["not_recorded"] = f"{home()} cannot be written"
+        return
     version = find_version(judged.source)
     (entry,) = [e for e in registry.versions(version.name) if e.number == version.number]
     why = foreign(answer)

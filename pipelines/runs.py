@@ -38,6 +38,7 @@ def reap(
     from pipelines.liveness import Judge
 
     with result(json) as answer:
+        tracking.writing()  # is refused before any run is judged
         judge = Judge(address)
         reaped: list[str] = []
         alive: list[str] = []

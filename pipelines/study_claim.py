@@ -93,4 +93,4 @@ def start_tracking(
         "base.yaml": space.base.to_yaml(),
         "environment.txt": provenance.packages(),
     }
-    return tracker, {} if run_id else texts
+    return tracker, {} if run_id == tracker.run_id else texts

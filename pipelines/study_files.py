@@ -14,7 +14,7 @@ from fmoe.study import Ledger, Trial, ranked
 
 
 def studies(storage: str | None) -> list[Folder]:
-    root = Folder.at(storage or home()) / "studies"
+    root = (Folder.at(storage or home()) / "studies").reach()
     folders = [root / name for name in root.names()]
     return [folder for folder in folders if folder.exists("study.json")]
 
@@ -23,7 +23,7 @@ def find(name: str, storage: str | None) -> Folder:
     """Raises `UserError` where there is no such study."""
     known = studies(storage)
     for folder in known:
-        if folder.uri.partition("?")[0].rpartition("/")[2] == name:
+        if folder.name == name:
             return folder
     raise UserError(f"{name}: no such study ({len(known)} there; see `fmoe studies list`)")
 

@@ -56,18 +56,24 @@ class StudyLog:
             # a killed driver may have made the run and not have kept its id
             run_id = trial.run_id or self.parent.child({"fmoe.trial": str(trial.number)})
             tracker = Tracker.start(name, values, tags, run_id)
+            if tracker.note:
+                logger.warning("%s", tracker.note)
             self.trackers[trial.number], trial.run_id = tracker, tracker.run_id
         return self.trackers[trial.number]
 
-    def resume(self, ended: Sequence[Trial]) -> None:
-        """Ends the runs of trials that had ended when the driver was killed, if it had no time to.
+    def resume(self, ended: Sequence[Trial]) -> list[Trial]:
+        """Ends the runs of trials that had ended when the driver was killed, if it had no time to,
+        and makes those that MLflow no longer has: gives these trials, whose `run_id` is another.
 
         Raises `UserError` where the store is away.
         """
-        running = self.parent.running_children()
-        for trial in ended:
-            if trial.run_id is None or trial.run_id in running:
-                self.ended(trial)
+        known = self.parent.ended_children()
+        lacking = [trial for trial in ended if trial.run_id not in known]
+        before = [trial.run_id for trial in lacking]
+        for trial in lacking:
+            self.ended(trial)
+        return [trial for trial, run_id in zip(lacking, before, strict=True)
+                if trial.run_id != run_id]  # fmt: skip
 
     def begun(self, trial: Trial) -> None:
         self.unsettled[trial.number] = trial

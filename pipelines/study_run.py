@@ -28,7 +28,9 @@ from fmoe.storage import Damaged, Folder
 from fmoe.study import Ledger, Trial, elapsed, pareto
 from fmoe.tracking import Tracker, finishing
 from pipelines.data_claim import claim_data, reading
+from pipelines.output import Display
 from pipelines.publish import publish, write_figure
+from pipelines.republish import kept
 from pipelines.study_answer import STATUSES, against, describe, expert_totals, overhead
 from pipelines.study_claim import claim, fingerprint, start_tracking, timed_out
 from pipelines.study_display import StudyDisplay, baseline_line, expert_line
@@ -85,8 +87,8 @@ def run(request: Request) -> dict[str, Any]:
             loaded = load(space.base, request.data_dir, test=ended)
         claim_data(folder, loaded, request.data_dir, winner(folder) if ended else None)
         if "result" in known:
-            return dict(known["result"])
-        tracking.client()  # a server that is away fails the study now
+            return still_registered(folder, known["result"])
+        tracking.readiness.check()  # a server that is away fails the study now
         shared = SharedData.of(loaded)
         with session(1, shared.nbytes, idle=False), sweeping():
             shared_storage.check(storage, store.folder)
@@ -94,6 +96,8 @@ def run(request: Request) -> dict[str, Any]:
             tracker, texts = start_tracking(folder, space, name, loaded, share, known.get("run_id"))
             folder.write_json("study.json", {**known, "run_id": tracker.run_id})
             with finishing(tracker), StudyDisplay(space) as display:
+                if tracker.note:
+                    display.line(tracker.note)
                 tracker.log_texts(texts)
                 ledger = Ledger(folder.patient())
                 setting = Setting(
@@ -126,6 +130,24 @@ def winner(folder: Folder) -> Folder:
         return Ledger(folder).trial_folder(int(folder.read_json("result.json")["best"]["trial"]))
     except (Damaged, KeyError, TypeError, ValueError):
         raise UserError(f"{folder.uri}/result.json: not a study's result") from None
+
+
+def still_registered(folder: Folder, result: dict[str, Any]) -> dict[str, Any]:
+    """A study's result where it is now, with the best model registered again where MLflow has lost
+    it."""
+    best, name = result["best"], f"{result['study']}-{result['best']['trial']:04d}"
+    known = best["model_uri"], best["run_id"]
+    trial = Ledger(folder).trial_folder(best["trial"])
+    with Display() as display:
+        uri, run_id = kept(trial, name, known[0], best["digest"], known[1], display.line)
+    answer = {
+        **result,
+        "study_dir": folder.uri,
+        "best": {**best, "model_uri": uri, "run_id": run_id},
+    }
+    if (uri, run_id) != known:
+        folder.write_json("result.json", answer)
+    return answer
 
 
 @dataclass
@@ -173,7 +195,8 @@ class StudyRun:
         known = self.ordered()
         again = [trial for trial in known if trial.status == "running"]
         done = [trial for trial in known if trial.status != "running"]
-        self.log.resume(done)
+        for trial in self.log.resume(done):
+            self.ledger.save(trial)
         spent, budget = elapsed(known), self.space.study.budget
         self.start = time.monotonic() - spent
         if timed_out(self.space, known):  # what is left to do is the finals

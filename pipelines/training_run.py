@@ -32,6 +32,7 @@ from fmoe.workers import Workers
 from pipelines.data_claim import claim_data, reading
 from pipelines.output import Display, percent
 from pipelines.publish import publish
+from pipelines.republish import kept
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,20 @@ def run(request: Request) -> dict[str, Any]:
         loaded, finished = claim_with_data(folder, settings, request.data_dir)
         if finished is not None:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
-            return finished
+            return still_registered(folder, name, finished, display)
         check_batches(settings.experts.train, len(loaded.train), 1)
         check_batches(settings.joint, len(loaded.train), request.workers.most)
         # from here on an outage of the storage is waited out
         folder, store = folder.patient(), ExpertStore(store.folder.patient())
-        tracking.client()  # a server that is away fails the run now
+        tracking.readiness.check()  # a server that is away fails the run now
         shared = SharedData.of(loaded)
         # inside of the session: its end takes seconds that a stopped job may not have
         with session(request.workers.most, shared.nbytes):
             shared_storage.check(storage, store.folder)
             tracker, texts = start_tracking(folder, settings, recipe, name, loaded)
             with finishing(tracker):
+                if tracker.note:
+                    display.line(tracker.note)
                 tracker.log_texts(texts)
                 training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
                 return training.complete(ray.put(shared))
@@ -130,9 +133,23 @@ def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
                 raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
         else:
             folder.write("config.yaml", settings.to_yaml().encode())
-        return folder.read_json("result.json") if folder.exists("result.json") else None
+        if not folder.exists("result.json"):
+            return None
+        return {**folder.read_json("result.json"), "run_dir": folder.uri}  # it may have been moved
     except Damaged as error:
         raise UserError(str(error)) from None
+
+
+def still_registered(
+    folder: Folder, name: str, finished: dict[str, Any], display: Display
+) -> dict[str, Any]:
+    """A result, with the model registered again where MLflow has lost it."""
+    known = finished["model_uri"], finished["run_id"]
+    uri, run_id = kept(folder, name, known[0], finished["digest"], known[1], display.line)
+    answer = {**finished, "model_uri": uri, "run_id": run_id}
+    if (uri, run_id) != known:
+        folder.write_json("result.json", answer)
+    return answer
 
 
 def start_tracking(
@@ -149,7 +166,7 @@ def start_tracking(
         **{f"fmoe.{key}": value for key, value in driven_by().items()},
     }
     tracker = Tracker.start(name, settings.flat(), tags, known.get("run_id"))
-    if known:
+    if known.get("run_id") == tracker.run_id:
         return tracker, {}
     folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})
     texts = {"environment.txt": provenance.packages(), "config.yaml": settings.to_yaml()}

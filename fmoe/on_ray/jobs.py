@@ -39,7 +39,13 @@ PINS = "pins.txt"
 SHIPPED = "submitted"  # folder of the working directory for the command's own files
 STOP_SECONDS = 30  # for a stopped driver to close its MLflow run; Ray's default is 3
 ENTRYPOINT = "python -m pipelines.in_job"
-PASSED_ON = ("MLFLOW_TRACKING_URI", "FMOE_DATA_DIR", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+PASSED_ON = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "FMOE_DATA_DIR",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from fmoe.checkpoint import FILES
 from fmoe.errors import UserError, first_line
 from fmoe.promotion import REPORT, VERDICTS
-from fmoe.tracking.store import client, shown, store_errors, store_uri
+from fmoe.tracking.store import client, gist, selected, shown, store_errors, writing
 
 CANDIDATE = "candidate"
 CLAIM = "fmoe.promoting"
@@ -61,23 +61,38 @@ def find_version(uri: str) -> Version:
                 raise UserError(f"{uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
             found = store.get_model_version(name, number)
     except MlflowException as error:
-        raise UserError(f"{uri}: not in the registry of {shown()} ({first_line(error)})") from None
+        raise UserError(f"{uri}: not in the registry of {shown()} ({gist(error)})") from None
     digests = map(found.tags.get, ("fmoe.sha256", "fmoe.card_sha256"))
     return Version(found.name, int(found.version), *digests)
 
 
+def holds(uri: str, digest: str) -> bool:
+    """Whether `models:/NAME/3` is there with these weights. Raises `UserError` for a store that is
+    away."""
+    name, _, number = uri.removeprefix("models:/").rpartition("/")
+    store = client()
+    with store_errors():
+        try:
+            found = store.get_model_version(name, number)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+    return bool(found.tags.get("fmoe.sha256") == digest)
+
+
 def download(version: Version, folder: Path) -> None:
     """The version's model folder, and nothing else of it, into an existing empty folder."""
-    mlflow.set_tracking_uri(store_uri())
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+    why = "its file is gone" if version.digest else "it was not registered by fmoe"
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside, store_errors(), selected():
         for file in FILES:
             uri = f"models:/{version.name}/{version.number}/extra_files/{file}"
             try:
                 path = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside)
             except (MlflowException, OSError) as error:
                 raise UserError(
-                    f"models:/{version.name}/{version.number}: has no {file}: "
-                    f"not registered by fmoe? ({first_line(error)})"
+                    f"models:/{version.name}/{version.number}: has no {file}: {why} "
+                    f"({first_line(error)})"
                 ) from None
             shutil.move(path, folder / file)
 
@@ -94,7 +109,7 @@ def checked_name(name: str) -> str:
         return str(client().get_registered_model(name.removeprefix("models:/")).name)
     except MlflowException as error:
         raise UserError(
-            f"{name}: no such model in the registry of {shown()} ({first_line(error)})"
+            f"{name}: no such model in the registry of {shown()} ({gist(error)})"
         ) from None
 
 
@@ -156,9 +171,10 @@ def aliased(name: str, alias: str) -> int | None:
 
 
 def tag(name: str, number: int, tags: Mapping[str, str]) -> None:
+    store = writing()
     with store_errors():
         for key, value in tags.items():
-            client().set_model_version_tag(name, str(number), key, value[:TAG_LENGTH])
+            store.set_model_version_tag(name, str(number), key, value[:TAG_LENGTH])
 
 
 def record_evaluation(
@@ -166,8 +182,9 @@ def record_evaluation(
 ) -> None:
     """Keeps an evaluation with the version: its files with the run, its figures as tags."""
     at = f"evaluation/v{version.number}"
+    store = writing()
     with store_errors():
-        client().log_artifacts(run_id, str(folder), at)
+        store.log_artifacts(run_id, str(folder), at)
     figures = {"clean": report["clean"], **report["robust"], "worst_case": report["worst_case"]}
     tags = {f"fmoe.eval.{name}": f"{value:.4f}" for name, value in figures.items()}
     tags |= {
@@ -189,11 +206,12 @@ def evaluation(entry: Entry, folder: Path) -> Path | None:
     report = entry.tags.get("fmoe.eval.report", "")
     if not report:
         return None
-    mlflow.set_tracking_uri(store_uri())
     at = f"runs:/{entry.run_id}/evaluation/v{entry.number}"
     for file in (REPORT, VERDICTS):
         try:
-            mlflow.artifacts.download_artifacts(artifact_uri=f"{at}/{file}", dst_path=str(folder))
+            with selected():
+                uri = f"{at}/{file}"
+                mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
         except (MlflowException, OSError) as error:
             raise UserError(
                 f"{entry.name} version {entry.number}: its recorded {file} cannot be read "
@@ -225,7 +243,7 @@ def claimed(name: str) -> Iterator[None]:
     if held() is not None:
         raise Busy(f"{name}: another promotion is under way; ask again in a moment")
     with store_errors():
-        client().set_registered_model_tag(name, CLAIM, token)
+        writing().set_registered_model_tag(name, CLAIM, token)
     time.sleep(SETTLE)
     if held() != token:
         raise Busy(f"{name}: another promotion came at the same time and goes first")
@@ -241,7 +259,7 @@ def crown(name: str, number: int, alias: str, tags: Mapping[str, str]) -> int:
     """Moves the alias; gives the version that has it afterwards, which is another's where somebody
     moved it meanwhile."""
     with store_errors():
-        client().set_registered_model_alias(name, alias, str(number))
+        writing().set_registered_model_alias(name, alias, str(number))
     holder = aliased(name, alias)
     if holder == number:
         tag(name, number, tags)

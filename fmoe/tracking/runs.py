@@ -29,24 +29,22 @@ from torch import nn
 from fmoe.checkpoint import FILES
 from fmoe.errors import UserError
 from fmoe.storage import sha256
+from fmoe.tracking import experiments
 from fmoe.tracking.registry import CANDIDATE
-from fmoe.tracking.store import EXPERIMENT, client, shown, store_errors, store_uri
+from fmoe.tracking.store import client, selected, shown, store_errors, writing
 
 PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
 
 
-def _experiment_id(store: MlflowClient) -> str:
-    known = store.get_experiment_by_name(EXPERIMENT)
-    return str(known.experiment_id if known else store.create_experiment(EXPERIMENT))
-
-
 @dataclass
 class Tracker:
-    """One MLflow run. Metrics that could not be logged wait in `pending`."""
+    """One MLflow run. Metrics that could not be logged wait in `pending`. note: why it is a new one
+    though another was asked for."""
 
     store: MlflowClient
     run_id: str
+    note: str | None = None
     logged: set[tuple[str, int]] = field(default_factory=set)
     pending: list[Metric] = field(default_factory=list)
 
@@ -54,17 +52,20 @@ class Tracker:
     def start(
         cls, name: str, params: Mapping[str, str], tags: Mapping[str, str], run_id: str | None
     ) -> Tracker:
-        """A new run, or the given one again. Raises `UserError` where the store is away."""
-        store = client()
+        """A new run, or the given one again if it is there. Raises `UserError` where the store is
+        away."""
+        store = writing()
+        note = gone(store, run_id) if run_id else None
         with store_errors():
-            if run_id is None:
+            if run_id is None or note:
+                experiment = experiments.current(store).experiment_id
                 # tags in the same call: killed before them, nobody would find the run again
-                run = store.create_run(_experiment_id(store), tags=dict(tags), run_name=name)
+                run = store.create_run(experiment, tags=dict(tags), run_name=name)
             else:
                 store.update_run(run_id, "RUNNING")
                 store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
                 run = store.get_run(run_id)
-            tracker = cls(store, run.info.run_id)
+            tracker = cls(store, run.info.run_id, note and f"{note}: this is a new one")
             try:
                 tracker._complete(params, run.data)
             except BaseException:
@@ -86,15 +87,17 @@ class Tracker:
         found = self._children(*(f"tags.`{key}` = '{value}'" for key, value in tags.items()))
         return found[0] if found else None
 
-    def running_children(self) -> set[str]:
-        """Ids of this run's children that MLflow believes to be running. Raises `UserError`."""
-        return set(self._children("attributes.status = 'RUNNING'"))
+    def ended_children(self) -> set[str]:
+        """Ids of this run's children that are there and not running. Raises `UserError`."""
+        return set(self._children("attributes.status != 'RUNNING'"))
 
     def _children(self, *conditions: str) -> list[str]:
         condition = " and ".join([f"tags.`mlflow.parentRunId` = '{self.run_id}'", *conditions])
         with store_errors():
-            experiment_id = self.store.get_run(self.run_id).info.experiment_id
-            found = self.store.search_runs([experiment_id], condition)
+            own = self.store.get_run(self.run_id).info.experiment_id
+            # children of an earlier try, and those of this one where another experiment is named
+            both = sorted({own, experiments.current(self.store).experiment_id})
+            found = self.store.search_runs(both, condition, max_results=50_000)
         return [run.info.run_id for run in found]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -177,8 +180,7 @@ class Tracker:
             Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
         )
         torch_version = torch.__version__.split("+")[0]
-        mlflow.set_tracking_uri(store_uri())
-        with mlflow.start_run(run_id=self.run_id), warnings.catch_warnings():
+        with selected(), mlflow.start_run(run_id=self.run_id), warnings.catch_warnings():
             # torch.export says so of buffers that share memory; the weights are on the CPU
             warnings.filterwarnings("ignore", message="No complete tensor found")
             info = mlflow.pytorch.log_model(
@@ -205,6 +207,23 @@ class Tracker:
             self.store.set_terminated(self.run_id, status)
             return whole
         return False
+
+
+def gone(store: MlflowClient, run_id: str) -> str | None:
+    """Why a run is not to be had; None where it is. Raises `UserError`."""
+    try:
+        run = store.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return f"MLflow run {run_id} is not in {shown()}"
+        with store_errors():
+            raise
+    if run.info.lifecycle_stage != "deleted":
+        return None
+    return (
+        f"MLflow run {run_id} is deleted (`MLFLOW_TRACKING_URI={shown()} mlflow runs restore "
+        f"--run-id {run_id}` brings it back)"
+    )
 
 
 @contextlib.contextmanager
@@ -236,7 +255,7 @@ class RunningRun:
 def running() -> list[RunningRun]:
     """Raises `UserError`."""
     store = client()
-    experiment = store.get_experiment_by_name(EXPERIMENT)
+    experiment = experiments.find(store)
     if experiment is None:
         return []
     found, token = [], None
@@ -256,4 +275,4 @@ def running() -> list[RunningRun]:
 @store_errors()
 def end(run: RunningRun, status: str) -> None:
     """Raises `UserError`."""
-    client().set_terminated(run.id, status)
+    writing().set_terminated(run.id, status)
