@@ -37,6 +37,7 @@ KINDS: dict[str, type[BaseModel]] = {
     for union in (AttackConfig, GateConfig, LossConfig, OptimizerConfig, ScheduleConfig)
     for member in get_args(get_args(union)[0])
 }
+LONGEST = 500  # characters of a fault: a key or a value may have any length
 Update = Literal["all", "heads", "gate"]
 AttackName = Literal["fgsm", "pgd", "pgd50", "autoattack"]
 BatchNorm = Literal["local", "sync"]
@@ -335,13 +336,18 @@ def validate(tree: dict[str, Any], source: str) -> Config:
 
 def faults(error: ValidationError, tree: Any) -> str:
     """The first three, each with its key's path."""
-    found = [
-        f"{path}: {message}" if (path := _path(fault["loc"], tree)) else message
-        for fault in error.errors()
-        if (message := fault["msg"].removeprefix("Value error, "))
-    ]
+    found = [_fault(fault["loc"], fault["type"], fault["msg"], tree) for fault in error.errors()]
     more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
     return f"{'; '.join(found[:3])}{more}"
+
+
+def _fault(loc: tuple[int | str, ...], kind: str, message: str, tree: Any) -> str:
+    path = _path(loc, tree)
+    if kind == "missing":
+        path = f"{path}.{loc[-1]}" if path else str(loc[-1])
+    message = message.removeprefix("Value error, ")
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
+    return f"{path}: {message}" if path else message
 
 
 def _path(loc: tuple[int | str, ...], tree: Any) -> str:
