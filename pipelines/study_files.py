@@ -7,14 +7,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
-
-from fmoe.config import faults
 from fmoe.errors import UserError
 from fmoe.paths import home
-from fmoe.search_space import Direction
 from fmoe.storage import Damaged, Folder
 from fmoe.study import Ledger, Trial, ranked
+from pipelines.kept_files import StudyFile, StudyResult, read
 
 
 def studies(storage: str | None) -> list[Folder]:
@@ -32,39 +29,6 @@ def find(name: str, storage: str | None) -> Folder:
     raise UserError(f"{name}: no such study ({len(known)} there; see `fmoe studies list`)")
 
 
-class Measured(BaseModel):
-    """Of a study's `study.json`: what it looks for."""
-
-    metrics: dict[str, Direction] = Field(min_length=1)
-
-
-class StudyFile(BaseModel):
-    """What `study.json` holds at least."""
-
-    name: str
-    file: str
-    space: Measured
-
-
-class Figures(BaseModel):
-    validation: dict[str, float]
-    test: dict[str, float]
-
-
-class Best(BaseModel):
-    trial: int
-    values: dict[str, Any]
-    metrics: Figures
-    model_uri: str
-
-
-class ResultFile(BaseModel):
-    """What `result.json` holds at least."""
-
-    study: str
-    best: Best
-
-
 @dataclass(frozen=True)
 class StudyFiles:
     """One study, read only. Raises `UserError` where a file is damaged."""
@@ -73,17 +37,7 @@ class StudyFiles:
 
     @cached_property
     def _study(self) -> dict[str, Any]:
-        return self._read("study.json", StudyFile)
-
-    def _read(self, name: str, kind: type[BaseModel]) -> dict[str, Any]:
-        try:
-            tree = self.folder.read_json(name)
-            kind.model_validate(tree)
-        except Damaged as error:
-            raise UserError(str(error)) from None
-        except ValidationError as error:
-            raise UserError(f"{self.folder.uri}/{name}: {faults(error, tree)}") from None
-        return tree
+        return read(self.folder, "study.json", StudyFile)
 
     @cached_property
     def _trials(self) -> list[Trial]:
@@ -130,7 +84,7 @@ class StudyFiles:
 
     def result(self) -> dict[str, Any]:
         try:
-            return self._read("result.json", ResultFile)
+            return read(self.folder, "result.json", StudyResult)
         except FileNotFoundError:
             raise UserError(
                 f"{self._study['name']}: not finished; `fmoe tune … --resume` goes on with it"

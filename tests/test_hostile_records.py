@@ -24,6 +24,7 @@ from fmoe.expert_store import ExpertStore
 from fmoe.storage import MANIFEST, Damaged, Folder
 from fmoe.study import Trial
 from fmoe.training import METRICS
+from pipelines import kept_files
 from pipelines.cli import main
 from tests.conftest import SMALL
 
@@ -45,6 +46,7 @@ TRIAL = asdict(Trial(0, {"gate.temperature": 1.0}, status="finished", history=[E
 SHARES = {"clean": 0.9, "pgd": 0.4}
 RESULT = {
     "study": "s",
+    "counts": {"finished": 1},
     "best": {
         "trial": 0,
         "values": {},
@@ -142,6 +144,50 @@ def test_honest_study_is_shown_and_a_pipe_in_it_refused(
         os.mkfifo(folder / name)
     assert ended(commands(tmp_path)[command]) == 2
     assert "is no regular file" in capsys.readouterr().err
+
+
+# Runs
+
+RUN_RESULT: Tree = {
+    "run_dir": "x",
+    "model_uri": "models:/x/1",
+    "test": SHARES,
+    "images": 4,
+    "eps": 0.1,
+}
+DOCTORED_RUNS: dict[str, tuple[str, str]] = {
+    "result deep": ("result.json", "[" * 90_000),
+    "result list": ("result.json", "[]"),
+    "no figures": ("result.json", json.dumps({**RUN_RESULT, "test": None})),
+    "figures": ("result.json", json.dumps({**RUN_RESULT, "test": {"clean": "x"}})),
+    "eps": ("result.json", json.dumps({**RUN_RESULT, "eps": [1]})),
+    "settings deep": ("config.yaml", "[" * 90_000),
+    "settings' aliases": ("config.yaml", "a: &a [*a]"),
+    "settings long": ("config.yaml", "#" * 300_000),
+}
+
+
+@pytest.mark.parametrize("kind", DOCTORED_RUNS)
+def test_doctored_run_folder_is_refused_in_one_line(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, folder = config.load("digits", SMALL), tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(settings.to_yaml())
+    name, text = DOCTORED_RUNS[kind]
+    (folder / name).write_text(text)
+    sets = [part for override in SMALL for part in ("--set", override)]
+    assert ended(["train", "digits", *sets, "--name", "r", "--storage", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder}/{name}: " in line
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize("value", ["[1]", "null", "3", '{"a": 1}'])
+def test_doctored_id_of_a_run_is_refused(value: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(f'{{"name": "x", "run_id": {value}}}')
+    with pytest.raises(UserError, match=r"run\.json: run_id: "):
+        kept_files.read(Folder.at(tmp_path), "run.json", kept_files.RunFile)
 
 
 # Recorded evaluations
