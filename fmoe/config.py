@@ -345,6 +345,7 @@ def _fault(loc: tuple[int | str, ...], kind: str, message: str, tree: Any) -> st
     path = _path(loc, tree)
     if kind == "missing":
         path = f"{path}.{loc[-1]}" if path else str(loc[-1])
+    path = path if len(path) <= LONGEST else f"…{path[-LONGEST:]}"
     message = message.removeprefix("Value error, ")
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
     return f"{path}: {message}" if path else message

@@ -74,6 +74,8 @@ class Folder:
             uri = text if "://" in text else Path(text).expanduser().resolve().as_posix()
         except RuntimeError as error:  # ~nosuchuser
             raise UserError(f"{text}: not a folder ({first_line(error)})") from None
+        if text != text.encode(errors="replace").decode():
+            raise UserError(f"{text}: the name is not UTF-8: rename it")
         base, mark, options = uri.partition("?")
         if base.endswith("://"):
             raise UserError(f"{text}: names no folder")
@@ -173,7 +175,7 @@ class Folder:
         if info.type == pafs.FileType.NotFound:
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
         if info.type != pafs.FileType.File:
-            raise Damaged(f"{self.uri}/{path.rpartition('/')[2]}: is no regular file")
+            raise Damaged(f"{self.uri}/{path.rpartition('/')[2]}: cannot be read: no regular file")
         return int(info.size)
 
     def exists(self, name: str) -> bool:

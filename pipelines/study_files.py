@@ -48,7 +48,7 @@ class StudyFiles:
         for trial in found:
             lacking = [m for m in self._metrics for epoch in trial.history if m not in epoch]
             if lacking:
-                raise UserError(f"{self.folder.uri}: trial {trial.number} reports no {lacking[0]}")
+                raise UserError(f"{self.folder.uri}: trial {trial.number} lacks {lacking[0][:100]}")
         return found
 
     @property

@@ -316,7 +316,7 @@ DOCTORED: dict[str, tuple[Doctor, str]] = {
     "infinite": (weights(lambda t: t[HEAD].fill_(-torch.inf)), "that are not finite"),
     # what is no file
     **{
-        f"{kind} for {name}": (instead(name, make), f"{name}: is no regular file")
+        f"{kind} for {name}": (instead(name, make), f"{name}: cannot be read: no regular file")
         for name in ("model.json", "config.yaml", WEIGHTS)
         for kind, make in (("pipe", os.mkfifo), ("folder", os.mkdir), ("zeros", zeros))
     },

@@ -143,7 +143,7 @@ def test_honest_study_is_shown_and_a_pipe_in_it_refused(
         (folder / name).unlink()
         os.mkfifo(folder / name)
     assert ended(commands(tmp_path)[command]) == 2
-    assert "is no regular file" in capsys.readouterr().err
+    assert "cannot be read: no regular file" in capsys.readouterr().err
 
 
 # Runs

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -177,6 +178,16 @@ def test_study_shows_names_as_text(kind: str, tmp_path: Path) -> None:
     assert plain(json.dumps(NAMES[kind]).strip('"')) in out.getvalue()
     assert plain(NAMES[kind]) in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_model_whose_name_is_not_utf8_is_refused(command: str, model: Path, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[2J"))
+    shutil.copytree(model, folder)
+    ended = fmoe(command, folder, *["x.png"] * (command == "predict"))
+    assert ended.returncode == 2
+    (line,) = assert_text(ended.stderr)
+    assert r"\udcff\x1b[2J: the name is not UTF-8" in line
 
 
 # Pages
