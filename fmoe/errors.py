@@ -7,7 +7,11 @@ import unicodedata
 
 
 class UserError(ValueError):
-    """A mistake in the input: the message names the file or key and the remedy."""
+    """A mistake in the input: the message names the file or key and the remedy. One line of text,
+    whatever the names in it are."""
+
+    def __init__(self, message: str):
+        super().__init__(plain(message))
 
 
 class NonFiniteLoss(ArithmeticError):

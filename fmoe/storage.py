@@ -70,12 +70,12 @@ class Folder:
     def at(cls, place: str | Path) -> Folder:
         """Raises `UserError` for a URI of a kind that pyarrow does not know."""
         text = str(place)
+        if text != text.encode(errors="replace").decode():
+            raise UserError(f"{text}: the name is not UTF-8: rename it")
         try:
             uri = text if "://" in text else Path(text).expanduser().resolve().as_posix()
         except RuntimeError as error:  # ~nosuchuser
             raise UserError(f"{text}: not a folder ({first_line(error)})") from None
-        if text != text.encode(errors="replace").decode():
-            raise UserError(f"{text}: the name is not UTF-8: rename it")
         base, mark, options = uri.partition("?")
         if base.endswith("://"):
             raise UserError(f"{text}: names no folder")
