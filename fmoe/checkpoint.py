@@ -7,29 +7,34 @@ newest be damaged, the one before it serves) and the best.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from fmoe import assembly
-from fmoe.config import Config, parse_yaml, validate
+from fmoe.config import Config, faults, parse_yaml, validate
 from fmoe.data import INFO
+from fmoe.documents import LARGEST_YAML
 from fmoe.errors import UserError, first_line
 from fmoe.mixture import Mixture
 from fmoe.storage import MANIFEST, Damaged, Folder, sha256
+from fmoe.tensors import Tensors, pack, read_header, unpack
 from fmoe.version import VERSION
 
-Tensors = dict[str, Tensor]
 STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "config.yaml", "model.json")
 """Of a model folder; the last names the digests of the others."""
+FORMAT = 1
+HISTORY = TypeAdapter(list[dict[str, float]])
+EPOCH = re.compile(r"epoch-([0-9]{4,9})")
+Line = Annotated[str, Field(max_length=1000)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -44,25 +49,16 @@ class Checkpoint:
     warm: Tensors = field(default_factory=dict)
 
 
-def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    data: bytes = save_tensors({n: tensor.detach().contiguous() for n, tensor in tensors.items()})
-    return data
-
-
-def unpack(data: bytes, source: str) -> Tensors:
-    try:
-        tensors: Tensors = load_tensors(data)
-    except SafetensorError as error:
-        raise Damaged(f"{source}: not a safetensors file ({first_line(error)})") from None
-    return tensors
-
-
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one phase in a folder. key: hash of what they belong to."""
+    """The checkpoints of one phase in a folder. key: hash of what they belong to.
+
+    like: the state that their model must have (on any device); None for whatever there is.
+    """
 
     folder: Folder
     key: str
+    like: Mapping[str, Tensor] | None = None
 
     def save(self, checkpoint: Checkpoint, best_epoch: int) -> None:
         tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
@@ -95,14 +91,22 @@ class Checkpoints:
                 f"{folder.uri}: belongs to other settings, other data or another version of fmoe; "
                 "give another --name"
             )
-        tensors = unpack(folder.committed(STATE, manifest), f"{folder.uri}/{STATE}")
+        try:
+            header = read_header(folder, STATE)
+        except FileNotFoundError:
+            raise Damaged(f"{folder.uri}/{STATE}: missing") from None
+        if self.like is not None:
+            header.require(self.like, "model.")
+            header.require_among(self.like, "momentum.")
+        tensors = unpack(folder.committed(STATE, manifest, header.size), header.source)
 
         def part(prefix: str) -> Tensors:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
-        history = manifest.get("history")
-        if not isinstance(history, list):
-            raise Damaged(f"{folder.uri}/{MANIFEST}: holds no history")
+        try:
+            history = HISTORY.validate_python(manifest.get("history"), strict=True)
+        except ValidationError:
+            raise Damaged(f"{folder.uri}/{MANIFEST}: holds no history") from None
         return Checkpoint(epoch, part("model."), part("momentum."), history, part("warm."))
 
     def _folder(self, epoch: int) -> Folder:
@@ -110,8 +114,8 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """Of which there are checkpoints, in order."""
-        names = (name.removeprefix("epoch-") for name in self.folder.names())
-        return sorted(int(name) for name in names if name.isdigit())
+        found = (EPOCH.fullmatch(name) for name in self.folder.names())
+        return sorted(int(name[1]) for name in found if name)
 
 
 def save_model(
@@ -134,7 +138,7 @@ def save_model(
     folder.write(WEIGHTS, data)
     folder.write("config.yaml", tree)
     card = {
-        "format": 1,
+        "format": FORMAT,
         "classes": list(info.classes),
         "input_shape": list(info.shape),
         "versions": {"fmoe": VERSION, "torch": torch.__version__},
@@ -148,49 +152,111 @@ def save_model(
     return sha256(data)
 
 
+class Trained(BaseModel):
+    """Of a card: what the model was trained on."""
+
+    model_config = ConfigDict(strict=True)
+    name: Line
+    digest: Line
+    train_digest: Line | None = None
+    test_digest: Line | None = None
+
+
+class Card(BaseModel):
+    """What `model.json` holds at least, and of which types. More is allowed."""
+
+    model_config = ConfigDict(strict=True)
+    classes: list[Line]
+    input_shape: list[int]
+    versions: dict[str, Any]
+    data: Trained
+    metrics: dict[str, Any]
+    sha256: Digest
+    config_sha256: Digest
+    run_id: Line | None = None
+    selected_on: Line | None = None
+
+
 def read_card(folder: Folder) -> dict[str, Any]:
-    """`model.json`. Raises `UserError` where the folder holds no model."""
+    """`model.json`, of which what `Card` names is there. Raises `UserError` where the folder holds
+    no model."""
+    source = f"{folder.uri}/model.json"
     try:
-        return folder.read_json("model.json")
+        card = folder.read_json("model.json")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder.uri}: no model folder (has no model.json)") from None
     except OSError as error:
-        raise UserError(f"{folder.uri}/model.json: cannot be read ({first_line(error)})") from None
+        raise UserError(f"{source}: cannot be read ({first_line(error)})") from None
     except Damaged as error:
         raise UserError(str(error)) from None
+    if card.get("format") != FORMAT:
+        told = str(card.get("format"))[:40]
+        raise UserError(f"{source}: format {told}: this fmoe reads {FORMAT}; is it of a newer one?")
+    try:
+        Card.model_validate(card)
+    except ValidationError as error:
+        raise UserError(f"{source}: {faults(error, card)}") from None
+    return card
 
 
 def load_model(folder: Folder) -> tuple[Mixture, Config, dict[str, Any]]:
     """The model in eval mode, its configuration and its card.
 
-    Raises `UserError` naming the file where one is missing, truncated or has a wrong digest.
+    Digests tell damage. Who writes a folder writes these too, so that everything else is checked
+    as well, in the order of its cost. Raises `UserError` naming the file where one is missing,
+    truncated, has a wrong digest or does not fit the others.
     """
     card = read_card(folder)
-    contents = {}
-    for name, key in ((WEIGHTS, "sha256"), ("config.yaml", "config_sha256")):
-        try:
-            contents[name] = folder.read(name)
-        except FileNotFoundError:
-            raise UserError(f"{folder.uri}/{name}: missing") from None
-        except OSError as error:
-            raise UserError(f"{folder.uri}/{name}: cannot be read ({first_line(error)})") from None
-        if sha256(contents[name]) != card.get(key):
-            raise UserError(f"{folder.uri}/{name}: damaged: its sha256 is not that of model.json")
-    source = f"{folder.uri}/config.yaml"
     try:
-        text = contents["config.yaml"].decode()
+        config = _read_config(folder, card)
+        return _read_weights(folder, config, card).eval(), config, card
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: missing") from None
+    except OSError as error:
+        raise UserError(f"{folder.uri}: cannot be read ({first_line(error)})") from None
+    except Damaged as error:
+        raise UserError(str(error)) from None
+    except MemoryError:
+        raise UserError(f"{folder.uri}: is larger than there is memory for") from None
+
+
+def _verified(folder: Folder, name: str, digest: str, limit: int) -> bytes:
+    data = folder.read(name, limit=limit)
+    if sha256(data) != digest:
+        raise Damaged(f"{folder.uri}/{name}: damaged: its sha256 is not that of model.json")
+    return data
+
+
+def _read_config(folder: Folder, card: Mapping[str, Any]) -> Config:
+    source = f"{folder.uri}/config.yaml"
+    data = _verified(folder, "config.yaml", card["config_sha256"], LARGEST_YAML)
+    try:
+        text = data.decode()
     except UnicodeDecodeError:
         raise UserError(f"{source}: not a YAML file (not UTF-8)") from None
     config = validate(parse_yaml(text, source), source)
+    info = INFO[config.data.name]
+    for key, value in (("classes", info.classes), ("input_shape", info.shape)):
+        if card[key] != list(value):
+            raise UserError(
+                f"{folder.uri}/model.json: {key}: not those of {config.data.name}, "
+                "which config.yaml names"
+            )
+    return config
+
+
+def _read_weights(folder: Folder, config: Config, card: Mapping[str, Any]) -> Mixture:
+    header = read_header(folder, WEIGHTS)
     try:
-        tensors = unpack(contents[WEIGHTS], f"{folder.uri}/{WEIGHTS}")
-        with torch.device("meta"):  # a configuration can ask for more memory than there is
-            assembly.mixture(config).load_state_dict(tensors, assign=True)
-        model = assembly.mixture(config)
-        model.load_state_dict(tensors)
-    except (Damaged, RuntimeError) as error:
-        raise UserError(f"{folder.uri}/{WEIGHTS}: does not fit ({first_line(error)})") from None
-    return model.eval(), config, card
+        header.require(assembly.mixture_state(config, len(header.tensors)))
+    except Damaged as error:
+        raise UserError(f"{error}, by config.yaml") from None
+    except ValueError as error:
+        raise UserError(f"{header.source}: does not fit config.yaml ({error})") from None
+    tensors = unpack(_verified(folder, WEIGHTS, card["sha256"], header.size), header.source)
+    model = assembly.mixture(config)
+    model.load_state_dict(tensors)
+    return model
 
 
 def copy_state(module: nn.Module) -> Tensors:

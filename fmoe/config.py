@@ -18,9 +18,11 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
 
+from fmoe import documents
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
 from fmoe.augment import Augment
 from fmoe.data import INFO, Name
+from fmoe.documents import LARGEST_YAML, NotRead
 from fmoe.errors import UserError, first_line
 from fmoe.experts import Backbone
 from fmoe.gates import Conv, GateConfig
@@ -35,6 +37,7 @@ KINDS: dict[str, type[BaseModel]] = {
     for union in (AttackConfig, GateConfig, LossConfig, OptimizerConfig, ScheduleConfig)
     for member in get_args(get_args(union)[0])
 }
+LONGEST = 500  # characters of a fault: a key or a value may have any length
 Update = Literal["all", "heads", "gate"]
 AttackName = Literal["fgsm", "pgd", "pgd50", "autoattack"]
 BatchNorm = Literal["local", "sync"]
@@ -218,10 +221,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     if recipe in recipes():
         text = (resources.files("fmoe") / "recipes" / f"{recipe}.yaml").read_text()
     elif Path(recipe).is_file():
-        try:
-            text = Path(recipe).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{recipe}: not readable ({first_line(error)})") from None
+        text = read_text(Path(recipe))
     else:
         raise UserError(
             f"unknown recipe {recipe!r}: there are {', '.join(recipes())}; or give a YAML file"
@@ -247,11 +247,23 @@ def derived(tree: dict[str, Any], source: str) -> dict[str, Any]:
     return start
 
 
+def read_text(path: Path) -> str:
+    """A YAML file's text. Raises `UserError`, for a pipe or a file that is too long as well."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no regular file")
+        if path.stat().st_size > LARGEST_YAML:
+            raise UserError(f"{path}: too long (at most {LARGEST_YAML} bytes are read)")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable ({first_line(error)})") from None
+
+
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())})") from None
+        tree = documents.parse_yaml(text)
+    except NotRead as error:
+        raise UserError(f"{source}: {error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{source}: expected keys such as data, experts, gate, joint")
     return tree
@@ -262,9 +274,9 @@ def _set(tree: dict[str, Any], override: str) -> None:
     if not equals:
         raise UserError(f"--set {override}: expected path=value, such as joint.epochs=3")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"--set {override}: the value is not YAML") from None
+        value = documents.parse_yaml(text)
+    except NotRead as error:
+        raise UserError(f"--set {override[:300]}: the value is {error}") from None
     put(tree, path.strip(), value, f"--set {override}")
 
 
@@ -324,13 +336,19 @@ def validate(tree: dict[str, Any], source: str) -> Config:
 
 def faults(error: ValidationError, tree: Any) -> str:
     """The first three, each with its key's path."""
-    found = [
-        f"{path}: {message}" if (path := _path(fault["loc"], tree)) else message
-        for fault in error.errors()
-        if (message := fault["msg"].removeprefix("Value error, "))
-    ]
+    found = [_fault(fault["loc"], fault["type"], fault["msg"], tree) for fault in error.errors()]
     more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
     return f"{'; '.join(found[:3])}{more}"
+
+
+def _fault(loc: tuple[int | str, ...], kind: str, message: str, tree: Any) -> str:
+    path = _path(loc, tree)
+    if kind == "missing":
+        path = f"{path}.{loc[-1]}" if path else str(loc[-1])
+    path = path if len(path) <= LONGEST else f"…{path[-LONGEST:]}"
+    message = message.removeprefix("Value error, ")
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
+    return f"{path}: {message}" if path else message
 
 
 def _path(loc: tuple[int | str, ...], tree: Any) -> str:

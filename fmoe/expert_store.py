@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from fmoe import assembly
-from fmoe.checkpoint import WEIGHTS, Checkpoints, Tensors, pack, unpack
+from fmoe.checkpoint import WEIGHTS, Checkpoints
 from fmoe.config import Config, fingerprint
 from fmoe.data import TrainingData
 from fmoe.draw import Draw
 from fmoe.lease import Held, exclusive
 from fmoe.place import Place
-from fmoe.storage import Damaged, Folder
+from fmoe.storage import MANIFEST, Damaged, Folder
+from fmoe.tensors import Tensors, pack, read_header, unpack
 from fmoe.training import Epoch, Progress, epochs
 from fmoe.version import VERSION
 
@@ -47,11 +50,12 @@ class ExpertStore:
         `Held` where another process is training it and `wait` is off.
         """
         key = expert_key(config, member, data.train_digest)
-        found = self.find(key)
+        like = assembly.expert_state(config)
+        found = self.find(key, like)
         if found:
             return {**found, "trained": False}
         with exclusive(self.folder, key, wait=wait):
-            found = self.find(key)
+            found = self.find(key, like)
             if found:
                 return {**found, "trained": False}
             return {
@@ -83,23 +87,33 @@ class ExpertStore:
                     )
         return [found[member] for member in config.experts.members]
 
-    def find(self, key: str) -> dict[str, Any] | None:
+    def find(self, key: str, like: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:
         """The manifest of a finished expert whose weights are whole, or None."""
         try:
-            manifest = (self.folder / key).manifest()
-            if manifest is not None:
-                (self.folder / key).committed(WEIGHTS, manifest)
-            return manifest
+            return self._read(key, like)[0]
         except Damaged:
             return None
 
-    def weights(self, key: str) -> Tensors:
-        """Raises `Damaged` where the expert is not there or not whole."""
+    def weights(self, key: str, like: Mapping[str, Tensor] | None = None) -> Tensors:
+        """like: the state that an expert must have. Raises `Damaged` where the expert is not there
+        or not whole."""
+        return self._read(key, like)[1]
+
+    def _read(self, key: str, like: Mapping[str, Tensor] | None) -> tuple[dict[str, Any], Tensors]:
         folder = self.folder / key
         manifest = folder.manifest()
         if manifest is None:
             raise Damaged(f"{folder.uri}: no such expert")
-        return unpack(folder.committed(WEIGHTS, manifest), f"{folder.uri}/{WEIGHTS}")
+        if not isinstance(manifest.get("seconds"), int | float):
+            raise Damaged(f"{folder.uri}/{MANIFEST}: is no expert's")
+        try:
+            header = read_header(folder, WEIGHTS)
+        except FileNotFoundError:
+            raise Damaged(f"{folder.uri}/{WEIGHTS}: missing") from None
+        if like is not None:
+            header.require(like)
+        data = folder.committed(WEIGHTS, manifest, header.size)
+        return manifest, unpack(data, header.source)
 
     def _train(
         self,
@@ -113,7 +127,8 @@ class ExpertStore:
     ) -> dict[str, Any]:
         role, index = member
         start, seed = time.perf_counter(), expert_seed(config, member)
-        checkpoints = Checkpoints(self.folder / key / "epochs", key)
+        like = assembly.expert_state(config)
+        checkpoints = Checkpoints(self.folder / key / "epochs", key, like)
         history, best = [], 0
         for epoch in epochs(
             assembly.seeded_expert(config, seed),

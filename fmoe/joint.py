@@ -26,14 +26,15 @@ def joint_key(config: Config, train_digest: str) -> str:
 
 
 def checkpoints(run: Folder, config: Config, train_digest: str) -> Checkpoints:
-    return Checkpoints(run / "joint", joint_key(config, train_digest))
+    like = assembly.mixture_state(config)
+    return Checkpoints(run / "joint", joint_key(config, train_digest), like)
 
 
 def initial(config: Config, store: ExpertStore, train_digest: str) -> Mixture:
     """The mixture before the joint phase: experts from the store, the gate untrained."""
-    model = assembly.seeded_mixture(config)
+    model, like = assembly.seeded_mixture(config), assembly.expert_state(config)
     for expert, member in zip(model.experts, config.experts.members, strict=True):
-        expert.load_state_dict(store.weights(expert_key(config, member, train_digest)))
+        expert.load_state_dict(store.weights(expert_key(config, member, train_digest), like))
     return model
 
 

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from torch import Tensor, nn
 
 from fmoe.attacks import PGD
 from fmoe.data import Split
 from fmoe.draw import Draw
+from fmoe.errors import plain
 
 History = Sequence[dict[str, float]]
+WIDEST = 24  # characters of a name
+
+
+def label(text: str) -> str:
+    """A name from outside as matplotlib draws it: no formula, no character that the font lacks (it
+    would be a box, and a warning), no `_` in front, which legends leave out, and short enough to
+    leave room for the plot."""
+    seen = plain(text)
+    drawn = "".join(c if ord(c) in glyphs() else c.encode("unicode_escape").decode() for c in seen)
+    if len(drawn) > WIDEST:
+        drawn = f"{drawn[: WIDEST // 2]}…{drawn[-WIDEST // 2 :]}"
+    drawn = f" {drawn}" if drawn.startswith("_") else drawn
+    return drawn.replace("$", r"\$")
+
+
+@functools.cache
+def glyphs() -> Set[int]:
+    """Code points that the figures' font has."""
+    return get_font(findfont(FontProperties())).get_charmap().keys()
 
 
 def training_curves(history: History) -> Figure:
@@ -23,12 +45,12 @@ def training_curves(history: History) -> Figure:
     epochs = range(1, len(history) + 1)
     left.plot(epochs, [m["train_loss"] for m in history], marker=".")
     left.set(xlabel="epoch", ylabel="training loss")
-    for key, label in (
+    for key, told in (
         ("train_accuracy", "training, adversarial"),
         ("val_clean", "validation, clean"),
         ("val_robust", "validation, robust"),
     ):
-        right.plot(epochs, [m[key] for m in history], marker=".", label=label)
+        right.plot(epochs, [m[key] for m in history], marker=".", label=told)
     right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     right.legend()
     return figure
@@ -40,7 +62,7 @@ def gate_weights(history: History, names: Sequence[str]) -> Figure:
     axes = figure.subplots()
     epochs = range(1, len(history) + 1)
     shares = [[m[f"gate_weight_{i}"] for m in history] for i in range(len(names))]
-    axes.stackplot(epochs, shares, labels=names)
+    axes.stackplot(epochs, shares, labels=[label(name) for name in names])
     axes.set(xlabel="epoch", ylabel="mean gate weight", ylim=(0, 1))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -63,10 +85,11 @@ def adversarial_row(
             show(axis, pictures[i])
             if labels is not None:
                 right = labels[i] == y[i].item()
-                axis.set_title(classes[labels[i]], fontsize=8, color="black" if right else "red")
-    for axes, label in zip(grid, ("clean", f"PGD-20, ε={eps:.3f}", "difference"), strict=True):
+                name = label(classes[labels[i]])
+                axis.set_title(name, fontsize=8, color="black" if right else "red")
+    for axes, row in zip(grid, ("clean", f"PGD-20, ε={eps:.3f}", "difference"), strict=True):
         axes[0].text(
-            -0.1, 0.5, label, rotation=90, va="center", ha="right", transform=axes[0].transAxes
+            -0.1, 0.5, row, rotation=90, va="center", ha="right", transform=axes[0].transAxes
         )
     return figure
 

@@ -15,7 +15,7 @@ from fmoe.evaluation import Evaluation
 from fmoe.evaluation.chunk import Chunk
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.sweeps import grid
-from fmoe.plots import show
+from fmoe.plots import label, show
 
 
 def small() -> Figure:
@@ -77,13 +77,14 @@ Points = Sequence[Sequence[float]]
 """(x, share of images) each."""
 
 
-def curves(lines: Mapping[str, Points], label: str) -> Figure:
+def curves(lines: Mapping[str, Points], xlabel: str) -> Figure:
     """A line each; with more than one they are named."""
     figure = small()
     axes = figure.subplots()
     for name, points in lines.items():
-        axes.plot([x for x, _ in points], [100 * y for _, y in points], marker=".", label=name)
-    axes.set(xlabel=label, ylabel="robust accuracy, %", ylim=(0, 100))
+        shares = [100 * y for _, y in points]
+        axes.plot([x for x, _ in points], shares, marker=".", label=label(name))
+    axes.set(xlabel=xlabel, ylabel="robust accuracy, %", ylim=(0, 100))
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend(fontsize=8)
@@ -104,7 +105,7 @@ def weights(means: dict[str, list[float]], labels: Sequence[str]) -> Figure:
     for place, (where, values) in enumerate(means.items()):
         at = [e + place * height for e in range(len(values))]
         axes.barh(at, [100 * v for v in values], height, label="under PGD" if place else where)
-    axes.set_yticks([e + height / 2 for e in range(len(labels))], labels)
+    axes.set_yticks([e + height / 2 for e in range(len(labels))], list(map(label, labels)))
     axes.invert_yaxis()
     axes.set(xlabel="mean gate weight, %", xlim=(0, 100))
     axes.legend()
@@ -116,8 +117,9 @@ def matrix(rows: Sequence[Sequence[float]], labels: Sequence[str]) -> Figure:
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(100 * torch.tensor(rows).numpy(), cmap="viridis", vmin=0, vmax=100)
-    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    names = list(map(label, labels))
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="judged", ylabel="examples made on")
     for i, row in enumerate(rows):
         for j, value in enumerate(row):
@@ -131,8 +133,8 @@ def temperature(rows: Sequence[dict[str, float]]) -> Figure:
     figure = small()
     axes = figure.subplots()
     factors = [row["factor"] for row in rows]
-    for key, label in (("clean", "clean"), ("pgd", "20-step PGD")):
-        axes.plot(factors, [100 * row[key] for row in rows], marker=".", label=label)
+    for key, told in (("clean", "clean"), ("pgd", "20-step PGD")):
+        axes.plot(factors, [100 * row[key] for row in rows], marker=".", label=told)
     axes.set_xscale("log", base=2)
     axes.set_xticks(factors, [f"×{factor:g}" for factor in factors])
     axes.set(xlabel="temperature, times the model's", ylabel="accuracy, %", ylim=(0, 100))
@@ -177,7 +179,7 @@ def pictures(
     for column in range(len(places)):
         for row, picture in enumerate((x, adversarial, difference)):
             show(grid_[row][column], picture[column])
-        grid_[0][column].set_title(classes[int(y[column])], fontsize=8)
-        told = f"{known[int(said[column])]}\nε {eps[column].item():.3f}"
+        grid_[0][column].set_title(label(classes[int(y[column])]), fontsize=8)
+        told = f"{label(known[int(said[column])])}\nε {eps[column].item():.3f}"
         grid_[1][column].set_title(told, fontsize=8, color="firebrick")
     return figure

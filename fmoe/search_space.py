@@ -33,7 +33,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_v
 from fmoe import config
 from fmoe.config import AttackName, Config
 from fmoe.domains import Domain, Suggest, Sweep, Walk
-from fmoe.errors import UserError, first_line
+from fmoe.errors import UserError
 from fmoe.schema import Spec
 from fmoe.training import METRICS
 
@@ -244,11 +244,7 @@ def load(
     Raises `UserError` naming the file and the key.
     """
     path = Path(file)
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not readable ({first_line(error)})") from None
-    tree = config.parse_yaml(text, file)
+    tree = config.parse_yaml(config.read_text(path), file)
     own = tree.get("budget") or {}
     if budget and isinstance(own, dict):  # what is none is told of below
         tree["budget"] = {**own, **budget}

@@ -27,6 +27,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from fmoe.deadline import within
+from fmoe.documents import LARGEST_JSON, NotRead, parse_json
 from fmoe.errors import PASSWORD, UserError, first_line
 
 MANIFEST = "manifest.json"
@@ -76,6 +77,8 @@ class Folder:
     def at(cls, place: str | Path) -> Folder:
         """Raises `UserError` for a URI of a kind that pyarrow does not know."""
         text = str(place)
+        if text != text.encode(errors="replace").decode():
+            raise UserError(f"{text}: the name is not UTF-8: rename it")
         try:
             uri = text if "://" in text else Path(text).expanduser().resolve().as_posix()
         except RuntimeError as error:  # ~nosuchuser
@@ -171,15 +174,32 @@ class Folder:
         finally:
             Path(aside).unlink(missing_ok=True)
 
-    def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
+    def read(self, name: str, *, limit: int | None = None, first: int | None = None) -> bytes:
+        """The file's bytes, or the `first` so many. Raises FileNotFoundError, and `Damaged` where
+        there are more than `limit`, or where it is no file: a pipe would never end."""
         filesystem, folder = self.resolve()
 
         def read() -> bytes:
+            size = self._size(filesystem, f"{folder}/{name}")
+            if limit is not None and size > limit:
+                raise Damaged(f"{self.uri}/{name}: has {size} bytes, at most {limit} are read")
             with filesystem.open_input_stream(f"{folder}/{name}") as stream:
-                return bytes(stream.read())
+                return bytes(stream.read(size if first is None else min(first, size)))
 
         return self._persist(read)
+
+    def size(self, name: str) -> int:
+        """Bytes of a file. Raises as `read`."""
+        filesystem, folder = self.resolve()
+        return self._persist(lambda: self._size(filesystem, f"{folder}/{name}"))
+
+    def _size(self, filesystem: pafs.FileSystem, path: str) -> int:
+        info = filesystem.get_file_info(path)
+        if info.type == pafs.FileType.NotFound:
+            raise FileNotFoundError(errno.ENOENT, "no such file", path)
+        if info.type != pafs.FileType.File:
+            raise Damaged(f"{self.uri}/{path.rpartition('/')[2]}: cannot be read: no regular file")
+        return int(info.size)
 
     def exists(self, name: str) -> bool:
         filesystem, folder = self.resolve()
@@ -215,14 +235,12 @@ class Folder:
         self.write(name, (json.dumps(value, indent=1) + "\n").encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Raises FileNotFoundError, or `Damaged` where it is not a JSON object."""
+        """Raises FileNotFoundError, or `Damaged` where it is not a JSON object (of a sane size)."""
+        data = self.read(name, limit=LARGEST_JSON)
         try:
-            value = json.loads(self.read(name))
-        except (UnicodeDecodeError, json.JSONDecodeError):
-            value = None
-        if not isinstance(value, dict):
-            raise Damaged(f"{self.uri}/{name}: not a JSON object")
-        return value
+            return parse_json(data)
+        except NotRead as error:
+            raise Damaged(f"{self.uri}/{name}: {error}") from None
 
     def commit(self, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
         """Writes the files, then the manifest with their digests: from then on they count."""
@@ -238,10 +256,10 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def committed(self, name: str, manifest: Mapping[str, Any]) -> bytes:
+    def committed(self, name: str, manifest: Mapping[str, Any], limit: int | None = None) -> bytes:
         """A committed file's bytes. Raises `Damaged` where they do not match the manifest."""
         try:
-            data = self.read(name)
+            data = self.read(name, limit=limit)
         except FileNotFoundError:
             raise Damaged(f"{self.uri}/{name}: missing") from None
         digests = manifest.get("sha256")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fmoe.search_space import Direction
 from fmoe.storage import Damaged, Folder
@@ -29,6 +30,8 @@ class Trial:
     Under PBT a trial takes over another's weights: history is then that of its weights, values are
     the latest, and changes say when they changed and from whom they came.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     number: int
     values: dict[str, Any]
@@ -59,6 +62,9 @@ class Trial:
         """The study's metrics at the best epoch."""
         best = self.best(metrics)
         return None if best is None else {name: self.history[best][name] for name in metrics}
+
+
+TRIAL = TypeAdapter(Trial)
 
 
 def elapsed(trials: Sequence[Trial]) -> float:
@@ -134,9 +140,12 @@ class Ledger:
             if folder.exists("trial.json"):
                 tree = folder.read_json("trial.json")
                 try:
-                    found.append(Trial(**tree))
-                except TypeError:
+                    trial = TRIAL.validate_python(tree)
+                except ValidationError:
                     raise Damaged(f"{folder.uri}/trial.json: not a trial") from None
+                if name != f"{trial.number:04d}" or not all("at" in e for e in trial.history):
+                    raise Damaged(f"{folder.uri}/trial.json: not a trial")
+                found.append(trial)
         return sorted(found, key=lambda trial: trial.number)
 
     def write_table(self, trials: Sequence[Trial]) -> None:

@@ -268,6 +268,20 @@ def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None
             )
 
 
+def check(checkpoint: Checkpoint, warm: WarmStart | None) -> None:
+    """Raises `UserError` where it is not one of such a phase."""
+    lacking = sorted({n for metrics in checkpoint.history for n in METRICS if n not in metrics})
+    if warm and checkpoint.warm:
+        shapes = {name: tensor.shape for name, tensor in checkpoint.warm.items()}
+        if shapes != {"kept": warm.kept.shape, "known": warm.known.shape}:
+            lacking.append("as many adversaries as there are images")
+    if lacking:
+        raise UserError(
+            f"the checkpoint of epoch {checkpoint.epoch} lacks {', '.join(lacking)}: delete the "
+            "checkpoints and train again"
+        )
+
+
 def epochs(
     model: nn.Module,
     train: Split,
@@ -297,6 +311,7 @@ def epochs(
     history: list[dict[str, float]] = []
     latest = checkpoints.latest() if checkpoints else None
     if latest is not None:
+        check(latest, trainer.warm)
         trainer.restore(latest)
         history = copy.deepcopy(latest.history)
     for index, metrics in enumerate(history):

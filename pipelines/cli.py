@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from pipelines import (
     train,
     tune,
 )
+from pipelines.output import PlainFormatter, show
 
 app = typer.Typer(
     name="fmoe",
@@ -84,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(TERMINATED)
 
     signal.signal(signal.SIGTERM, terminate)
+    if logging.lastResort is not None:  # what writes warnings to stderr where nothing else does
+        logging.lastResort.setFormatter(PlainFormatter())
     command = typer.main.get_command(app)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -94,11 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         _fail(" ".join(message.split()).rstrip(".") + hint, 2)
     except UserError as error:
-        _fail(" ".join(str(error).split()), 2)
+        _fail(str(error), 2)
     except OSError as error:  # a disk, a store or a bucket that cannot be read or written
         _fail(first_line(error), 1)
     except (NonFiniteLoss, TrainingFailed) as error:
-        _fail(f"training stopped: {error}", 1)
+        _fail(" ".join(f"training stopped: {error}".split()), 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; the same command goes on from the last finished epoch", 130)
     except SystemExit as end:
@@ -107,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"fmoe: {message}", file=sys.stderr, flush=True)
+    show(f"fmoe: {message}", error=True)
     sys.exit(code)
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, mcnemar, paired
 from fmoe.evaluation.chunk import share
+from fmoe.plots import label
 from fmoe.report_plots import against_eps
 from pipelines.judging import Judged, Request
 from pipelines.reporting import PAGE, template, write, write_verdicts, written
@@ -113,7 +114,9 @@ def bars(judged: Sequence[Judged]) -> Figure:
     width = 0.8 / len(judged)
     for place, one in enumerate(judged):
         values = [100 * one.found.figures.get(name, float("nan")) for name in names]
-        axes.bar([i + place * width for i in range(len(names))], values, width, label=one.name)
+        axes.bar(
+            [i + place * width for i in range(len(names))], values, width, label=label(one.name)
+        )
     middle = 0.4 - width / 2
     axes.set_xticks([i + middle for i in range(len(names))], names, rotation=30, ha="right")
     axes.set(ylabel="accuracy, %", ylim=(0, 100))

@@ -57,7 +57,14 @@ def show(name: Name, json: Json = False) -> None:
         for entry in entries:
             aliases = ", ".join(entry.aliases)
             created = f"{entry.created:%Y-%m-%d %H:%M}"
-            say(json, f"{entry.number:>4}  {created}  {aliases:<20} {_told(entry.tags)}")
+            say(json, f"{entry.number:>4}  {created}  {aliases:<20} {_figures(entry.tags)}")
+
+
+def _figures(tags: Any) -> str:
+    try:
+        return _told(tags)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "(tags that fmoe did not write)"
 
 
 def _told(tags: Any) -> str:

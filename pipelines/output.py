@@ -1,8 +1,13 @@
-"""What a person or a script sees: progress on stderr, the result on stdout, errors as one line."""
+"""What a person or a script sees: progress on stderr, the result on stdout, errors as one line.
+
+Names come from outside (files, models, classes): each line goes through `plain` on its way to the
+terminal, and rich is given text, never markup.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,6 +24,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+from fmoe.errors import plain
 
 
 @contextmanager
@@ -47,7 +55,23 @@ def say(as_json: bool, *lines: str) -> None:
     """The human result; nothing with --json."""
     if not as_json:
         for line in lines:
-            print(line, flush=True)
+            show(line)
+
+
+def show(line: str, *, error: bool = False) -> None:
+    """One line on stdout or stderr, whatever is in it and whatever the terminal can show."""
+    stream = sys.stderr if error else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(
+        plain(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True
+    )
+
+
+class PlainFormatter(logging.Formatter):
+    """For log records whose message names something."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return plain(super().formatMessage(record))
 
 
 def percent(value: float) -> str:
@@ -64,12 +88,12 @@ class Display:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -82,12 +106,12 @@ class Display:
         self.progress.stop()
 
     def line(self, text: str) -> None:
-        self.progress.console.print(text, soft_wrap=True)
+        self.progress.console.print(Text(plain(text)), soft_wrap=True)
 
     def task(self, description: str, total: float) -> TaskID:
-        return self.progress.add_task(description, total=total, note="")
+        return self.progress.add_task(plain(description), total=total, note="")
 
     def update(self, task: TaskID, completed: float, note: str | None = None) -> None:
         self.progress.update(task, completed=round(completed, 1))
         if note is not None:
-            self.progress.update(task, note=note)
+            self.progress.update(task, note=plain(note))

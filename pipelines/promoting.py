@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from datetime import UTC, datetime
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from fmoe import provenance
-from fmoe.errors import UserError
+from fmoe import provenance, recorded
+from fmoe.errors import UserError, first_line
 from fmoe.promotion import REPORT, VERDICTS, Evidence, faults, not_better
 from fmoe.tracking import registry
 from fmoe.tracking.registry import CANDIDATE, Entry
@@ -92,12 +90,12 @@ def evidence(entry: Entry) -> Evidence | None:
         if folder is None:
             return None
         try:
-            report = json.loads((folder / REPORT).read_text())
-            table = pq.read_table(folder / VERDICTS)
-            found = Evidence(entry.number, entry.tags["fmoe.sha256"], dict(report), table)
-        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+            report = recorded.report(folder / REPORT)
+            table = recorded.verdicts(folder / VERDICTS, report["images"])
+            found = Evidence(entry.number, entry.tags["fmoe.sha256"], report, table)
+        except (OSError, ValueError, KeyError, MemoryError, pa.ArrowException) as error:
             raise UserError(
                 f"{entry.name} version {entry.number}: its recorded evaluation is damaged "
-                f"({error}): evaluate it again"
+                f"({first_line(error)}): evaluate it again"
             ) from None
         return found

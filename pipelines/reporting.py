@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from fmoe import report_plots
-from fmoe.errors import UserError
+from fmoe.errors import UserError, plain
 from fmoe.plots import png
 from fmoe.promotion import REPORT, VERDICTS
 from pipelines.judging import Judged
@@ -25,7 +25,10 @@ PAGE, DPI = "index.html", 120
 
 def template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipelines"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("pipelines"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: plain(value) if type(value) is str else value,  # not of Markup
     )
     environment.filters["percent"] = percent
     return environment.get_template(name)

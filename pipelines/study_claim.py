@@ -15,6 +15,7 @@ from fmoe.search_space import Space
 from fmoe.storage import Damaged, Folder
 from fmoe.study import Ledger, Trial, elapsed
 from fmoe.tracking import Tracker
+from pipelines.kept_files import StudyFile, StudyResult, read
 
 
 def fingerprint(space: Space, workers: int) -> str:
@@ -40,7 +41,7 @@ def claim(folder: Folder, space: Space, identity: str, name: str, resume: bool) 
             if folder.local is not None:
                 folder.local.chmod(0o700)  # what a resume goes by
             return known
-        known = folder.read_json("study.json")
+        known = read(folder, "study.json", StudyFile)
         trials = Ledger(folder).trials()
         ended = sum(trial.status != "running" for trial in trials)
         if known.get("identity") != identity:
@@ -51,7 +52,7 @@ def claim(folder: Folder, space: Space, identity: str, name: str, resume: bool) 
                 "--resume goes on with it, --name starts another"
             )
         if folder.exists("result.json") and (ended >= space.most or timed_out(space, trials)):
-            return {**known, "result": folder.read_json("result.json")}
+            return {**known, "result": read(folder, "result.json", StudyResult)}
     except Damaged as error:
         raise UserError(str(error)) from None
     return known

@@ -10,7 +10,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from fmoe.errors import plain
 from fmoe.evaluation import Evaluation
 from fmoe.search_space import Space
 from fmoe.study import Trial, ranked
@@ -26,7 +28,7 @@ class StudyDisplay:
         self.space = space
         self.console = Console(stderr=True, highlight=False)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             console=self.console,
@@ -45,7 +47,7 @@ class StudyDisplay:
             self.live.stop()
 
     def line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
+        self.console.print(Text(plain(text)), soft_wrap=True)
 
     def begin(self, more: int, before: int, at_once: int) -> None:
         self.total, self.before = more + before, before
@@ -86,17 +88,17 @@ class StudyDisplay:
 
     def table(self, trials: list[Trial]) -> Table:
         metrics = self.space.study.metrics
-        table = Table(title=f"{self.space.source}: {self.left(trials)}", title_justify="left")
+        title = Text(plain(f"{self.space.source}: {self.left(trials)}"), style="table.title")
+        table = Table(title=title, title_justify="left")
         for heading in ("trial", "status", "epochs", *metrics, "values"):
-            table.add_column(heading)
+            table.add_column(Text(plain(heading)))
         running = [trial for trial in trials if trial.status == "running"]
         best = [trial for trial in ranked(trials, metrics) if trial.status != "running"]
         for trial in (running + best)[:SHOWN]:
             scores = trial.figures(metrics) or {}
             cells = [_score(name, scores[name]) if name in scores else "" for name in metrics]
-            table.add_row(
-                str(trial.number), trial.status, str(len(trial.history)), *cells, _values(trial)
-            )
+            cells = [str(trial.number), trial.status, str(len(trial.history)), *cells]
+            table.add_row(*cells, Text(plain(_values(trial))))
         return table
 
     def final(self, trial: Trial, found: Evaluation) -> None:
@@ -106,7 +108,7 @@ class StudyDisplay:
         )
 
     def task(self, description: str, total: int) -> TaskID:
-        return self.progress.add_task(description, total=total)
+        return self.progress.add_task(plain(description), total=total)
 
     def progressed(self, task: TaskID, done: int) -> None:
         self.progress.update(task, completed=done)

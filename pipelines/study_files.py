@@ -11,6 +11,7 @@ from fmoe.errors import UserError
 from fmoe.paths import home
 from fmoe.storage import Damaged, Folder
 from fmoe.study import Ledger, Trial, ranked
+from pipelines.kept_files import StudyFile, StudyResult, read
 
 
 def studies(storage: str | None) -> list[Folder]:
@@ -36,17 +37,19 @@ class StudyFiles:
 
     @cached_property
     def _study(self) -> dict[str, Any]:
-        try:
-            return self.folder.read_json("study.json")
-        except Damaged as error:
-            raise UserError(str(error)) from None
+        return read(self.folder, "study.json", StudyFile)
 
     @cached_property
     def _trials(self) -> list[Trial]:
         try:
-            return Ledger(self.folder).trials()
+            found = Ledger(self.folder).trials()
         except Damaged as error:
             raise UserError(str(error)) from None
+        for trial in found:
+            lacking = [m for m in self._metrics for epoch in trial.history if m not in epoch]
+            if lacking:
+                raise UserError(f"{self.folder.uri}: trial {trial.number} lacks {lacking[0][:100]}")
+        return found
 
     @property
     def _metrics(self) -> Any:
@@ -81,10 +84,8 @@ class StudyFiles:
 
     def result(self) -> dict[str, Any]:
         try:
-            return self.folder.read_json("result.json")
+            return read(self.folder, "result.json", StudyResult)
         except FileNotFoundError:
             raise UserError(
                 f"{self._study['name']}: not finished; `fmoe tune … --resume` goes on with it"
             ) from None
-        except Damaged as error:
-            raise UserError(str(error)) from None

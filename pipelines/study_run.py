@@ -24,10 +24,11 @@ from fmoe.on_ray.trials import Setting
 from fmoe.on_ray.tune import Share
 from fmoe.paths import home
 from fmoe.search_space import Space
-from fmoe.storage import Damaged, Folder
+from fmoe.storage import Folder
 from fmoe.study import Ledger, Trial, elapsed, pareto
 from fmoe.tracking import Tracker, finishing
 from pipelines.data_claim import claim_data, reading
+from pipelines.kept_files import StudyResult, read
 from pipelines.output import Display
 from pipelines.publish import publish, write_figure
 from pipelines.republish import kept
@@ -126,10 +127,7 @@ def load(config: Config, data_dir: Path | None, *, test: bool) -> TrainingData:
 
 def winner(folder: Folder) -> Folder:
     """The folder of a finished study's best trial."""
-    try:
-        return Ledger(folder).trial_folder(int(folder.read_json("result.json")["best"]["trial"]))
-    except (Damaged, KeyError, TypeError, ValueError):
-        raise UserError(f"{folder.uri}/result.json: not a study's result") from None
+    return Ledger(folder).trial_folder(read(folder, "result.json", StudyResult)["best"]["trial"])
 
 
 def still_registered(folder: Folder, result: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from fmoe.errors import PASSWORD, UserError
 from pipelines.options import Address, Json
-from pipelines.output import result, say
+from pipelines.output import result, say, show
 
 HERE_ONLY = ("submit", "jobs", "runs", "studies", "models")
 
@@ -51,7 +51,7 @@ def submit(
         jobs = Jobs.at(address)
         job_id = jobs.submit(arguments, env=variables, pip=pip, metadata=metadata)
         if not json:
-            print(f"job    {job_id} at {jobs.address}", flush=True)
+            show(f"job    {job_id} at {jobs.address}")
         job = followed(jobs, job_id) if follow else jobs.get(job_id)
         answer |= {"job_id": job_id, "status": job.status, "address": jobs.address}
     where = f" --address {address}" if address else ""

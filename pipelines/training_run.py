@@ -25,11 +25,12 @@ from fmoe.on_ray.session import Resources, driven_by, grows, session
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Event
 from fmoe.paths import home
-from fmoe.storage import Damaged, Folder
+from fmoe.storage import Folder
 from fmoe.tracking import Tracker, finishing
 from fmoe.training import check_batches
 from fmoe.workers import Workers
 from pipelines.data_claim import claim_data, reading
+from pipelines.kept_files import RunFile, RunResult, read, read_settings
 from pipelines.output import Display, percent
 from pipelines.publish import publish
 from pipelines.republish import kept
@@ -124,20 +125,16 @@ def claim_with_data(
 
 def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
     """Makes the run folder this configuration's; gives the result of a run that is finished."""
-    try:
-        if folder.exists("config.yaml"):
-            tree = config.parse_yaml(
-                folder.read("config.yaml").decode(), f"{folder.uri}/config.yaml"
-            )
-            if tree != settings.plain():
-                raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
-        else:
-            folder.write("config.yaml", settings.to_yaml().encode())
-        if not folder.exists("result.json"):
-            return None
-        return {**folder.read_json("result.json"), "run_dir": folder.uri}  # it may have been moved
-    except Damaged as error:
-        raise UserError(str(error)) from None
+    if not folder.exists("config.yaml"):
+        folder.write("config.yaml", settings.to_yaml().encode())
+    elif read_settings(folder) != settings.plain():
+        raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
+    if not folder.exists("result.json"):
+        return None
+    return {
+        **read(folder, "result.json", RunResult),
+        "run_dir": folder.uri,
+    }  # it may have been moved
 
 
 def still_registered(
@@ -156,7 +153,7 @@ def start_tracking(
     folder: Folder, settings: Config, recipe: str, name: str, loaded: Data
 ) -> tuple[Tracker, dict[str, str]]:
     """The run, new or found again, and the texts to log where it is new."""
-    known = folder.read_json("run.json") if folder.exists("run.json") else {}
+    known = read(folder, "run.json", RunFile) if folder.exists("run.json") else {}
     tags = {
         "fmoe.recipe": recipe,
         "fmoe.data": loaded.name,

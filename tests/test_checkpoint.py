@@ -18,6 +18,7 @@ from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.mixture import Mixture
 from fmoe.storage import MANIFEST, Damaged, Folder, sha256
+from fmoe.tensors import unpack
 
 
 @pytest.fixture
@@ -133,8 +134,8 @@ def test_all_damaged_is_as_none(kept: Checkpoints) -> None:
 
 
 def test_tensors_that_are_no_safetensors_are_damaged() -> None:
-    with pytest.raises(Damaged, match="here: not a safetensors file"):
-        checkpoint.unpack(b"\x80\x04K\x01.", "here")
+    with pytest.raises(Damaged, match="here: damaged: not a safetensors file"):
+        unpack(b"\x80\x04K\x01.", "here")
 
 
 def test_checkpoints_of_other_settings_are_refused(kept: Checkpoints) -> None:
@@ -269,14 +270,14 @@ def mend(folder: Path) -> None:
 def test_truncated_weights_with_a_right_digest_are_refused(saved: Path) -> None:
     (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:-9])
     mend(saved)
-    with pytest.raises(UserError, match=rf"{WEIGHTS}: does not fit .*safetensors"):
+    with pytest.raises(UserError, match=rf"{WEIGHTS}: damaged: has \d+ bytes, the tensors"):
         checkpoint.load_model(Folder.at(saved))
 
 
 def test_pickled_weights_are_refused(saved: Path, model: Mixture) -> None:
     torch.save(model.state_dict(), saved / WEIGHTS)
     mend(saved)
-    with pytest.raises(UserError, match=rf"{WEIGHTS}: does not fit .*safetensors"):
+    with pytest.raises(UserError, match=rf"{WEIGHTS}: damaged: not a safetensors"):
         checkpoint.load_model(Folder.at(saved))
 
 

@@ -23,11 +23,12 @@ from fmoe import assembly, config, data, training
 from fmoe.attacks import FGSM, Clean
 from fmoe.augment import Augment
 from fmoe.batches import Batches
-from fmoe.checkpoint import Checkpoints, Tensors, copy_state
+from fmoe.checkpoint import Checkpoints, copy_state
 from fmoe.config import Config
 from fmoe.place import Place
 from fmoe.storage import Folder
 from fmoe.sync_batch_norm import SyncBatchNorm2d, synchronize
+from fmoe.tensors import Tensors
 from fmoe.training import Trainer
 from fmoe.validation import validation_accuracies
 from fmoe.warm_start import WarmStart

@@ -14,11 +14,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from fmoe import assembly, config, data
-from fmoe.checkpoint import WEIGHTS, Checkpoints, Tensors
+from fmoe.checkpoint import WEIGHTS, Checkpoints
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.expert_store import ExpertStore, expert_key, expert_seed
 from fmoe.storage import MANIFEST, Damaged, Folder
+from fmoe.tensors import Tensors
 from fmoe.training import Epoch
 from tests.conftest import SMALL
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from fmoe import assembly, config, joint
-from fmoe.checkpoint import Tensors, copy_state
+from fmoe.checkpoint import copy_state
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.storage import Damaged, Folder
+from fmoe.tensors import Tensors
 from fmoe.training import Epoch
 from tests.conftest import SMALL
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from fmoe import assembly, config, data, training
-from fmoe.checkpoint import STATE, Checkpoints, Tensors, copy_state
+from fmoe.checkpoint import STATE, Checkpoints, copy_state
 from fmoe.config import Config
 from fmoe.errors import UserError
 from fmoe.mixture import Mixture
 from fmoe.storage import MANIFEST, Folder
+from fmoe.tensors import Tensors
 from fmoe.training import Epoch, Progress
 from tests.conftest import SMALL
 

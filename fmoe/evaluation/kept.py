@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 import safetensors.torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 
 from fmoe.evaluation.chunk import Found
 from fmoe.storage import Folder
+
+FLAGS = TypeAdapter(list[str])
+LARGEST = 256 * 2**20  # bytes of a stage of a chunk
 
 
 @dataclass(frozen=True)
@@ -23,16 +28,21 @@ class Kept:
         columns = {name: column.contiguous() for name, column in found.columns.items()}
         self.folder.write(_name(chunk, stage), safetensors.torch.save(columns, about))
 
-    def get(self, chunk: int, stage: str) -> Found | None:
+    def get(self, chunk: int, stage: str, images: int) -> Found | None:
+        """images: of the chunk; columns of another length are none of it."""
         name = _name(chunk, stage)
         assert self.folder.local is not None
         try:
+            if self.folder.size(name) > LARGEST:
+                return None
             with safe_open(self.folder.local / name, framework="pt") as file:
                 about = file.metadata()
                 columns = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return Found(columns, list(json.loads(about["flags"])), float(about["seconds"]))
+            flags, seconds = FLAGS.validate_json(about["flags"]), float(about["seconds"])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
+        fits = all(column.ndim and len(column) == images for column in columns.values())
+        return Found(columns, flags, seconds) if fits and math.isfinite(seconds) else None
 
     def drop(self) -> None:
         self.folder.delete()

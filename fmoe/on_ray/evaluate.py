@@ -73,10 +73,10 @@ def evaluate(
     def go_on(place: int) -> None:
         """Takes what is kept, then starts the chunk's next stage."""
         found = parts[place]
+        part = split[starts[place] : starts[place] + settings.batch_size]
         for name in names[len(found) :]:
-            known = kept.get(place, name) if kept else None
+            known = kept.get(place, name, len(part)) if kept else None
             if known is None:
-                part = split[starts[place] : starts[place] + settings.batch_size]
                 before = {key: column.numpy() for key, column in so_far(found).items()}
                 arrays = part.images.numpy(), part.labels.numpy()
                 given = (config.plain(), *arrays, starts[place], name, before, settings, resources)

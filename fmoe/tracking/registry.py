@@ -145,10 +145,17 @@ def versions(name: str) -> list[Entry]:
     """Those that fmoe registered, newest first."""
     with store_errors():
         model = client().get_registered_model(name)
-        found = client().search_model_versions(f"name = '{name}'", max_results=10_000)
+        found = client().search_model_versions(_named(name), max_results=10_000)
     aliases = {alias: int(number) for alias, number in model.aliases.items()}
-    entries = [_entry(version, aliases) for version in found if "fmoe.sha256" in version.tags]
+    ours = [v for v in found if v.name == name and "fmoe.sha256" in v.tags]
+    entries = [_entry(version, aliases) for version in ours]
     return sorted(entries, key=lambda entry: -entry.number)
+
+
+def _named(name: str) -> str | None:
+    """MLflow's filter for a name, which may have quotes of one kind; None (all) for both."""
+    quote = next((quote for quote in "'\"" if quote not in name), None)
+    return None if quote is None else f"name = {quote}{name}{quote}"
 
 
 def _entry(version: ModelVersion, aliases: Mapping[str, int]) -> Entry:
