@@ -24,7 +24,15 @@ from tests.data_states import STATES, made
 
 SETTINGS = ("data.val_images=2", "experts.train.batch_size=4", "joint.batch_size=5000")
 CLEAN = 0.5
-RESULT = {"test": {"clean": CLEAN}}
+RESULT = {
+    "run_dir": "x",
+    "run_id": "0" * 32,
+    "model_uri": "models:/x/1",
+    "digest": "0" * 64,
+    "test": {"clean": CLEAN},
+    "images": 4,
+    "eps": 0.1,
+}
 PASSED = "batch_size: 5000 is more"
 """What the command says once it has taken the data for its own."""
 

@@ -52,6 +52,8 @@ RESULT = {
         "values": {},
         "metrics": {"validation": SHARES, "test": SHARES},
         "model_uri": "models:/x/1",
+        "digest": "0" * 64,
+        "run_id": "0" * 32,
     },
 }
 FILES: dict[str, Tree] = {
@@ -150,6 +152,8 @@ def test_honest_study_is_shown_and_a_pipe_in_it_refused(
 
 RUN_RESULT: Tree = {
     "run_dir": "x",
+    "run_id": "0" * 32,
+    "digest": "0" * 64,
     "model_uri": "models:/x/1",
     "test": SHARES,
     "images": 4,
