@@ -1,0 +1,164 @@
+"""Looks for answers that are not those of a function of the image alone.
+
+Attacks take for granted that the same image always gets the same answer. One that keeps what it
+saw, looks at the other images of the batch, or at whether a gradient is asked for, withstands them
+without being robust. So after each stage the model is asked again: about the clean images, and, on
+a copy that was never asked anything, about where the attack has left them.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmoe.attacks import ball
+from fmoe.draw import Draw
+from fmoe.evaluation.chunk import BROKEN, PREDICTION, Chunk, Columns
+from fmoe.evaluation.outputs import classes, finite
+from fmoe.evaluation.witness import Odd, Witness
+from fmoe.precision import at_least_float32
+
+SAMPLE = 16
+"""Images asked once more in another batch."""
+ALONE = 2
+"""Images asked alone."""
+APART = 1e-2
+"""Of the span of an image's logits: what batches of other sizes do not do by rounding, in bfloat16
+neither."""
+ROUNDING = 1e-5
+"""Of the largest logit: what is left of it where all of them are large."""
+
+
+def copied(model: nn.Module) -> tuple[nn.Module | None, str]:
+    """A copy that shares nothing with the model, or None and the reason."""
+    try:
+        other = copy.deepcopy(model)
+    except Exception as error:  # noqa: BLE001 - whatever a module's own attributes raise
+        return None, type(error).__name__
+    return (None, "its copy is itself") if other is model else (other, "")
+
+
+def ask(model: nn.Module, x: Tensor, *, gradient: bool = False) -> Tensor:
+    """Outputs [B,K] in at least float32; as in an attack where a gradient is asked for."""
+    with torch.set_grad_enabled(gradient):
+        given = x.detach().clone().requires_grad_(gradient)
+        return at_least_float32(model(given)).detach()
+
+
+def differ(a: Tensor, b: Tensor, apart: float = APART) -> Tensor:
+    """bool [B]: outputs [B,K] that rounding does not explain; NaN equals NaN."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    z = a.nan_to_num(0, 0, 0)
+    allowed = apart * (z.amax(1) - z.amin(1)) + ROUNDING * z.abs().amax(1)
+    return (~same & ~((a - b).abs() <= allowed[:, None])).any(1)
+
+
+def after(
+    model: nn.Module, fresh: nn.Module | None, chunk: Chunk, first: Tensor, asked: Witness
+) -> Tensor | None:
+    """Notes what the stage has shown. first [B,K]: outputs for the chunk before it; model: what was
+    asked in it; fresh: a copy that was not.
+
+    Gives the fresh copy's classes [R] where the attack has left the images, None where none was
+    attacked.
+    """
+    asked.see(Odd.STATEFUL, differ(first, ask(model, chunk.x)))
+    if asked.x is None or asked.rows is None or asked.outputs is None or len(asked.rows) == 0:
+        return None
+    never_asked = model if fresh is None else fresh
+    answers = ask(never_asked, asked.x)
+    changed = differ(answers, asked.outputs)
+    if not _in_other_batches(never_asked, asked, answers):
+        return None
+    asked.see(Odd.STATEFUL, asked.rows[changed])
+    asked.see(Odd.NON_FINITE, asked.rows[changed & ~finite(answers)])
+    return classes(answers)
+
+
+def _in_other_batches(model: nn.Module, asked: Witness, answers: Tensor) -> bool:
+    """Whether the same question twice got the same answer: else there is no more to be seen."""
+    assert asked.x is not None
+    assert asked.rows is not None
+    places = torch.arange(0, len(asked.rows), max(1, len(asked.rows) // SAMPLE)).flip(0)[:SAMPLE]
+    places = places.to(asked.rows.device)
+    x, rows = asked.x[places], asked.rows[places]
+    once, twice = ask(model, x), ask(model, x)
+    random = differ(once, twice)
+    if random.any():
+        asked.see(Odd.RANDOM, rows[random])
+        return False
+    asked.see(Odd.MODE, rows[differ(once, ask(model, x, gradient=True))])
+    asked.see(Odd.BATCH, rows[differ(once, answers[places])])
+    for place in range(min(ALONE, len(rows))):
+        one = slice(place, place + 1)
+        asked.see(Odd.BATCH, rows[one][differ(once[one], ask(model, x[one]))])
+    return True
+
+
+def overrule(columns: Columns, attack: str, chunk: Chunk, asked: Witness, said: Tensor) -> Columns:
+    """An attack's columns: broken, too, where the model withstood thanks to what it had seen, and
+    a copy that has not seen it says [R] another class."""
+    if BROKEN + attack not in columns or asked.rows is None:
+        return columns
+    rows = asked.rows
+    wrong = asked.saw(Odd.STATEFUL)[rows] & (said != chunk.y[rows])
+    wrong &= ~columns[BROKEN + attack][rows]
+    broken, prediction = columns[BROKEN + attack].clone(), columns[PREDICTION + attack].clone()
+    broken[rows[wrong]], prediction[rows[wrong]] = True, said[wrong]
+    return columns | {BROKEN + attack: broken, PREDICTION + attack: prediction}
+
+
+def gradients(model: nn.Module, chunk: Chunk, eps: float) -> Tensor:
+    """The largest absolute input gradient of each clean image [B], 0 where the loss is exactly 0.
+
+    Notes gradients that are not finite, 0, or misleading on clean images and, as an attack's start
+    is, on ones with noise of eps, so that this needs no attack to be seen.
+    """
+    noise = Draw(*chunk.key, "look", total=len(chunk.y)).noise(chunk.x)
+    lower, upper = ball(chunk.x, eps)
+    largest = _gradient(model, chunk, chunk.x, eps / 4)
+    if eps > 0:
+        _gradient(model, chunk, (chunk.x + eps * noise).clamp(lower, upper), eps / 4)
+    return largest
+
+
+def _gradient(model: nn.Module, chunk: Chunk, x: Tensor, step: float) -> Tensor:
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_(True)
+        outputs = at_least_float32(model(leaf))
+        losses = F.cross_entropy(outputs, chunk.y, reduction="none")
+        gradient = (
+            torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0]
+            if losses.requires_grad
+            else None
+        )
+    gradient = torch.zeros_like(leaf) if gradient is None else gradient
+    losses, sound = losses.detach(), finite(outputs.detach())
+    largest = gradient.abs().flatten(1).amax(1)
+    # 1 - p has been rounded to 0: what is left of the gradient has lost the label's own logit
+    largest = largest.masked_fill(losses == 0, 0)
+    if chunk.witness is not None:
+        chunk.witness.see(Odd.NON_FINITE, ~sound)
+        chunk.witness.see(Odd.GRADIENT, sound & ~largest.isfinite())
+        chunk.witness.see(Odd.FLAT, sound & (largest == 0))
+        if step > 0:
+            chunk.witness.see(Odd.MISLED, _misled(model, chunk, x, gradient, losses, step))
+    return largest
+
+
+def _misled(
+    model: nn.Module, chunk: Chunk, x: Tensor, gradient: Tensor, losses: Tensor, step: float
+) -> Tensor:
+    """bool [B]: a step along the gradient's sign gives no higher loss than one against it, where by
+    the gradient it is one that rounding cannot hide."""
+    way = gradient.nan_to_num(0, 0, 0).sign()
+    above, below = (x + step * way).clamp(0, 1), (x - step * way).clamp(0, 1)
+    more, less = (
+        F.cross_entropy(ask(model, other), chunk.y, reduction="none") for other in (above, below)
+    )
+    expected = (gradient * (above - below)).flatten(1).sum(1)
+    seen = (expected > 0.05 * losses) & (expected > 1e-5) & expected.isfinite()
+    return seen & more.isfinite() & less.isfinite() & (more <= less)
