@@ -154,6 +154,13 @@ def iterated(found: Findings) -> Iterator[str]:
     robust = found.robust
     if "fgsm" in robust and "pgd" in robust and robust["pgd"] - robust["fgsm"] > POINT / 2:
         yield f"weak-iterated: pgd leaves {robust['pgd']:.1%}, one-step fgsm {robust['fgsm']:.1%}"
+    if "margin" in found.columns and "pgd" in robust:
+        one = share(found.right & found.columns["margin"])
+        if robust["pgd"] - one > 2 * POINT:
+            yield (
+                f"weak-loss: pgd leaves {robust['pgd']:.1%} by the cross-entropy, and one step by "
+                f"the margin {one:.1%}; logits that are all but equal, or very large, do that"
+            )
 
 
 def black_box(found: Findings) -> Iterator[str]:

@@ -9,12 +9,13 @@ a copy that was never asked anything, about where the attack has left them.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmoe.attacks import ball
+from fmoe.attacks import ball, margin
 from fmoe.draw import Draw
 from fmoe.evaluation.chunk import BROKEN, PREDICTION, Chunk, Columns
 from fmoe.evaluation.outputs import classes, finite
@@ -56,59 +57,93 @@ def differ(a: Tensor, b: Tensor, apart: float = APART) -> Tensor:
     return (~same & ~((a - b).abs() <= allowed[:, None])).any(1)
 
 
+@dataclass(frozen=True)
+class Second:
+    """What a copy that was never asked says of images: rows [R] of the chunk, their classes [R],
+    and whether its outputs are others than the attacked model's [R]."""
+
+    rows: Tensor
+    classes: Tensor
+    changed: Tensor
+
+
 def after(
     model: nn.Module, fresh: nn.Module | None, chunk: Chunk, first: Tensor, asked: Witness
-) -> Tensor | None:
+) -> Second | None:
     """Notes what the stage has shown. first [B,K]: outputs for the chunk before it; model: what was
     asked in it; fresh: a copy that was not.
 
-    Gives the fresh copy's classes [R] where the attack has left the images, None where none was
-    attacked.
+    None where the stage attacked no image, or where answers are random.
     """
-    asked.see(Odd.STATEFUL, differ(first, ask(model, chunk.x)))
+    again = differ(first, ask(model, chunk.x))
     if asked.x is None or asked.rows is None or asked.outputs is None or len(asked.rows) == 0:
+        asked.see(Odd.STATEFUL, again)
         return None
     never_asked = model if fresh is None else fresh
     answers = ask(never_asked, asked.x)
-    changed = differ(answers, asked.outputs)
-    if not _in_other_batches(never_asked, asked, answers):
+    why = _why(never_asked, asked.x, asked.rows, answers)
+    for kind, rows in why.items():
+        asked.see(kind, rows)
+    if Odd.RANDOM in why:
         return None
-    asked.see(Odd.STATEFUL, asked.rows[changed])
+    changed = differ(answers, asked.outputs)
+    asked.see(Odd.STATEFUL, again)
+    if not why:  # else that is what changes them
+        asked.see(Odd.STATEFUL, asked.rows[changed])
     asked.see(Odd.NON_FINITE, asked.rows[changed & ~finite(answers)])
-    return classes(answers)
+    return Second(asked.rows, classes(answers), changed)
 
 
-def _in_other_batches(model: nn.Module, asked: Witness, answers: Tensor) -> bool:
-    """Whether the same question twice got the same answer: else there is no more to be seen."""
-    assert asked.x is not None
-    assert asked.rows is not None
-    places = torch.arange(0, len(asked.rows), max(1, len(asked.rows) // SAMPLE)).flip(0)[:SAMPLE]
-    places = places.to(asked.rows.device)
-    x, rows = asked.x[places], asked.rows[places]
-    once, twice = ask(model, x), ask(model, x)
-    random = differ(once, twice)
-    if random.any():
-        asked.see(Odd.RANDOM, rows[random])
-        return False
-    asked.see(Odd.MODE, rows[differ(once, ask(model, x, gradient=True))])
-    asked.see(Odd.BATCH, rows[differ(once, answers[places])])
-    for place in range(min(ALONE, len(rows))):
+def _why(model: nn.Module, x: Tensor, rows: Tensor, answers: Tensor) -> dict[Odd, Tensor]:
+    """What changes the answers [R,K] for x [R,C,H,W], and for which of the rows [R], by a sample of
+    them: nothing, chance, other images in the batch, a gradient asked for, or earlier questions."""
+    places = torch.arange(0, len(rows), max(1, len(rows) // SAMPLE), device=rows.device)
+    places = places[:SAMPLE].flip(0)
+    x_some, some = x[places], rows[places]
+    once = ask(model, x_some)
+    found = {Odd.RANDOM: differ(once, ask(model, x_some))}
+    if not found[Odd.RANDOM].any():
+        found = {
+            Odd.MODE: differ(once, ask(model, x_some, gradient=True)),
+            Odd.BATCH: differ(once, answers[places]) | _alone(model, x_some, once),
+        }
+        if found[Odd.BATCH].any() and differ(answers, ask(model, x)).any():
+            found = {Odd.STATEFUL: found[Odd.BATCH]}
+    return {kind: some[changed] for kind, changed in found.items() if changed.any()}
+
+
+def _alone(model: nn.Module, x: Tensor, together: Tensor) -> Tensor:
+    """bool [B]: of the first few images, whether each alone is answered otherwise."""
+    changed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for place in range(min(ALONE, len(x))):
         one = slice(place, place + 1)
-        asked.see(Odd.BATCH, rows[one][differ(once[one], ask(model, x[one]))])
-    return True
+        changed[one] = differ(together[one], ask(model, x[one]))
+    return changed
 
 
-def overrule(columns: Columns, attack: str, chunk: Chunk, asked: Witness, said: Tensor) -> Columns:
-    """An attack's columns: broken, too, where the model withstood thanks to what it had seen, and
-    a copy that has not seen it says [R] another class."""
-    if BROKEN + attack not in columns or asked.rows is None:
+def overrule(columns: Columns, attack: str, chunk: Chunk, second: Second) -> Columns:
+    """An attack's columns: broken, too, where the model withstood thanks to something else than the
+    image, and the copy says another class than the label."""
+    if BROKEN + attack not in columns:
         return columns
-    rows = asked.rows
-    wrong = asked.saw(Odd.STATEFUL)[rows] & (said != chunk.y[rows])
-    wrong &= ~columns[BROKEN + attack][rows]
-    broken, prediction = columns[BROKEN + attack].clone(), columns[PREDICTION + attack].clone()
-    broken[rows[wrong]], prediction[rows[wrong]] = True, said[wrong]
+    rows, broken = second.rows, columns[BROKEN + attack].clone()
+    wrong = second.changed & (second.classes != chunk.y[rows]) & ~broken[rows]
+    prediction = columns[PREDICTION + attack].clone()
+    broken[rows[wrong]], prediction[rows[wrong]] = True, second.classes[wrong]
     return columns | {BROKEN + attack: broken, PREDICTION + attack: prediction}
+
+
+def margin_step(model: nn.Module, chunk: Chunk, eps: float) -> Tensor:
+    """bool [B]: right after one step of eps along the margin's gradient, which logits of any scale
+    have: the cross-entropy of very small ones knows no class from another."""
+    with torch.enable_grad():
+        leaf = chunk.x.detach().clone().requires_grad_(True)
+        rise = margin(at_least_float32(model(leaf)), chunk.y).sum()
+        gradient = (
+            torch.autograd.grad(rise, leaf, allow_unused=True)[0] if rise.requires_grad else None
+        )
+    way = torch.zeros_like(leaf) if gradient is None else gradient.nan_to_num(0, 0, 0).sign()
+    return classes(ask(model, (chunk.x + eps * way).clamp(0, 1))) == chunk.y
 
 
 def gradients(model: nn.Module, chunk: Chunk, eps: float) -> Tensor:

@@ -118,9 +118,9 @@ def _judged(
             confirm, fresh = confirm and Logarithm(confirm), fresh and Logarithm(fresh)
             chunk = replace(chunk, confirm=confirm)
         columns, raised = STAGES[name](attacked, chunk, before, settings.eps)
-        said = looks.after(attacked, fresh, chunk, first, witness)
-    if said is not None:
-        columns = looks.overrule(columns, attack_of(name), chunk, witness, said)
+        second = looks.after(attacked, fresh, chunk, first, witness)
+    if second is not None:
+        columns = looks.overrule(columns, attack_of(name), chunk, second)
     _forget_flat(columns, name, witness)
     return columns | {ODD + name: witness.odd}, raised
 

@@ -197,7 +197,7 @@ def _fit(library: AutoAttack, classes: int) -> None:
 def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given:
     """Predictions, and what the sanity checks need that costs next to nothing.
 
-    `steady`: a second forward pass gave the same; `gradient`: see `looks.gradients`;
+    `steady`: a second forward pass gave the same; `gradient`, `margin`: see `looks`;
     `standardised`, `bytes`: predictions for images that are scaled as a model that normalises
     outside itself would want them; `classes`: how many there are; `probabilities`: whether the
     output is some.
@@ -213,6 +213,7 @@ def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given
         "prediction.clean": said,
         "steady": torch.isclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True).all(1),
         "gradient": looks.gradients(model, chunk, eps),
+        "margin": looks.margin_step(model, chunk, eps),
         "classes": torch.full_like(y, first.shape[1], dtype=torch.int32),
         "probabilities": torch.full_like(y, isinstance(model, Logarithm), dtype=torch.bool),
         **{f"scaled.{name}": other for name, other in others.items()},
