@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fmoe.attacks import eval_mode
 from fmoe.data import Split
 from fmoe.errors import UserError, first_line
-from fmoe.evaluation.looks import copied
+from fmoe.evaluation.copies import NotCopied, copied
 from fmoe.evaluation.outputs import check, checked
 from fmoe.precision import exact
 
@@ -110,9 +110,11 @@ def classifier(model: Any, given: Split) -> nn.Module:
     inner = getattr(model, "_orig_mod", None)  # torch.compile's wrapper would compile each copy
     model = inner if isinstance(inner, nn.Module) else model
     device = given.labels.device
-    (found, _), (tried, _) = copied(model), copied(model)
-    found = (model if found is None else found).to(device)
-    classes = _answers(found if tried is None else tried.to(device), given)
+    try:
+        found, tried = copied(model).to(device), copied(model).to(device)
+    except NotCopied:  # `judge` says it
+        found = tried = model.to(device)
+    classes = _answers(tried, given)
     most = int(given.labels.max())
     if most >= classes:
         raise UserError(

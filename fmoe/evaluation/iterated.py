@@ -16,7 +16,7 @@ from fmoe.attacks import Objective, ball, objective_loss
 from fmoe.draw import Draw
 from fmoe.evaluation.chunk import Chunk, Columns, assert_within, verdict
 from fmoe.evaluation.outputs import NONE, classes
-from fmoe.evaluation.witness import Odd, Witness
+from fmoe.evaluation.witness import Left, Odd, Witness
 from fmoe.precision import at_least_float32
 
 STEPS = 20
@@ -112,7 +112,7 @@ def until_broken(
     if chunk.witness is not None:
         assert answers is not None
         chunk.witness.see(Odd.NON_FINITE, prediction == NONE)
-        chunk.witness.left(first, x_adv[first], answers[first])
+        chunk.witness.left(Left(first, x_adv[first], answers[first]))
     return Attacked(step, prediction, x_adv)
 
 

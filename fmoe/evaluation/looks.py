@@ -8,7 +8,6 @@ a copy that was never asked anything, about where the attack has left them.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 from fmoe.attacks import ball, margin
 from fmoe.draw import Draw
 from fmoe.evaluation.chunk import BROKEN, PREDICTION, Chunk, Columns
+from fmoe.evaluation.copies import copied
 from fmoe.evaluation.outputs import classes, finite
-from fmoe.evaluation.witness import Odd, Witness
+from fmoe.evaluation.witness import Left, Odd, Witness
 from fmoe.precision import at_least_float32
 
 SAMPLE = 16
@@ -33,13 +33,16 @@ ROUNDING = 1e-5
 """Of the largest logit: what is left of it where all of them are large."""
 
 
-def copied(model: nn.Module) -> tuple[nn.Module | None, str]:
-    """A copy that shares nothing with the model, or None and the reason."""
-    try:
-        other = copy.deepcopy(model)
-    except Exception as error:  # noqa: BLE001 - whatever a module's own attributes raise
-        return None, type(error).__name__
-    return (None, "its copy is itself") if other is model else (other, "")
+class Forgetful(nn.Module):
+    """What a model says that is asked for the first time, every time: on a copy each."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = copied(self.model)(x)
+        return outputs
 
 
 def ask(model: nn.Module, x: Tensor, *, gradient: bool = False) -> Tensor:
@@ -75,23 +78,26 @@ def after(
 
     None where the stage attacked no image, or where answers are random.
     """
-    again = differ(first, ask(model, chunk.x))
-    if asked.x is None or asked.rows is None or asked.outputs is None or len(asked.rows) == 0:
-        asked.see(Odd.STATEFUL, again)
-        return None
-    never_asked = model if fresh is None else fresh
-    answers = ask(never_asked, asked.x)
-    why = _why(never_asked, asked.x, asked.rows, answers)
+    again, second = differ(first, ask(model, chunk.x)), None
+    for left in asked.last:
+        second = _second(model if fresh is None else fresh, left, asked)
+        if second is None:
+            return None
+    asked.see(Odd.STATEFUL, again)
+    return second
+
+
+def _second(model: nn.Module, left: Left, asked: Witness) -> Second | None:
+    answers = ask(model, left.x)
+    changed, why = differ(answers, left.outputs), _why(model, left.x, left.rows, answers)
     for kind, rows in why.items():
         asked.see(kind, rows)
     if Odd.RANDOM in why:
         return None
-    changed = differ(answers, asked.outputs)
-    asked.see(Odd.STATEFUL, again)
     if not why:  # else that is what changes them
-        asked.see(Odd.STATEFUL, asked.rows[changed])
-    asked.see(Odd.NON_FINITE, asked.rows[changed & ~finite(answers)])
-    return Second(asked.rows, classes(answers), changed)
+        asked.see(Odd.STATEFUL, left.rows[changed])
+    asked.see(Odd.NON_FINITE, left.rows[changed & ~finite(answers)])
+    return Second(left.rows, classes(answers), changed)
 
 
 def _why(model: nn.Module, x: Tensor, rows: Tensor, answers: Tensor) -> dict[Odd, Tensor]:
@@ -133,9 +139,9 @@ def overrule(columns: Columns, attack: str, chunk: Chunk, second: Second) -> Col
     return columns | {BROKEN + attack: broken, PREDICTION + attack: prediction}
 
 
-def margin_step(model: nn.Module, chunk: Chunk, eps: float) -> Tensor:
-    """bool [B]: right after one step of eps along the margin's gradient, which logits of any scale
-    have: the cross-entropy of very small ones knows no class from another."""
+def margin_step(model: nn.Module, chunk: Chunk, eps: float) -> tuple[Tensor, Tensor]:
+    """Images [B,C,H,W] one step of eps along the margin's gradient, which logits of any scale have
+    (the cross-entropy of very small ones knows no class from another), and the outputs there."""
     with torch.enable_grad():
         leaf = chunk.x.detach().clone().requires_grad_(True)
         rise = margin(at_least_float32(model(leaf)), chunk.y).sum()
@@ -143,24 +149,27 @@ def margin_step(model: nn.Module, chunk: Chunk, eps: float) -> Tensor:
             torch.autograd.grad(rise, leaf, allow_unused=True)[0] if rise.requires_grad else None
         )
     way = torch.zeros_like(leaf) if gradient is None else gradient.nan_to_num(0, 0, 0).sign()
-    return classes(ask(model, (chunk.x + eps * way).clamp(0, 1))) == chunk.y
+    x = (chunk.x + eps * way).clamp(0, 1)
+    return x, ask(model, x)
 
 
-def gradients(model: nn.Module, chunk: Chunk, eps: float) -> Tensor:
-    """The largest absolute input gradient of each clean image [B], 0 where the loss is exactly 0.
+def gradients(model: nn.Module, chunk: Chunk, eps: float) -> tuple[Tensor, Left]:
+    """The largest absolute input gradient of each clean image [B], 0 where the loss is exactly 0;
+    and what is answered with noise.
 
     Notes gradients that are not finite, 0, or misleading on clean images and, as an attack's start
     is, on ones with noise of eps, so that this needs no attack to be seen.
     """
     noise = Draw(*chunk.key, "look", total=len(chunk.y)).noise(chunk.x)
     lower, upper = ball(chunk.x, eps)
-    largest = _gradient(model, chunk, chunk.x, eps / 4)
-    if eps > 0:
-        _gradient(model, chunk, (chunk.x + eps * noise).clamp(lower, upper), eps / 4)
-    return largest
+    largest, _ = _gradient(model, chunk, chunk.x, eps / 4)
+    noisy = (chunk.x + eps * noise).clamp(lower, upper)
+    _, outputs = _gradient(model, chunk, noisy, eps / 4)
+    return largest, Left(torch.arange(len(noisy), device=noisy.device), noisy, outputs)
 
 
-def _gradient(model: nn.Module, chunk: Chunk, x: Tensor, step: float) -> Tensor:
+def _gradient(model: nn.Module, chunk: Chunk, x: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    """The largest absolute gradient [B] at x, and the outputs there [B,K]."""
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_(True)
         outputs = at_least_float32(model(leaf))
@@ -181,7 +190,7 @@ def _gradient(model: nn.Module, chunk: Chunk, x: Tensor, step: float) -> Tensor:
         chunk.witness.see(Odd.FLAT, sound & (largest == 0))
         if step > 0:
             chunk.witness.see(Odd.MISLED, _misled(model, chunk, x, gradient, losses, step))
-    return largest
+    return largest, outputs.detach()
 
 
 def _misled(

@@ -21,7 +21,7 @@ from fmoe.evaluation.guarded import Guarded
 from fmoe.evaluation.iterated import STEPS, Pass, ascending, one_after_another, until_broken
 from fmoe.evaluation.outputs import NONE, classes
 from fmoe.evaluation.standard import Given
-from fmoe.evaluation.witness import Odd
+from fmoe.evaluation.witness import Left, Odd
 from fmoe.mixture import Mixture, mix_logits, mix_probabilities
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -188,7 +188,8 @@ def _all_say(model: Mixture, x: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
     said = classes(outputs)
     if chunk.witness is not None:
         chunk.witness.see(Odd.NON_FINITE, said == NONE)
-        chunk.witness.left(torch.arange(len(said), device=said.device), x, outputs)
+        everyone = torch.arange(len(said), device=said.device)
+        chunk.witness.left(Left(everyone, x, outputs))
     return classes(z), said
 
 

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from fmoe.attacks import eval_mode
 from fmoe.data import Split
 from fmoe.evaluation import inputs, looks, mixture_suite, standard, sweeps
-from fmoe.evaluation.chunk import BROKEN, Chunk, Columns, Found, so_far
+from fmoe.evaluation.chunk import BROKEN, Chunk, Columns, Found, share, so_far
+from fmoe.evaluation.copies import NotCopied, copied
+from fmoe.evaluation.flags import POINT
 from fmoe.evaluation.outputs import Logarithm, are_probabilities, checked
 from fmoe.evaluation.result import Evaluation
 from fmoe.evaluation.settings import MIXTURE, Settings
 from fmoe.evaluation.standard import Given
 from fmoe.evaluation.witness import ODD, Odd, Witness
 from fmoe.folding import folded
+from fmoe.mixture import Mixture
 from fmoe.precision import exact
 
 Stage = Callable[[Any, Chunk, Columns, float], Given]
@@ -84,11 +87,14 @@ def judge(
     before: the columns of the chunk's earlier stages.
     """
     begin = time.perf_counter()
-    flags, (copy, why), (fresh, _) = [], looks.copied(model), looks.copied(model)
-    subject = model if copy is None else copy
-    if copy is None:
+    flags: list[str] = []
+    subject, fresh = model, None
+    try:
+        subject, fresh = copied(model), copied(model)
+    except NotCopied as why:
         flags.append(f"not-copied: a look for what the model keeps needs a copy of it ({why})")
-    with eval_mode(subject), frozen(subject), eval_mode(fresh or subject), exact():
+    second = subject if fresh is None else fresh
+    with eval_mode(subject), frozen(subject), eval_mode(second), exact():
         columns, raised = _judged(subject, fresh, part, start, name, before, settings)
     found = {key: column.detach().cpu() for key, column in columns.items()}
     return Found(found, [*flags, *raised], time.perf_counter() - begin)
@@ -106,7 +112,9 @@ def _judged(
     """The stage on `subject`, and the looks after it on that and on `fresh`, a copy of it that was
     never asked anything."""
     key, attacked, confirm = (settings.seed, start), subject, None
-    if settings.fast and name != "clean":
+    if not (fresh is None or isinstance(subject, Mixture)) and _remembers(before):
+        attacked = looks.Forgetful(subject)
+    elif settings.fast and name != "clean":
         attacked, confirm = stand_in(subject, part)
     witness = Witness(len(part), part.labels.device)
     chunk = Chunk(part.pixels(), part.labels, key, confirm, witness)
@@ -115,14 +123,21 @@ def _judged(
         first = looks.ask(attacked, chunk.x)
         if are_probabilities(first).all():
             attacked, first = Logarithm(attacked), Logarithm.of(first)
-            confirm, fresh = confirm and Logarithm(confirm), fresh and Logarithm(fresh)
-            chunk = replace(chunk, confirm=confirm)
+            fresh = None if fresh is None else Logarithm(fresh)
+            if confirm is not None:
+                chunk = replace(chunk, confirm=Logarithm(confirm))
         columns, raised = STAGES[name](attacked, chunk, before, settings.eps)
         second = looks.after(attacked, fresh, chunk, first, witness)
     if second is not None:
         columns = looks.overrule(columns, attack_of(name), chunk, second)
     _forget_flat(columns, name, witness)
     return columns | {ODD + name: witness.odd}, raised
+
+
+def _remembers(before: Columns) -> bool:
+    """Whether the look at clean images has found state."""
+    seen = before.get(ODD + "clean")
+    return seen is not None and share((seen & int(Odd.STATEFUL)) != 0) > POINT
 
 
 def _forget_flat(columns: Columns, name: str, witness: Witness) -> None:

@@ -30,7 +30,7 @@ from fmoe.evaluation.guarded import Guarded
 from fmoe.evaluation.iterated import ascending, one_after_another, until_broken
 from fmoe.evaluation.outputs import NONE, Logarithm, classes
 from fmoe.evaluation.settings import LEAST_FOR_DLR
-from fmoe.evaluation.witness import Odd
+from fmoe.evaluation.witness import Left, Odd
 from fmoe.mixture import Mixture
 from fmoe.precision import at_least_float32
 
@@ -178,7 +178,7 @@ def _asked(
     said = chunk.confirmed(classes(outputs), x_adv, y).masked_fill(guarded.lost, NONE)
     if chunk.witness is not None:
         chunk.witness.see(Odd.NON_FINITE, rows[said == NONE])
-        chunk.witness.left(rows, x_adv, outputs)
+        chunk.witness.left(Left(rows, x_adv, outputs))
     return said, warnings
 
 
@@ -197,7 +197,8 @@ def _fit(library: AutoAttack, classes: int) -> None:
 def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given:
     """Predictions, and what the sanity checks need that costs next to nothing.
 
-    `steady`: a second forward pass gave the same; `gradient`, `margin`: see `looks`;
+    `steady`: a second forward pass gave the same; `gradient`: see `looks.gradients`;
+    `margin`: whether it is right after `looks.margin_step`;
     `standardised`, `bytes`: predictions for images that are scaled as a model that normalises
     outside itself would want them; `classes`: how many there are; `probabilities`: whether the
     output is some.
@@ -208,19 +209,22 @@ def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given
         first, second = model(x), model(x)
         scaled = {"standardised": (x - mean) / std, "bytes": x * 255}
         others = {name: classes(model(other)) for name, other in scaled.items()}
-    said = classes(first)
+    said, step = classes(first), looks.margin_step(model, chunk, eps)
+    gradient, noisy = looks.gradients(model, chunk, eps)
     columns = {
         "prediction.clean": said,
         "steady": torch.isclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True).all(1),
-        "gradient": looks.gradients(model, chunk, eps),
-        "margin": looks.margin_step(model, chunk, eps),
+        "gradient": gradient,
+        "margin": classes(step[1]) == y,
         "classes": torch.full_like(y, first.shape[1], dtype=torch.int32),
         "probabilities": torch.full_like(y, isinstance(model, Logarithm), dtype=torch.bool),
         **{f"scaled.{name}": other for name, other in others.items()},
     }
     if chunk.witness is not None:
         chunk.witness.see(Odd.NON_FINITE, said == NONE)
-        chunk.witness.left(torch.arange(len(y), device=y.device), x, at_least_float32(first))
+        everyone = torch.arange(len(y), device=y.device)
+        # away from the image first: a copy that was not asked about it cannot remember it
+        chunk.witness.left(noisy, Left(everyone, *step), Left(everyone, x, at_least_float32(first)))
     if isinstance(model, Mixture):
         with torch.no_grad():
             columns["weights.clean"] = model.gate_weights(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntFlag
 
 import torch
@@ -30,18 +31,22 @@ class Odd(IntFlag):
     """A small step along the gradient does not raise the loss."""
 
 
-class Witness:
-    """Of one stage on a chunk of B images. odd: uint8 [B].
+@dataclass(frozen=True)
+class Left:
+    """The images rows [R] of a chunk, where they were left x [R,C,H,W], and the answers [R,K]."""
 
-    rows [R], x [R,C,H,W], outputs [R,K]: the images that were last attacked, where that left them,
-    and what was answered there; None before any was.
-    """
+    rows: Tensor
+    x: Tensor
+    outputs: Tensor
+
+
+class Witness:
+    """Of one stage on a chunk of B images. odd: uint8 [B]; last: what was asked last of the images
+    that were attacked last."""
 
     def __init__(self, images: int, device: torch.device):
         self.odd = torch.zeros(images, dtype=torch.uint8, device=device)
-        self.rows: Tensor | None = None
-        self.x: Tensor | None = None
-        self.outputs: Tensor | None = None
+        self.last: list[Left] = []
 
     def see(self, kind: Odd, rows: Tensor) -> None:
         """rows: bool [B], or places [R] that differ."""
@@ -54,8 +59,8 @@ class Witness:
     def forget(self, kind: Odd, rows: Tensor | slice) -> None:
         self.odd[rows] &= ~int(kind) & 255
 
-    def left(self, rows: Tensor, x: Tensor, outputs: Tensor) -> None:
-        self.rows, self.x, self.outputs = rows, x, outputs
+    def left(self, *last: Left) -> None:
+        self.last = [left for left in last if len(left.rows)]
 
 
 class Aside(Witness):
@@ -65,5 +70,5 @@ class Aside(Witness):
         super().__init__(len(of.odd), of.odd.device)
         self.odd = of.odd
 
-    def left(self, rows: Tensor, x: Tensor, outputs: Tensor) -> None:
+    def left(self, *last: Left) -> None:
         pass
