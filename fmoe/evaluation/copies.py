@@ -6,6 +6,7 @@ import copy
 from types import CellType, FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -18,7 +19,8 @@ def copied(model: nn.Module) -> nn.Module:
     in a global stays shared. Raises `NotCopied`."""
     memo: dict[int, Any] = {}
     try:
-        other = copy.deepcopy(model, memo)
+        with torch.no_grad():  # a scripted module's copy would be a step of a gradient's graph
+            other = copy.deepcopy(model, memo)
         for module in other.modules():
             for name, value in vars(module).items():
                 if isinstance(value, FunctionType) and value.__closure__:

@@ -20,6 +20,8 @@ SQUARE = 0.002
 """As AutoAttack's own check has it, which our calling its parts one by one leaves out."""
 GAP = 0.08
 COLLAPSED = 0.95
+UNSURE = 0.1
+"""How far above an equal share the largest probability of a trained model is not."""
 MISLED = 0.25
 """Share of images on which a step along the gradient may lower the loss: curvature does that."""
 CHANCE = 0.05
@@ -32,7 +34,7 @@ TEST_SELECTION = "selected-on-test: the test split was used for selection"
 def raised(found: Findings) -> list[str]:
     checks = (
         *(non_finite, probabilities, steady, stateful, together, mode, gradients, misleading),
-        *(scale, iterated, black_box, longer, larger, gap),
+        *(scale, iterated, unsure, black_box, longer, larger, gap),
     )
     flags = [flag for check in checks for flag in check(found)]
     if found.settings.collapse_stops:
@@ -154,13 +156,21 @@ def iterated(found: Findings) -> Iterator[str]:
     robust = found.robust
     if "fgsm" in robust and "pgd" in robust and robust["pgd"] - robust["fgsm"] > POINT / 2:
         yield f"weak-iterated: pgd leaves {robust['pgd']:.1%}, one-step fgsm {robust['fgsm']:.1%}"
-    if "margin" in found.columns and "pgd" in robust:
-        one = share(found.right & found.columns["margin"])
-        if robust["pgd"] - one > 2 * POINT:
-            yield (
-                f"weak-loss: pgd leaves {robust['pgd']:.1%} by the cross-entropy, and one step by "
-                f"the margin {one:.1%}; logits that are all but equal, or very large, do that"
-            )
+
+
+def unsure(found: Findings) -> Iterator[str]:
+    """Where all classes are about equally probable, the cross-entropy's gradient is that of their
+    mean and leads to none."""
+    if "margin" not in found.columns or "pgd" not in found.robust:
+        return
+    classes = int(found.columns["classes"].max())
+    pgd, one = found.robust["pgd"], share(found.right & found.columns["margin"])
+    even = found.columns["confidence"].median().item() < 1 / classes + UNSURE
+    if even and pgd - one > 2 * POINT:
+        yield (
+            f"weak-loss: logits all but equal: by the cross-entropy pgd leaves {pgd:.1%}, and one "
+            f"step by the margin {one:.1%}"
+        )
 
 
 def black_box(found: Findings) -> Iterator[str]:

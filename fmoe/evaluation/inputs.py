@@ -100,6 +100,17 @@ def place(device: Any) -> torch.device:
     return found
 
 
+class Scripted(nn.Module):
+    """A scripted module takes no hooks, which see what a model is asked and answers."""
+
+    def __init__(self, module: torch.jit.ScriptModule):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Any:
+        return self.module(x)
+
+
 def classifier(model: Any, given: Split) -> nn.Module:
     """A copy of the model on the images' device (itself where it cannot be copied), asked about
     two images and about one; `UserError` where it cannot answer, or has too few classes."""
@@ -109,6 +120,8 @@ def classifier(model: Any, given: Split) -> nn.Module:
         raise UserError(f"model: {kind} {name}; expected a torch.nn.Module from images to logits")
     inner = getattr(model, "_orig_mod", None)  # torch.compile's wrapper would compile each copy
     model = inner if isinstance(inner, nn.Module) else model
+    if isinstance(model, torch.jit.ScriptModule):
+        model = Scripted(model)
     device = given.labels.device
     try:
         found, tried = copied(model).to(device), copied(model).to(device)

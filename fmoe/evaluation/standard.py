@@ -200,8 +200,8 @@ def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given
     `steady`: a second forward pass gave the same; `gradient`: see `looks.gradients`;
     `margin`: whether it is right after `looks.margin_step`;
     `standardised`, `bytes`: predictions for images that are scaled as a model that normalises
-    outside itself would want them; `classes`: how many there are; `probabilities`: whether the
-    output is some.
+    outside itself would want them; `classes`: how many there are; `confidence`: the
+    largest probability; `probabilities`: whether the output is some.
     """
     x, y = chunk.x, chunk.y
     mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
@@ -216,6 +216,7 @@ def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given
         "steady": torch.isclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True).all(1),
         "gradient": gradient,
         "margin": classes(step[1]) == y,
+        "confidence": at_least_float32(first).softmax(1).amax(1).nan_to_num(1).float(),
         "classes": torch.full_like(y, first.shape[1], dtype=torch.int32),
         "probabilities": torch.full_like(y, isinstance(model, Logarithm), dtype=torch.bool),
         **{f"scaled.{name}": other for name, other in others.items()},
