@@ -33,8 +33,8 @@ def part(digits: Data) -> Split:
 
 def refusal(model: Any, images: Any, labels: Any, **options: Any) -> str:
     """The line of the error."""
+    given: dict[str, Any] = {"attacks": ["fgsm"], "eps": EPS} | options
     with pytest.raises(UserError) as caught:
-        given: dict[str, Any] = {"attacks": ["fgsm"], "eps": EPS} | options
         evaluate(model, images, labels, **given)
     line = str(caught.value)
     assert "\n" not in line
