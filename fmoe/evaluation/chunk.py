@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from fmoe.evaluation.outputs import classes
+from fmoe.evaluation.witness import Aside, Witness
 
 ROUNDING = 1e-6
 BROKEN, ATTACKED, PREDICTION = "broken.", "attacked.", "prediction."
@@ -18,12 +21,14 @@ class Chunk:
     """float images [B,C,H,W] in [0,1], labels [B]; key: seed and place in the data set.
 
     confirm: what attacked images must break where that is not the network they were crafted on.
+    witness: notes what is odd.
     """
 
     x: Tensor
     y: Tensor
     key: tuple[int | str, ...]
     confirm: Callable[[Tensor], Tensor] | None = None
+    witness: Witness | None = None
 
     def confirmed(self, said: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         """`said` [b], the classes of x_adv [b,C,H,W]; where they are not y, as `confirm` says."""
@@ -32,8 +37,13 @@ class Chunk:
             return said
         said = said.clone()
         with torch.no_grad():
-            said[wrong] = self.confirm(x_adv[wrong]).argmax(1)
+            said[wrong] = classes(self.confirm(x_adv[wrong]))
         return said
+
+    def of_another(self) -> Chunk:
+        """For attacks on what is not the model: its answers are noted, but not asked for again."""
+        aside = self.witness and Aside(self.witness)
+        return replace(self, confirm=None, witness=aside)
 
 
 Columns = dict[str, Tensor]

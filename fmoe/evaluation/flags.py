@@ -12,12 +12,18 @@ from fmoe.evaluation.chunk import gate_weights, share
 from fmoe.evaluation.figures import accuracy_after, better_alone
 from fmoe.evaluation.findings import Findings
 from fmoe.evaluation.intervals import mcnemar
+from fmoe.evaluation.settings import LEAST_FOR_DLR
+from fmoe.evaluation.witness import ODD, Odd
 
 POINT = 0.01
 SQUARE = 0.002
 """As AutoAttack's own check has it, which our calling its parts one by one leaves out."""
 GAP = 0.08
 COLLAPSED = 0.95
+UNSURE = 0.1
+"""How far above an equal share the largest probability of a trained model is not."""
+MISLED = 0.25
+"""Share of images on which a step along the gradient may lower the loss: curvature does that."""
 CHANCE = 0.05
 """How far above chance the accuracy at the largest eps may stay."""
 SURE = 0.01
@@ -26,7 +32,10 @@ TEST_SELECTION = "selected-on-test: the test split was used for selection"
 
 
 def raised(found: Findings) -> list[str]:
-    checks = (steady, gradients, scale, iterated, black_box, longer, larger, gap)
+    checks = (
+        *(non_finite, probabilities, steady, stateful, together, mode, gradients, misleading),
+        *(scale, iterated, unsure, black_box, longer, larger, gap),
+    )
     flags = [flag for check in checks for flag in check(found)]
     if found.settings.collapse_stops:
         flags += collapse(found)
@@ -38,6 +47,12 @@ def raised(found: Findings) -> list[str]:
 def noted(found: Findings) -> list[str]:
     """What the reader should know and what stops nothing."""
     notes = [] if found.settings.collapse_stops else list(collapse(found))
+    classes = int(found.columns["classes"].max()) if "classes" in found.columns else 10
+    if "by.autoattack" in found.columns and classes < LEAST_FOR_DLR:
+        notes.append(
+            f"{classes} classes have no targeted DLR loss: AutoAttack's apgd-t ascends the "
+            "target's logit minus the label's"
+        )
     if "transfer" in found.columns:
         notes += [
             f"{name} alone is at least as accurate as the mixture, and more under PGD"
@@ -46,10 +61,61 @@ def noted(found: Findings) -> list[str]:
     return notes
 
 
+def odd(found: Findings, kind: Odd, more_than: float = 0) -> str:
+    """Where more than so many images were odd: `40 of 100 clean images, 30 under fgsm`."""
+    counts = {
+        name.removeprefix(ODD): int(((seen & int(kind)) != 0).sum())
+        for name, seen in found.columns.items()
+        if name.startswith(ODD)
+    }
+    told = [
+        f"{count} of {found.images} clean images" if stage == "clean" else f"{count} under {stage}"
+        for stage, count in counts.items()
+        if count > more_than
+    ]
+    return ", ".join(told)
+
+
+def non_finite(found: Findings) -> Iterator[str]:
+    where = odd(found, Odd.NON_FINITE)
+    if where:
+        yield f"non-finite-output: NaN or infinite on {where}; it counts as wrong"
+
+
+def probabilities(found: Findings) -> Iterator[str]:
+    if "probabilities" in found.columns and found.columns["probabilities"].all():
+        yield (
+            "probabilities: every output sums to 1; attacked through its logarithm, but logits or "
+            "log-probabilities are expected, which do not round where the model is sure"
+        )
+
+
 def steady(found: Findings) -> Iterator[str]:
     changed = int((~found.columns["steady"]).sum())
     if changed:
         yield f"random: two forward passes differ on {changed} of {found.images} images"
+    else:
+        where = odd(found, Odd.RANDOM)
+        if where:
+            yield f"random: two forward passes differ on {where}"
+
+
+def stateful(found: Findings) -> Iterator[str]:
+    where = odd(found, Odd.STATEFUL, POINT * found.images)
+    if where:
+        yield f"stateful: what the model was asked before changes its answer on {where}"
+
+
+def together(found: Findings) -> Iterator[str]:
+    where = odd(found, Odd.BATCH)
+    if where:
+        yield f"batch-dependent: the other images of the batch change the answer on {where}"
+
+
+def mode(found: Findings) -> Iterator[str]:
+    where = odd(found, Odd.MODE)
+    if where:
+        yield f"gradient-mode: asking for a gradient changes the answer on {where}"
 
 
 def gradients(found: Findings) -> Iterator[str]:
@@ -60,6 +126,16 @@ def gradients(found: Findings) -> Iterator[str]:
             f"masked-gradient: the input gradient is zero or not finite, or the loss exactly 0, "
             f"on {dead} of {found.images} images"
         )
+        return
+    where = odd(found, Odd.GRADIENT | Odd.FLAT, POINT * found.images)
+    if where:  # clean images: with noise, too
+        yield f"masked-gradient: the input gradient is zero or not finite near {where}"
+
+
+def misleading(found: Findings) -> Iterator[str]:
+    where = odd(found, Odd.MISLED, MISLED * found.images)
+    if where:
+        yield f"misleading-gradient: a step along it does not raise the loss on {where}"
 
 
 def scale(found: Findings) -> Iterator[str]:
@@ -80,6 +156,21 @@ def iterated(found: Findings) -> Iterator[str]:
     robust = found.robust
     if "fgsm" in robust and "pgd" in robust and robust["pgd"] - robust["fgsm"] > POINT / 2:
         yield f"weak-iterated: pgd leaves {robust['pgd']:.1%}, one-step fgsm {robust['fgsm']:.1%}"
+
+
+def unsure(found: Findings) -> Iterator[str]:
+    """Where all classes are about equally probable, the cross-entropy's gradient is that of their
+    mean and leads to none."""
+    if "margin" not in found.columns or "pgd" not in found.robust:
+        return
+    classes = int(found.columns["classes"].max())
+    pgd, one = found.robust["pgd"], share(found.right & found.columns["margin"])
+    even = found.columns["confidence"].median().item() < 1 / classes + UNSURE
+    if even and pgd - one > 2 * POINT:
+        yield (
+            f"weak-loss: logits all but equal: by the cross-entropy pgd leaves {pgd:.1%}, and one "
+            f"step by the margin {one:.1%}"
+        )
 
 
 def black_box(found: Findings) -> Iterator[str]:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from fmoe.attacks import Objective, ball, objective_loss
 from fmoe.draw import Draw
 from fmoe.evaluation.chunk import Chunk, Columns, assert_within, verdict
+from fmoe.evaluation.outputs import NONE, classes
+from fmoe.evaluation.witness import Left, Odd, Witness
 from fmoe.precision import at_least_float32
 
 STEPS = 20
@@ -61,9 +63,9 @@ def until_broken(
 ) -> Attacked:
     """PGD on the images `start` (bool [B]); step_size is eps/4 by default.
 
-    key: of the draws, which are those of the whole chunk.
+    key: of the draws, which are those of the whole chunk. Gradients that are not finite count as 0.
     """
-    rows = start.nonzero()[:, 0]
+    rows = first = start.nonzero()[:, 0]
     step = torch.full((len(chunk.y),), -1, dtype=torch.int16, device=chunk.y.device)
     prediction, x_adv = chunk.y.clone(), chunk.x.clone()
     if len(rows) == 0:
@@ -74,12 +76,13 @@ def until_broken(
     if random_start:
         noise = Draw(*chunk.key, *key, total=len(chunk.y), rows=rows).noise(x)
         x = (x + eps * noise).clamp(lower, upper)
+    answers: Tensor | None = None
     for iterate in range(steps + 1):
         last = iterate == steps
         with torch.set_grad_enabled(not last):
             x = x.detach().requires_grad_(not last)
             loss, outputs = run(x, rows)
-            said = outputs.detach().argmax(1)
+            said = classes(outputs.detach())
             said = chunk.confirmed(said, x.detach(), chunk.y[rows])
             # an attack on a part that does not depend on the image has no gradient
             (gradient,) = (
@@ -89,6 +92,9 @@ def until_broken(
             )
         x = x.detach()
         prediction[rows], x_adv[rows] = said, x
+        if answers is None:
+            answers = outputs.new_zeros(len(chunk.y), outputs.shape[1]).detach()
+        answers[rows] = outputs.detach()
         wrong = said != chunk.y[rows]
         step[rows[wrong]] = iterate
         left = ~wrong
@@ -97,9 +103,27 @@ def until_broken(
         rows, lower, upper = rows[left], lower[left], upper[left]
         x = x[left]
         if gradient is not None:
-            x = (x + size * gradient[left].sign()).clamp(lower, upper)
+            gradient = gradient[left]
+        if chunk.witness is not None:
+            _note(chunk.witness, rows, gradient)
+        if gradient is not None:
+            x = (x + size * gradient.nan_to_num_(0, 0, 0).sign()).clamp(lower, upper)
     assert_within(x_adv, chunk.x, eps)
+    if chunk.witness is not None:
+        assert answers is not None
+        chunk.witness.see(Odd.NON_FINITE, prediction == NONE)
+        chunk.witness.left(Left(first, x_adv[first], answers[first]))
     return Attacked(step, prediction, x_adv)
+
+
+def _note(witness: Witness, rows: Tensor, gradient: Tensor | None) -> None:
+    """gradient [b,C,H,W] of the images `rows` [b]; None where there is none."""
+    if gradient is None:
+        witness.see(Odd.FLAT, rows)
+        return
+    largest = gradient.abs().flatten(1).amax(1)
+    witness.see(Odd.FLAT, rows[largest == 0])
+    witness.see(Odd.GRADIENT, rows[~largest.isfinite()])
 
 
 def one_after_another(

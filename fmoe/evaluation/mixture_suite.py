@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmoe.attacks import PGD, Objective, margin, objective_loss
+from fmoe.attacks import PGD, Objective, eval_mode, margin, objective_loss
 from fmoe.draw import Draw
 from fmoe.evaluation.chunk import Chunk, Columns, assert_within, right, survivors, verdict
+from fmoe.evaluation.guarded import Guarded
 from fmoe.evaluation.iterated import STEPS, Pass, ascending, one_after_another, until_broken
+from fmoe.evaluation.outputs import NONE, classes
 from fmoe.evaluation.standard import Given
+from fmoe.evaluation.witness import Left, Odd
 from fmoe.mixture import Mixture, mix_logits, mix_probabilities
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -82,7 +84,7 @@ def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Gi
         loss: through(model, chunk.y, lambda _, z, rows: model.combine(clean[rows], z), loss)
         for loss in losses
     })  # fmt: skip
-    other = replace(chunk, confirm=None)  # not the model's verdict
+    other = chunk.of_another()  # not the model's verdict
     without = until_broken(frozen, other, everyone, "frozen", eps=eps)
     return columns | {"frozen": everyone & ~without.broken}, []
 
@@ -155,17 +157,20 @@ def transfer(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given
     example; the mixture comes last. `experts` bool [B,E]: each expert alone, without an attack.
     """
     sources: list[nn.Module] = [*model.experts, model]
+    everyone = torch.arange(len(chunk.y), device=chunk.y.device)
     attack, rows, predictions = PGD(eps=eps, step_size=eps / 4, steps=STEPS), [], []
     for place, source in enumerate(sources):
         draw = Draw(*chunk.key, "transfer", place, total=len(chunk.y))
-        x_adv = attack(source, chunk.x, chunk.y, draw=draw)
+        guarded = Guarded(source, chunk.x, eps, chunk.witness, everyone)
+        with eval_mode(source):
+            x_adv = attack(guarded, chunk.x, chunk.y, draw=draw)
         assert_within(x_adv, chunk.x, eps)
-        z, said = _all_say(model, x_adv)
+        z, said = _all_say(model, x_adv, chunk)
         said = chunk.confirmed(said, x_adv, chunk.y)
         rows.append(torch.cat([z == chunk.y[:, None], (said == chunk.y)[:, None]], 1))
         predictions.append(said)
     with torch.no_grad():
-        alone = model.expert_logits(chunk.x).argmax(2) == chunk.y[:, None]
+        alone = classes(model.expert_logits(chunk.x)) == chunk.y[:, None]
     matrix = torch.stack(rows, 1)
     start = survivors(before, chunk.y)
     wrong = ~matrix[:, :-1, -1]  # what experts' examples do to the mixture
@@ -175,11 +180,17 @@ def transfer(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given
     return columns | {"transfer": matrix, "experts": alone}, []
 
 
-def _all_say(model: Mixture, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes that each expert [B,E] and the mixture [B] give."""
+def _all_say(model: Mixture, x: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """Classes that each expert [B,E] and the mixture [B] give for the chunk's images, attacked."""
     with torch.no_grad():
         z = model.expert_logits(x)
-        return z.argmax(2), model.combine(model.log_gate_weights(x), z).argmax(1)
+        outputs = model.combine(model.log_gate_weights(x), z)
+    said = classes(outputs)
+    if chunk.witness is not None:
+        chunk.witness.see(Odd.NON_FINITE, said == NONE)
+        everyone = torch.arange(len(said), device=said.device)
+        chunk.witness.left(Left(everyone, x, outputs))
+    return classes(z), said
 
 
 def saturation(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
@@ -205,13 +216,13 @@ def saturation(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Giv
             norms[f"gradient.{name}"] = (
                 x.new_zeros(len(chunk.y)) if gradient is None else gradient.flatten(1).norm(dim=1)
             ).detach()
-    z, chunk = z.detach(), replace(chunk, confirm=None)
+    z, chunk = z.detach(), chunk.of_another()
     clean, robust = [], []
     for place, factor in enumerate(FACTORS):
         other = copy.copy(model)
         other.temperature = model.temperature * factor
         with torch.no_grad():
-            start = other(chunk.x).argmax(1) == chunk.y
+            start = classes(other(chunk.x)) == chunk.y
         found = until_broken(ascending(other, chunk.y), chunk, start, "temperature", place, eps=eps)
         clean.append(start)
         robust.append(start & ~found.broken)

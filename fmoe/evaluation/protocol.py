@@ -5,21 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fmoe.attacks import eval_mode
 from fmoe.data import Split
-from fmoe.errors import UserError
-from fmoe.evaluation import mixture_suite, standard, sweeps
-from fmoe.evaluation.chunk import Chunk, Columns, Found, so_far
+from fmoe.evaluation import inputs, looks, mixture_suite, standard, sweeps
+from fmoe.evaluation.chunk import BROKEN, Chunk, Columns, Found, share, so_far
+from fmoe.evaluation.copies import NotCopied, copied
+from fmoe.evaluation.flags import POINT
+from fmoe.evaluation.outputs import Logarithm, are_probabilities, checked
 from fmoe.evaluation.result import Evaluation
 from fmoe.evaluation.settings import MIXTURE, Settings
 from fmoe.evaluation.standard import Given
+from fmoe.evaluation.witness import ODD, Odd, Witness
 from fmoe.folding import folded
+from fmoe.mixture import Mixture
 from fmoe.precision import exact
 
 Stage = Callable[[Any, Chunk, Columns, float], Given]
@@ -42,6 +48,10 @@ STAGES: dict[str, Stage] = {
 }
 """A new attack: a function of a stage's form, its name here and its place in `settings`. One of
 several parts, NAME.PART each, gives columns of the whole as far as it has come."""
+
+
+WHITE_BOX = ("fgsm", "pgd", "pgd50", "steps")
+"""Stages that ascend the model's own gradient at the protocol's eps."""
 
 
 def plan(model: nn.Module, settings: Settings) -> tuple[list[str], dict[str, str]]:
@@ -77,14 +87,66 @@ def judge(
     before: the columns of the chunk's earlier stages.
     """
     begin = time.perf_counter()
-    key, attacked, confirm = (settings.seed, start), model, None
-    if settings.fast and name != "clean":
-        attacked, confirm = stand_in(model, part)
-    chunk = Chunk(part.pixels(), part.labels, key, confirm)
-    with eval_mode(model), frozen(model), exact():
-        columns, flags = STAGES[name](attacked, chunk, before, settings.eps)
+    flags: list[str] = []
+    subject, fresh = model, None
+    try:
+        subject, fresh = copied(model), copied(model)
+    except NotCopied as why:
+        flags.append(f"not-copied: a look for what the model keeps needs a copy of it ({why})")
+    second = subject if fresh is None else fresh
+    with eval_mode(subject), frozen(subject), eval_mode(second), exact():
+        columns, raised = _judged(subject, fresh, part, start, name, before, settings)
     found = {key: column.detach().cpu() for key, column in columns.items()}
-    return Found(found, flags, time.perf_counter() - begin)
+    return Found(found, [*flags, *raised], time.perf_counter() - begin)
+
+
+def _judged(
+    subject: nn.Module,
+    fresh: nn.Module | None,
+    part: Split,
+    start: int,
+    name: str,
+    before: Columns,
+    settings: Settings,
+) -> Given:
+    """The stage on `subject`, and the looks after it on that and on `fresh`, a copy of it that was
+    never asked anything."""
+    key, attacked, confirm = (settings.seed, start), subject, None
+    if not (fresh is None or isinstance(subject, Mixture)) and _remembers(before):
+        attacked = looks.Forgetful(subject)
+    elif settings.fast and name != "clean":
+        attacked, confirm = stand_in(subject, part)
+    witness = Witness(len(part), part.labels.device)
+    chunk = Chunk(part.pixels(), part.labels, key, confirm, witness)
+    known = int(before["classes"][0]) if "classes" in before else None
+    with checked(subject, attacked, *([] if fresh is None else [fresh]), known=known):
+        first = looks.ask(attacked, chunk.x)
+        if are_probabilities(first).all():
+            attacked, first = Logarithm(attacked), Logarithm.of(first)
+            fresh = None if fresh is None else Logarithm(fresh)
+            if confirm is not None:
+                chunk = replace(chunk, confirm=Logarithm(confirm))
+        columns, raised = STAGES[name](attacked, chunk, before, settings.eps)
+        second = looks.after(attacked, fresh, chunk, first, witness)
+    if second is not None:
+        columns = looks.overrule(columns, attack_of(name), chunk, second)
+    _forget_flat(columns, name, witness)
+    return columns | {ODD + name: witness.odd}, raised
+
+
+def _remembers(before: Columns) -> bool:
+    """Whether the look at clean images has found state."""
+    seen = before.get(ODD + "clean")
+    return seen is not None and share((seen & int(Odd.STATEFUL)) != 0) > POINT
+
+
+def _forget_flat(columns: Columns, name: str, witness: Witness) -> None:
+    """A gradient of 0 tells something where it is the model's own, and the image withstood."""
+    if name in WHITE_BOX:
+        broken = columns["step"] >= 0 if name == "steps" else columns[BROKEN + name]
+        witness.forget(Odd.FLAT, broken)
+    elif name != "clean":
+        witness.forget(Odd.FLAT, slice(None))
 
 
 def stand_in(model: nn.Module, part: Split) -> tuple[nn.Module, nn.Module | None]:
@@ -117,8 +179,8 @@ def summarise(
 
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | NDArray[Any],
+    labels: Tensor | NDArray[Any] | Sequence[int],
     *,
     attacks: Sequence[str] = ("fgsm", "pgd", "mixture", "sweeps"),
     eps: float = 8 / 255,
@@ -129,36 +191,33 @@ def evaluate(
     fast: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Judges any classifier: images uint8 [N,C,H,W], labels int64 [N].
+    """Judges any classifier: images uint8 [N,C,H,W] and labels [N], classes from 0, as tensors or
+    NumPy arrays of integers (labels as a list of ints, too).
 
-    `model` maps float images in [0,1] to logits or log-probabilities; eps is in pixels of [0,1].
+    `model` maps float images in [0,1] to logits or log-probabilities [B,K]; it is asked in eval
+    mode, and copies of it are: it stays as it is. eps is in pixels of [0,1].
     The mixture's attacks need a `fmoe.mixture.Mixture`, and are listed in `skipped` for another
     model. selected_on: the split by which the model was chosen, `validation` or `test`. fast:
     attack a folded copy, and count what breaks the model itself as well.
-    `progress(done, total)` counts images. Raises `UserError` for an unknown attack, for images that
-    are not uint8 (such as ones normalised already), or for none.
+    `progress(done, total)` counts images. Raises `UserError`, which names the argument, before
+    anything is judged; for a model whose output is not one tensor [B,K] as well.
     """
-    if len(images) == 0:
-        raise UserError("no images to judge")
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise UserError(
-            f"images: {images.dtype} of shape {tuple(images.shape)}; expected uint8 [N,C,H,W], "
-            "pixels from 0 to 255 (normalisation belongs inside the model)"
-        )
-    if selected_on not in (None, "validation", "test"):
-        raise UserError(f"selected_on: {selected_on!r}; expected 'validation', 'test' or None")
+    split = inputs.split(images, labels)
     settings = Settings(
-        tuple(attacks), eps, batch_size, seed,
+        inputs.names(attacks),
+        inputs.number(eps),
+        inputs.number(batch_size),
+        inputs.number(seed),
         selected_on=selected_on,  # type: ignore[arg-type]
         fast=fast,
     )  # fmt: skip
     begin = time.perf_counter()
+    split = split.to(inputs.place(device))
+    model = inputs.classifier(model, split)
     stages, skipped = plan(model, settings)
-    split = Split(images, labels).to(torch.device(device))
-    model = model.to(device)
     parts, done = [], 0
-    for start in range(0, len(split), batch_size):
-        part = split[start : start + batch_size]
+    for start in range(0, len(split), settings.batch_size):
+        part = split[start : start + settings.batch_size]
         found: dict[str, Found] = {}
         for name in stages:
             found[name] = judge(model, part, start, name, so_far(found), settings)
@@ -166,4 +225,4 @@ def evaluate(
             if progress:
                 progress(done // len(stages), len(split))
         parts.append(found)
-    return summarise(parts, labels, settings, skipped, time.perf_counter() - begin)
+    return summarise(parts, split.labels, settings, skipped, time.perf_counter() - begin)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fmoe.errors import UserError
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever a change could move a figure."""
 
 STANDARD = ("fgsm", "pgd", "pgd50", "autoattack")
@@ -17,6 +17,8 @@ MIXTURE = (
 )  # fmt: skip
 SWEEPS = ("steps", "radius")
 GROUPS = {"mixture": MIXTURE, "sweeps": SWEEPS}
+LEAST_FOR_DLR = 4
+"""Classes: the targeted DLR loss divides by the distance to the third and fourth largest logit."""
 FULL = (*STANDARD, *GROUPS)
 """What promotion asks for."""
 
@@ -41,6 +43,14 @@ class Settings:
     fast: bool = False
 
     def __post_init__(self) -> None:
+        """Raises `UserError`, which names the argument."""
+        _check_eps(self.eps)
+        whole("batch_size", self.batch_size, least=1)
+        whole("seed", self.seed)
+        if self.selected_on not in (None, "validation", "test"):
+            raise UserError(
+                f"selected_on: {self.selected_on!r}; expected 'validation', 'test' or None"
+            )
         known = (*STANDARD, *MIXTURE, *SWEEPS, *GROUPS)
         for name in self.attacks:
             if name not in known:
@@ -53,6 +63,20 @@ class Settings:
         wanted = expand(self.attacks)
         return tuple(name for name in (*STANDARD[:3], *MIXTURE, "autoattack", *SWEEPS)
                      if name in wanted)  # fmt: skip
+
+
+def _check_eps(eps: object) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, float | int) or not 0 <= eps <= 1:
+        raise UserError(
+            f"eps: {eps!r}; expected a number in [0, 1] (pixels of [0,1], such as 8 / 255)"
+        )
+
+
+def whole(name: str, value: object, *, least: int = -(2**63)) -> None:
+    """Raises `UserError` for anything but a Python int of 64 bits from `least` on."""
+    if type(value) is not int or not least <= value < 2**63:
+        what = "a whole number" if least < 0 else f"a whole number from {least} on"
+        raise UserError(f"{name}: {value!r}; expected {what}")
 
 
 def expand(names: Sequence[str]) -> set[str]:

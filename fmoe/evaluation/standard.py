@@ -11,11 +11,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from fmoe.attacks import Objective
+from fmoe.evaluation import looks
 from fmoe.evaluation.chunk import (
     Chunk,
     Columns,
@@ -24,12 +26,25 @@ from fmoe.evaluation.chunk import (
     survivors,
     verdict,
 )
+from fmoe.evaluation.guarded import Guarded
 from fmoe.evaluation.iterated import ascending, one_after_another, until_broken
+from fmoe.evaluation.outputs import NONE, Logarithm, classes
+from fmoe.evaluation.settings import LEAST_FOR_DLR
+from fmoe.evaluation.witness import Left, Odd
 from fmoe.mixture import Mixture
+from fmoe.precision import at_least_float32
+
+if TYPE_CHECKING:
+    from pyautoattack import AutoAttack
 
 RESTARTS = 5
 PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 """AutoAttack's, in its order (arXiv 2003.01690)."""
+TARGETS = 9
+"""Classes that its targeted parts try an image, the likeliest ones first."""
+
+FEW = "with only "
+"""How the library warns of too few classes for its losses; see `_fit`."""
 
 Given = tuple[Columns, list[str]]
 """A stage's columns, and the flags that a library raised."""
@@ -73,7 +88,9 @@ class _Collect(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(" ".join(record.getMessage().split()))
+        message = " ".join(record.getMessage().split())
+        if not message.startswith(FEW):
+            self.messages.append(message)
 
 
 @contextmanager
@@ -139,54 +156,76 @@ def _asked(
     folded = chunk.confirm is not None
     if chunk.confirm is not None:
         with torch.no_grad():
-            unlike = model(x).argmax(1) != y
+            unlike = classes(model(x)) != y
         if unlike.any():  # the library would not attack what its network has wrong
             attacked, folded = chunk.confirm, False
+    guarded = Guarded(attacked, x, eps, chunk.witness, rows)
     on_cpu = x.device.type == "cpu"  # not measured on GPUs, which sort fast and wait for no answer
     quick = without_sorting() if folded and on_cpu else nullcontext()
     with _contained(x.device) as warnings, quick:
         seed = int(chunk.key[0])
-        library = AutoAttack(attacked, eps=eps, seed=seed, device=x.device, version="standard")
+        library = AutoAttack(guarded, eps=eps, seed=seed, device=x.device, version="standard")
         library.attacks_to_run = [part]
+        _fit(library, len(attacked(x[:1])[0]))
+        if isinstance(attacked, Logarithm):  # its checks are of what the model itself gives
+            library.model = Guarded(attacked.model, x, eps, chunk.witness, rows)
         if folded and part == "square":
             library.square = in_windows(library.square, model, x)
         x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
     assert_within(x_adv, x, eps)
     with torch.no_grad():
-        return chunk.confirmed(attacked(x_adv).argmax(1), x_adv, y), warnings
+        outputs = at_least_float32(attacked(x_adv))
+    said = chunk.confirmed(classes(outputs), x_adv, y).masked_fill(guarded.lost, NONE)
+    if chunk.witness is not None:
+        chunk.witness.see(Odd.NON_FINITE, rows[said == NONE])
+        chunk.witness.left(Left(rows, x_adv, outputs))
+    return said, warnings
 
 
-def clean(model: nn.Module, chunk: Chunk, _before: Columns, _eps: float) -> Given:
+def _fit(library: AutoAttack, classes: int) -> None:
+    """Sets what the library assumes of ten classes. For two and three there is no targeted DLR loss
+    and its part ascends the target's logit minus the label's; the sign of the gradient is what
+    counts, so that the loss's scale does not."""
+    targeted = library.apgd_targeted
+    library.fab.n_target_classes = targeted.n_target_classes = min(TARGETS, classes - 1)
+    if classes < LEAST_FOR_DLR:
+        targeted.dlr_loss_targeted = lambda z, y: (
+            z.gather(1, targeted.y_target[:, None]) - z.gather(1, y[:, None])
+        )[:, 0]
+
+
+def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given:
     """Predictions, and what the sanity checks need that costs next to nothing.
 
-    `steady`: a second forward pass gave the same; `gradient`: the largest absolute input gradient,
-    0 where the loss is exactly 0;
+    `steady`: a second forward pass gave the same; `gradient`: see `looks.gradients`;
+    `margin`: whether it is right after `looks.margin_step`;
     `standardised`, `bytes`: predictions for images that are scaled as a model that normalises
-    outside itself would want them.
+    outside itself would want them; `classes`: how many there are; `confidence`: the
+    largest probability; `probabilities`: whether the output is some.
     """
     x, y = chunk.x, chunk.y
     mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
     with torch.no_grad():
         first, second = model(x), model(x)
         scaled = {"standardised": (x - mean) / std, "bytes": x * 255}
-        others = {name: model(other).argmax(1) for name, other in scaled.items()}
-    with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_(True)
-        losses = nn.functional.cross_entropy(model(leaf).float(), y, reduction="none")
-        gradient = (
-            torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0]
-            if losses.requires_grad
-            else None
-        )
-    largest = x.new_zeros(len(y)) if gradient is None else gradient.abs().amax((1, 2, 3))
-    # 1 - p has been rounded to 0: what is left of the gradient has lost the label's own logit
-    largest = largest.masked_fill(losses.detach() == 0, 0)
+        others = {name: classes(model(other)) for name, other in scaled.items()}
+    said, step = classes(first), looks.margin_step(model, chunk, eps)
+    gradient, noisy = looks.gradients(model, chunk, eps)
     columns = {
-        "prediction.clean": first.argmax(1),
-        "steady": torch.isclose(first, second, rtol=1e-4, atol=1e-5).all(1),
-        "gradient": largest,
-        **{f"scaled.{name}": said for name, said in others.items()},
+        "prediction.clean": said,
+        "steady": torch.isclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True).all(1),
+        "gradient": gradient,
+        "margin": classes(step[1]) == y,
+        "confidence": at_least_float32(first).softmax(1).amax(1).nan_to_num(1).float(),
+        "classes": torch.full_like(y, first.shape[1], dtype=torch.int32),
+        "probabilities": torch.full_like(y, isinstance(model, Logarithm), dtype=torch.bool),
+        **{f"scaled.{name}": other for name, other in others.items()},
     }
+    if chunk.witness is not None:
+        chunk.witness.see(Odd.NON_FINITE, said == NONE)
+        everyone = torch.arange(len(y), device=y.device)
+        # away from the image first: a copy that was not asked about it cannot remember it
+        chunk.witness.left(noisy, Left(everyone, *step), Left(everyone, x, at_least_float32(first)))
     if isinstance(model, Mixture):
         with torch.no_grad():
             columns["weights.clean"] = model.gate_weights(x)
