@@ -10,11 +10,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import psutil
+from ray._raylet import Config
 
 from fmoe.errors import UserError
 
@@ -24,6 +26,9 @@ SOCKET = 103 if sys.platform == "darwin" else 107  # letters of a Unix socket's 
 SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.12")
 PRIVATE = "fmoe-ray-"
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a private folder there
+
+
+QUANTUM = 2  # seconds that Ray's own code waits for its raylet, without seeing a signal of ours
 
 
 class Late(Exception):
@@ -89,8 +94,20 @@ def _no_folder() -> str:
     )
 
 
+def said(folder: Path) -> str:
+    """Where this process's Ray has put its logs, and the last word of a part of it that failed."""
+    sessions = sorted(folder.glob(f"session_*_{os.getpid()}"))
+    logs = sessions[-1] / "logs" if sessions else folder
+    for name in ("gcs_server", "raylet"):
+        for file in sorted(logs.glob(f"{name}*.err")):
+            lines = file.read_text(errors="replace").split("\n")
+            if words := [line for line in lines if line.strip()]:
+                return f"its logs are in {logs}, and {file.name} ends with: {words[-1]}"
+    return f"its logs are in {logs}"
+
+
 def seconds() -> float:
-    """How long Ray may take. Raises `UserError`."""
+    """How long Ray may take; it is told, too. Raises `UserError`."""
     text = os.environ.get(PATIENCE) or str(SECONDS)
     try:
         limit = float(text)
@@ -98,6 +115,9 @@ def seconds() -> float:
             raise ValueError
     except ValueError:
         raise UserError(f"{PATIENCE}={text}: expected a number of seconds, such as 60") from None
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(ceil(limit)))
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(QUANTUM))  # it asks again
+    Config.initialize("")  # Ray has read the environment already
     return limit
 
 

@@ -147,22 +147,18 @@ def start(folder: Path, workers: int, data_bytes: int, idle: bool) -> None:
             )
     except local.Late:
         raise UserError(
-            f"Ray does not start on this machine within {limit:g} seconds: {_look(folder)}; a "
+            f"Ray does not start on this machine within {limit:g} seconds: {local.said(folder)}; a "
             f"slow machine may take longer with {local.PATIENCE}={3 * limit:g}"
         ) from None
     except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions
         raise UserError(
-            f"Ray does not start on this machine ({_gist(error)}): {_look(folder)}"
+            f"Ray does not start on this machine ({_gist(error)}): {local.said(folder)}"
         ) from None
 
 
 def _gist(error: Exception) -> str:
     """Ray's messages go on over several lines."""
     return first_line(Exception(" ".join(str(error).split()) or type(error).__name__))
-
-
-def _look(folder: Path) -> str:
-    return f"Ray's logs are in {folder / 'session_latest' / 'logs'}"
 
 
 def driven_by() -> dict[str, str]:
