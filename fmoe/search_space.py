@@ -1,4 +1,6 @@
-"""tune_spaces/*.yaml: what a study varies, what it is after, and what it may cost. No Ray.
+"""Spaces: what a study varies, what it is after, and what it may cost. No Ray.
+
+Those of `tune_spaces` come with the wheel and go by name; others are files.
 
     recipe: digits
     set: {joint.epochs: 6}
@@ -20,10 +22,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -151,12 +155,13 @@ class Study(Spec):
 
 @dataclass(frozen=True)
 class Space:
-    """A checked study over a recipe. source: the file, for messages."""
+    """A checked study over a recipe. source: the name or file, for messages; text: as written."""
 
     study: Study
     base: Config
     domains: tuple[Domain, ...]
     source: str
+    text: str
 
     def sample(self, trial: Suggest) -> dict[str, Any]:
         """One value for each path whose condition holds, in the file's order."""
@@ -231,6 +236,23 @@ class Space:
             places = walk.following()
 
 
+def spaces() -> list[str]:
+    """The names of those that come with the wheel."""
+    files = resources.files("tune_spaces").iterdir()
+    return sorted(file.name[:-5] for file in files if file.name.endswith(".yaml"))
+
+
+def written(space: str) -> str:
+    """The text of a packaged space by name, or of a file. Raises `UserError`."""
+    if space in spaces():
+        return (resources.files("tune_spaces") / f"{space}.yaml").read_text()
+    path = Path(space)
+    if os.path.lexists(path) or path.suffix or os.sep in space:
+        return config.read_text(path)
+    names = ", ".join(spaces())
+    raise UserError(f"unknown space {space!r}: there are {names}; or give a YAML file")
+
+
 def load(
     file: str,
     overrides: Sequence[str] = (),
@@ -239,12 +261,13 @@ def load(
     scheduler: str | None = None,
     searcher: str | None = None,
 ) -> Space:
-    """A space's file. overrides: as `--set`, on its recipe; the others take the place of its own.
+    """A packaged space's name or a file. overrides: as `--set`, on its recipe; the others take the
+    place of its own.
 
     Raises `UserError` naming the file and the key.
     """
-    path = Path(file)
-    tree = config.parse_yaml(config.read_text(path), file)
+    text = written(file)
+    tree = config.parse_yaml(text, file)
     own = tree.get("budget") or {}
     if budget and isinstance(own, dict):  # what is none is told of below
         tree["budget"] = {**own, **budget}
@@ -257,12 +280,12 @@ def load(
     except ValidationError as error:
         raise UserError(f"{file}: {config.faults(error, tree)}") from None
     given = [f"{key}={json.dumps(value, default=str)}" for key, value in study.set.items()]
-    base = config.load(beside(path, study.recipe), [*given, *overrides])
+    base = config.load(beside(Path(file), study.recipe), [*given, *overrides])
     try:
         domains = tuple(Domain.parse(key, value) for key, value in study.space.items())
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    space = Space(study, base, domains, file)
+    space = Space(study, base, domains, file, text)
     check(space)
     return space
 

@@ -36,7 +36,7 @@ def list_studies(storage: Storage = None, json: Json = False) -> None:
         answer["studies"] = found
         say(json, *(f"{s['study']:<28} {counted(s)}  {s['best_line']}" for s in found))
         if not found:
-            say(json, "no studies; start with `fmoe tune tune_spaces/digits.yaml`")
+            say(json, "no studies; start with `fmoe tune digits`")
 
 
 @app.command()

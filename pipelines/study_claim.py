@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fmoe import config, provenance
@@ -90,7 +89,7 @@ def start_tracking(
     }
     tracker = Tracker.start(name, params, tags, run_id)
     texts = {
-        "space.yaml": Path(space.source).read_text(),
+        "space.yaml": space.text,
         "base.yaml": space.base.to_yaml(),
         "environment.txt": provenance.packages(),
     }

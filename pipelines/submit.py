@@ -37,7 +37,7 @@ def submit(
     fmoe submit train cifar10 --workers 8 --storage s3://bucket/fmoe --follow
     fmoe submit train my-recipe.yaml --workers 1..4 --address http://127.0.0.1:8265
     fmoe submit evaluate models:/fmoe-cifar10@candidate --workers 4 --env NCCL_DEBUG=INFO
-    fmoe submit tune tune_spaces/cifar10.yaml --workers-per-trial 4 --minutes 600
+    fmoe submit tune cifar10 --workers-per-trial 4 --minutes 600
     """
     arguments = list(context.args)
     metadata = check(arguments)

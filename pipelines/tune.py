@@ -11,7 +11,7 @@ from pipelines.output import figures, result, say
 
 
 def tune(
-    space: Annotated[str, typer.Argument(help="A space, as tune_spaces/digits.yaml.")],
+    space: Annotated[str, typer.Argument(help="digits, cifar10-small, cifar10, svhn or a file.")],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Override the recipe; repeatable."),
@@ -59,11 +59,11 @@ def tune(
     alone sees the test images. Trials share their experts. --resume goes on after anything.
 
     \b
-    fmoe tune tune_spaces/digits.yaml --trials 12
-    fmoe tune tune_spaces/cifar10-small.yaml --trials 40 --data-dir ~/data
-    fmoe tune tune_spaces/cifar10.yaml --workers-per-trial 4 --minutes 600
-    fmoe tune tune_spaces/cifar10.yaml --gpus-per-worker 0.5 --scheduler fifo --searcher random
-    fmoe tune tune_spaces/digits.yaml --trials 12 --resume
+    fmoe tune digits --trials 12
+    fmoe tune cifar10-small --trials 40 --data-dir ~/data
+    fmoe tune cifar10 --workers-per-trial 4 --minutes 600
+    fmoe tune cifar10 --gpus-per-worker 0.5 --scheduler fifo --searcher random
+    fmoe tune digits --trials 12 --resume
     """
     from pipelines.study_run import Request, run
 

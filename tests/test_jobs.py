@@ -28,23 +28,42 @@ def test_staged_folder_holds_the_packages_and_the_recipe_alone(tmp_path: Path) -
     assert given == ["train", "submitted/mine.yaml", "--set", "seed=4"]
     assert (target / given[1]).read_text() == "seed: 3\n"
     assert sorted(path.name for path in target.iterdir()) == [
-        "fmoe", "pins.txt", "pipelines", "submitted",
+        "fmoe", "pins.txt", "pipelines", "submitted", "tune_spaces",
     ]  # fmt: skip
     files = [path for path in target.rglob("*") if path.is_file()]
     assert sum(file.stat().st_size for file in files) < 2**20
     assert not [file for file in files if file.suffix == ".pyc" or file.name.startswith(".")]
     assert (target / "fmoe/recipes/digits.yaml").exists()
+    assert (target / "tune_spaces/digits.yaml").exists()
+
+
+def in_job(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """On a node: the checkout is not on its path."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.in_job", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
 
 
 def test_staged_command_runs_without_the_checkout(tmp_path: Path) -> None:
     jobs.stage(tmp_path, ["train", "digits"])
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.in_job", "--version"],
-        cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": ""},
-    )  # fmt: skip
+    done = in_job(tmp_path, "--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("fmoe ")
+
+
+def test_a_job_takes_a_space_by_name(tmp_path: Path) -> None:
+    """The node's own copy is read: this one names a recipe that there is not."""
+    given = jobs.stage(tmp_path, ["tune", "digits"])
+    assert given == ["tune", "digits"]
+    space = tmp_path / "tune_spaces/digits.yaml"
+    space.write_text(space.read_text().replace("recipe: digits", "recipe: of-the-node"))
+    done = in_job(tmp_path, *given)
+    assert done.returncode == 2
+    assert "unknown recipe 'of-the-node'" in done.stderr
 
 
 def test_two_files_of_one_name(tmp_path: Path) -> None:
@@ -72,18 +91,15 @@ def test_in_job_names_what_differs(tmp_path: Path) -> None:
     ]
     jobs.stage(tmp_path, ["train", "digits"])
     (tmp_path / "pins.txt").write_text("ray==0.1\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.in_job", "train", "digits"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    done = in_job(tmp_path, "train", "digits")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "--pip" in done.stderr
 
 
 def test_a_study_is_checked_before_it_is_submitted(tmp_path: Path) -> None:
-    given = "tune_spaces/digits.yaml"
-    assert check(["tune", given, "--trials", "3"]) == {"recipe": "digits", "space": given}
+    for given in ("digits", "tune_spaces/digits.yaml"):
+        assert check(["tune", given, "--trials", "3"]) == {"recipe": "digits", "space": given}
     space = tmp_path / "own.yaml"
     (tmp_path / "mine.yaml").write_text("joint: {epochs: 2}\n")
     space.write_text("recipe: mine.yaml\nspace: {gate.temperature: {uniform: [1, 2]}}\n")
@@ -132,7 +148,7 @@ def test_driver_is_gone_when_its_process_is() -> None:
 
 
 def test_token_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fmoe.on_ray.session import auth_token
+    from fmoe.on_ray.token import auth_token
 
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):

@@ -17,7 +17,8 @@ from fmoe.domains import Sweep, Walk
 from fmoe.errors import UserError
 from fmoe.search_space import Space
 
-SHIPPED = sorted(Path("tune_spaces").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+SHIPPED = search_space.spaces()
 
 
 def written(folder: Path, **keys: Any) -> str:
@@ -32,13 +33,32 @@ def space_of(folder: Path, domains: dict[str, Any], **keys: Any) -> Space:
 
 
 def test_the_named_spaces_are_shipped() -> None:
-    names = {file.stem for file in SHIPPED}
-    assert {"digits", "cifar10-small", "cifar10", "svhn"} <= names
+    assert {"digits", "cifar10-small", "cifar10", "svhn"} <= set(SHIPPED)
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.stem))
-def test_shipped_spaces_vary_experts_temperature_gate_and_attacks(file: Path) -> None:
-    space = search_space.load(str(file))
+def test_a_space_by_name_or_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ROOT / "tune_spaces" / "digits.yaml"
+    monkeypatch.chdir(tmp_path)
+    by_name, by_path = search_space.load("digits"), search_space.load(str(file))
+    assert by_name.study == by_path.study
+    assert by_name.text == by_path.text == file.read_text()
+    assert by_name.source == "digits"
+    own = file.read_text().replace("trials: 12", "trials: 3")
+    for name in ("digits", "digits.yaml", "mine"):
+        (tmp_path / name).write_text(own)
+    assert search_space.load("digits").study.budget.trials == 12, "a name is a name"
+    for path in ("./digits", "digits.yaml", "mine"):
+        assert search_space.load(path).study.budget.trials == 3
+    for unknown in ("digit", "digit.yaml", "nonesuch/digits.yaml"):
+        with pytest.raises(UserError, match="there are cifar10, cifar10-small, digits, svhn"):
+            search_space.load(unknown)
+    with pytest.raises(UserError, match=r"^\.: is no regular file"):
+        search_space.load(".")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_spaces_vary_experts_temperature_gate_and_attacks(name: str) -> None:
+    space = search_space.load(name)
     paths = {domain.path for domain in space.domains}
     assert {"gate.temperature", "gate.kind"} <= paths
     assert any(path.startswith("experts.roles.") and path.endswith(".count") for path in paths)
@@ -46,7 +66,7 @@ def test_shipped_spaces_vary_experts_temperature_gate_and_attacks(file: Path) ->
     assert any(path.endswith(".steps") for path in paths)
     assert any("weights" in path for path in paths)
     assert len(space.samples) == 100
-    for line in file.read_text().split("space:")[1].splitlines():
+    for line in space.text.split("space:")[1].splitlines():
         assert len(line) <= 100
 
 

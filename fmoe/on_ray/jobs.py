@@ -1,9 +1,9 @@
 """Pipelines as Ray jobs: the head node of a cluster runs the same command that a laptop would.
 
 The client speaks HTTP with the cluster's dashboard and needs no Ray node of its own. A job's
-working directory is a staged copy of `fmoe` and `pipelines` with the recipe files that the command
-names, so nothing else (.git, .venv, data, runs) can travel; `pins.txt` in it says what versions the
-submitter has, and `pipelines.in_job` holds the node to them.
+working directory is a staged copy of `fmoe`, `pipelines` and `tune_spaces` with the files that the
+command names, so nothing else (.git, .venv, data, runs) can travel; `pins.txt` in it says what
+versions the submitter has, and `pipelines.in_job` holds the node to them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ray.util.state.common import ListApiOptions, StateResource
 import fmoe
 from fmoe import provenance
 from fmoe.errors import UserError, first_line
-from fmoe.on_ray.session import auth_token
+from fmoe.on_ray.token import auth_token
 from fmoe.version import VERSION
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -189,7 +189,7 @@ def stage(target: Path, arguments: Sequence[str]) -> list[str]:
     """Fills a job's working directory; gives the command with its files where they will be."""
     root = Path(fmoe.__file__).parent.parent
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-    for package in ("fmoe", "pipelines"):
+    for package in ("fmoe", "pipelines", "tune_spaces"):
         shutil.copytree(root / package, target / package, ignore=ignore)
     pins = [f"{name}=={version}\n" for name, version in provenance.pins().items()]
     (target / PINS).write_text("".join(pins))

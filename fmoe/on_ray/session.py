@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import secrets
 import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,11 @@ import torch
 from ray.exceptions import RayError
 
 from fmoe import provenance
+from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError, first_line
+from fmoe.on_ray import local
+from fmoe.on_ray.reach import cluster_address, reach
+from fmoe.on_ray.token import auth_token
 
 SETTINGS = {
     # the controller polls its workers at this pace, and a report waits for it
@@ -33,6 +35,7 @@ ON_ONE_MACHINE = {
     "GLOO_SOCKET_IFNAME": "lo",  # workers talk over loopback
 }
 MEBIBYTE = 2**20
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @dataclass(frozen=True)
@@ -74,29 +77,7 @@ class Resources:
 
 def grows() -> bool:
     """Whether nodes may still come: to a cluster, not to a Ray of this machine alone."""
-    return bool(os.environ.get("RAY_ADDRESS"))
-
-
-def auth_token() -> str:
-    """Ray's authentication token, made where there is none.
-
-    Ray would make it readable for all; ours is there before it looks. Raises `UserError`.
-    """
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return os.environ["RAY_AUTH_TOKEN"]
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    file = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    try:
-        if not named:
-            file.parent.mkdir(mode=0o700, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "w") as new:
-                    new.write(secrets.token_hex(32))
-            file.chmod(0o600)
-        return file.read_text().strip()
-    except OSError as error:
-        raise UserError(f"{file}: Ray's token cannot be read ({error.strerror})") from None
+    return cluster_address() is not None
 
 
 @contextmanager
@@ -105,39 +86,79 @@ def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[No
 
     idle: whether this machine's Ray starts a worker for each CPU at once, for tasks. Tune's trials
     get processes of their own, whose start these would only slow down.
+
+    Raises `UserError` where Ray cannot be reached or does not start, in seconds.
     """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = cluster_address()
     for name, value in (SETTINGS if address else SETTINGS | ON_ONE_MACHINE).items():
         os.environ.setdefault(name, value)
-    on_terminate = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
+    with ExitStack() as stack:
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-            raise UserError(f"no Ray cluster at {address} ({first_line(error)})") from None
-    else:
-        auth_token()
-        with warnings.catch_warnings():
+            if address:
+                connect(address)
+            else:
+                folder = local.folder()
+                start(folder, workers, data_bytes, idle)
+                stack.callback(local.tidy, folder)
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_terminate)  # ray has put its own
+        stack.callback(ray.shutdown)
+        yield
+
+
+def connect(address: str) -> None:
+    """Raises `UserError`."""
+    head = reach(address)
+    limit = local.seconds()
+    try:
+        with local.within(limit):
+            ray.init(address=head, **QUIET)
+    except local.Late:
+        raise UserError(
+            f"RAY_ADDRESS={address}: the cluster's head answers, but no node of it on this "
+            f"machine does within {limit:g} seconds: start one (`ray start --address={head}`), or "
+            "send the command there (`fmoe submit … --address http://HEAD:8265`)"
+        ) from None
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        raise UserError(f"RAY_ADDRESS={address}: {_gist(error)}") from None
+
+
+def start(folder: Path, workers: int, data_bytes: int, idle: bool) -> None:
+    """A Ray of this machine. folder: for its sockets and logs. Raises `UserError`."""
+    auth_token()
+    limit = local.seconds()
+    try:
+        with warnings.catch_warnings(), local.nothing_left(), local.within(limit):
             warnings.simplefilter("ignore")
             ray.init(
                 address="local",  # not whatever cluster runs on this machine
-                num_cpus=max(os.cpu_count() or 1, workers),
+                num_cpus=max(usable_cpus(), workers),
                 include_dashboard=False,
                 _system_config={"prestart_worker_first_driver": idle},
+                _temp_dir=str(folder),
                 object_store_memory=200 * MEBIBYTE + 2 * data_bytes,
-                **quiet,
+                **QUIET,
             )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # ray has put its own
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    except local.Late:
+        raise UserError(
+            f"Ray does not start on this machine within {limit:g} seconds: {local.said(folder)}; a "
+            f"slow machine may take longer with {local.PATIENCE}={3 * limit:g}"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions
+        raise UserError(
+            f"Ray does not start on this machine ({_gist(error)}): {local.said(folder)}"
+        ) from None
+
+
+def _gist(error: Exception) -> str:
+    """Ray's messages go on over several lines."""
+    return first_line(Exception(" ".join(str(error).split()) or type(error).__name__))
 
 
 def driven_by() -> dict[str, str]:

@@ -56,6 +56,7 @@ def parquet_without_label(folder: Path) -> Path:
         (["pull", "models:/nonesuch/1", "--to", "x"], ["models:/nonesuch/1"]),
         (["pull", "/nonesuch", "--to", "x"], ["registry URI"]),
         (["data", "prepare", "mnist"], ["mnist", "cifar10"]),
+        (["tune", "nonesuch"], ["unknown space 'nonesuch'", "cifar10-small", "digits"]),
         (["nonesuch"], ["nonesuch"]),
     ],
 )
@@ -89,7 +90,7 @@ def test_a_doctored_digest_does_not_help(fmoe: Fmoe, model_copy: Path) -> None:
 
 def test_a_name_that_mlflow_would_refuse_after_hours(fmoe: Fmoe) -> None:
     refused(fmoe("train", "digits", "--register-as", "team/model"), "--register-as team/model")
-    space = ("tune", "tune_spaces/digits.yaml", "--register-as", "a:b")
+    space = ("tune", "digits", "--register-as", "a:b")
     refused(fmoe(*space), "--register-as a:b")
 
 

@@ -1,0 +1,102 @@
+"""Which Ray cluster is meant, and whether it can be used, asked before Ray itself connects.
+
+Ray tries an address where nothing answers for a quarter of an hour. The head is asked one question
+here, over the connection that Ray would use, with a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+
+import grpc
+import ray
+from ray._private import services
+from ray._private.gcs_utils import create_gcs_channel
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.exceptions import AuthenticationError
+
+from fmoe.errors import UserError, first_line
+
+SECONDS = 8.0  # for the head's answer; a busy one takes less than one
+UNSET = "or unset RAY_ADDRESS to use this machine alone"
+
+
+def cluster_address() -> str | None:
+    """RAY_ADDRESS, or None where Ray is to be started on this machine."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return address if address not in ("", "local") else None
+
+
+def reach(address: str) -> str:
+    """host:port of the cluster's head, which has answered.
+
+    Raises `UserError` within `SECONDS` where none answers, or one that we cannot work with.
+    """
+    head = _resolved(address)
+    named = f"RAY_ADDRESS={address}" + ("" if head == address else f" ({head})")
+    request = gcs_service_pb2.CheckAliveRequest()
+    try:
+        channel = create_gcs_channel(head)
+        try:
+            asked = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive
+            answer = asked(request, timeout=SECONDS)
+        finally:
+            channel.close()
+    except AuthenticationError:
+        raise UserError(f"{named}: {_token()}") from None
+    except grpc.RpcError as error:
+        raise UserError(f"{named}: {_fault(error)}") from None
+    if answer.ray_version != ray.__version__:
+        raise UserError(
+            f"{named}: the cluster runs Ray {answer.ray_version or 'of an unknown version'} and "
+            f"this Python has {ray.__version__}: install the cluster's "
+            f"(`pip install ray=={answer.ray_version}`), {UNSET}"
+        )
+    return head
+
+
+def _resolved(address: str) -> str:
+    """host:port; `auto` is what runs on this machine, and localhost this machine's own address."""
+    if "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS={address}: expected HEAD:PORT, as `ray start --head` prints it; from "
+            "outside of a cluster use `fmoe submit … --address http://HEAD:8265`"
+        )
+    host, _, port = address.rpartition(":")
+    fits = port.isdecimal() and 0 < int(port) < 2**16 and host and not any(map(str.isspace, host))
+    if address != "auto" and not fits:
+        raise UserError(
+            f"RAY_ADDRESS={address}: expected HEAD:PORT, such as 10.0.0.1:6379, or auto for the "
+            "cluster of this machine"
+        )
+    try:
+        return str(services.canonicalize_bootstrap_address(address))
+    except ConnectionError:
+        raise UserError(
+            f"RAY_ADDRESS={address}: no Ray runs on this machine: `ray start --head` starts one, "
+            f"{UNSET}"
+        ) from None
+
+
+def _fault(error: grpc.RpcError) -> str:
+    code, details = error.code(), error.details() or ""
+    if code == grpc.StatusCode.UNAUTHENTICATED:
+        return _token()
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        gist = f"no answer in {SECONDS:.0f} seconds"
+    elif code == grpc.StatusCode.UNAVAILABLE and "HTTP" not in details:
+        gist = details.rpartition("last error: ")[2].rpartition("remote host: ")[2]
+    else:
+        gist = f"what answers is no head of a cluster: {details or code.name}"
+    return (
+        f"no Ray cluster can be reached ({first_line(Exception(gist))}): is it up, is this the "
+        f"head's address and port (6379, not the dashboard's), and no firewall between? Mend it, "
+        f"{UNSET}"
+    )
+
+
+def _token() -> str:
+    return (
+        "the cluster asks for another token: set RAY_AUTH_MODE=token and copy the head's "
+        "~/.ray/auth_token here, mode 0600, or set RAY_AUTH_TOKEN_PATH"
+    )

@@ -1,0 +1,89 @@
+"""What is installed is whole: the wheel alone, in another folder, without the checkout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("fmoe", "pipelines", "tune_spaces")
+DATA = ("*.yaml", "*.html", "py.typed", "README.md")
+PROBE = """
+import fmoe, pipelines.reporting, tune_spaces
+from fmoe import config, search_space
+print(fmoe.__file__, pipelines.reporting.__file__, tune_spaces.__file__, sep="\\n")
+for name in config.recipes():
+    config.load(name)
+for name in search_space.spaces():
+    search_space.load(name)
+for name in ("page.html", "report.html", "comparison.html", "figures.html"):
+    pipelines.reporting.template(name)
+print(*config.recipes())
+print(*search_space.spaces())
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpacked. Built from a copy, since building writes into the sources' folder."""
+    source = tmp_path_factory.mktemp("source")
+    for package in PACKAGES:
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, source / package, ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*command, "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."],
+        cwd=source,
+        check=True,
+    )
+    (file,) = (source / "dist").glob("fmoe-*.whl")
+    with zipfile.ZipFile(file) as packed:
+        packed.extractall(source / "unpacked")
+    return source / "unpacked"
+
+
+def test_every_data_file_is_in_it(wheel: Path) -> None:
+    for package in PACKAGES:
+        there = {
+            path.relative_to(ROOT) for pattern in DATA for path in (ROOT / package).rglob(pattern)
+        }
+        assert there
+        assert {path for path in there if not (wheel / path).is_file()} == set()
+
+
+def run(wheel: Path, folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(wheel)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 2), done.stderr
+    return done.stdout + done.stderr
+
+
+def test_recipes_spaces_and_templates_load_from_it_alone(wheel: Path, tmp_path: Path) -> None:
+    *files, recipes, spaces = run(wheel, tmp_path, "-c", PROBE).splitlines()
+    assert all(Path(file).is_relative_to(wheel) for file in files), files
+    assert len(files) == 3
+    for names, folder in ((recipes, "fmoe/recipes"), (spaces, "tune_spaces")):
+        assert names.split() == sorted(file.stem for file in (ROOT / folder).glob("*.yaml"))
+
+
+def test_its_command_knows_spaces_by_name(wheel: Path, tmp_path: Path) -> None:
+    said = run(wheel, tmp_path, "-m", "pipelines.cli", "tune", "nonesuch")
+    assert said.startswith(
+        "fmoe: unknown space 'nonesuch': there are cifar10, cifar10-small, digits"
+    )
+    said = run(wheel, tmp_path, "-m", "pipelines.cli", "tune", "digits", "--set", "no.such=1")
+    assert said.startswith("fmoe: digits: unknown key no (allowed:")

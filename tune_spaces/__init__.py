@@ -1,0 +1,1 @@
+"""The spaces that come with fmoe, read by name: `fmoe tune digits`."""
