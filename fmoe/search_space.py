@@ -246,10 +246,11 @@ def written(space: str) -> str:
     """The text of a packaged space by name, or of a file. Raises `UserError`."""
     if space in spaces():
         return (resources.files("tune_spaces") / f"{space}.yaml").read_text()
-    path = Path(space)
-    if os.path.lexists(path) or path.suffix or os.sep in space:
+    path, names = Path(space), ", ".join(spaces())
+    if os.path.lexists(path):
         return config.read_text(path)
-    names = ", ".join(spaces())
+    if path.suffix or os.sep in space:
+        raise UserError(f"{space}: not readable (no such file); by name there are {names}")
     raise UserError(f"unknown space {space!r}: there are {names}; or give a YAML file")
 
 
