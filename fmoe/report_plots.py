@@ -180,6 +180,7 @@ def pictures(
         for row, picture in enumerate((x, adversarial, difference)):
             show(grid_[row][column], picture[column])
         grid_[0][column].set_title(label(classes[int(y[column])]), fontsize=8)
-        told = f"{label(known[int(said[column])])}\nε {eps[column].item():.3f}"
+        name = label(known[place]) if (place := int(said[column])) >= 0 else "not finite"
+        told = f"{name}\nε {eps[column].item():.3f}"
         grid_[1][column].set_title(told, fontsize=8, color="firebrick")
     return figure

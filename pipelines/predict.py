@@ -25,6 +25,7 @@ def predict(
 
     from fmoe import checkpoint
     from fmoe.data import INFO
+    from fmoe.errors import UserError
     from fmoe.images import read_image
     from fmoe.locate import located
 
@@ -35,6 +36,9 @@ def predict(
         x = torch.stack([read_image(image, info.shape) for image in images])
         with torch.no_grad():
             probabilities, weights = network(x).exp(), network.gate_weights(x)
+        for image, row in zip(images, probabilities, strict=True):
+            if not row.isfinite().all():
+                raise UserError(f"{image}: {model} gives what is not finite; no label is right")
         experts = [f"{role}-{i}" for role, i in config.experts.members]
         answer["predictions"] = predictions = []
         for i, image in enumerate(images):
