@@ -72,6 +72,7 @@ def root(
     """Adversarially robust mixtures of experts (Divided We Fall) on Ray and MLflow."""
 
 
+INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -91,7 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = typer.main.get_command(app)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.exit(command.main(given, prog_name="fmoe", standalone_mode=False) or 0)
+        code = command.main(given, prog_name="fmoe", standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer makes it of a KeyboardInterrupt, and says nothing
+            raise KeyboardInterrupt
+        sys.exit(code)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context else ""
@@ -104,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (NonFiniteLoss, TrainingFailed) as error:
         _fail(" ".join(f"training stopped: {error}".split()), 1)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on from the last finished epoch", 130)
+        _fail("interrupted; the same command goes on from the last finished epoch", INTERRUPTED)
     except SystemExit as end:
         # a wait inside Ray makes SystemExit(1) of ours
         sys.exit(TERMINATED if terminated else end.code)

@@ -38,6 +38,9 @@ def compare(
     fmoe compare models:/fmoe-cifar10@candidate models:/fmoe-cifar10@champion --limit 1000
     fmoe compare runs/dwf runs/single runs/uniform --attacks fgsm,pgd50 --report page
     """
+    from fmoe.on_ray import reach
+
+    reach.check()
     from fmoe.errors import UserError
     from pipelines.comparing import differences, same_for_all, write_comparison
     from pipelines.judging import Judged, Request, judge

@@ -58,6 +58,9 @@ def evaluate(
     fmoe evaluate models:/fmoe-digits@candidate --full --report page --workers 2
     fmoe evaluate runs/my-run --attacks fgsm,pgd50,autoattack --limit 1000
     """
+    from fmoe.on_ray import reach
+
+    reach.check()
     from pipelines.judging import Request, judge
 
     request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu, fast)

@@ -104,7 +104,7 @@ def followed(jobs: Jobs, job_id: str) -> Job:
             f"looks again, `fmoe jobs stop {job_id}` ends it",
             file=sys.stderr,
         )
-        raise typer.Exit(130) from None
+        sys.exit(130)
 
 
 def described(job: Job) -> dict[str, Any]:

@@ -46,6 +46,9 @@ def train(
     fmoe train cifar10 --workers 1..4 --gpu     # elastic: goes on with what is there
     fmoe train digits --set gate.temperature=2 --set experts.roles.pgd.count=2
     """
+    from fmoe.on_ray import reach
+
+    reach.check()
     from pipelines.training_run import Request, run
 
     request = Request(

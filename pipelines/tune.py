@@ -65,6 +65,9 @@ def tune(
     fmoe tune cifar10 --gpus-per-worker 0.5 --scheduler fifo --searcher random
     fmoe tune digits --trials 12 --resume
     """
+    from fmoe.on_ray import reach
+
+    reach.check()
     from pipelines.study_run import Request, run
 
     budget: dict[str, Any] = {"trials": trials, "minutes": minutes}

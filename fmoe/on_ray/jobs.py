@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import StateApiClient
@@ -38,6 +39,7 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 PINS = "pins.txt"
 SHIPPED = "submitted"  # folder of the working directory for the command's own files
 STOP_SECONDS = 30  # for a stopped driver to close its MLflow run; Ray's default is 3
+SECONDS = 8.0  # for the dashboard's first answer
 ENTRYPOINT = "python -m pipelines.in_job"
 PASSED_ON = (
     "MLFLOW_TRACKING_URI",
@@ -81,6 +83,7 @@ class Jobs:
         logging.getLogger("ray").setLevel(logging.WARNING)
         headers = {"Authorization": f"Bearer {auth_token()}"}  # a cluster without tokens ignores it
         with answering(url):
+            check(url, headers)
             return cls(url, headers, JobSubmissionClient(url, headers=headers))
 
     def submit(
@@ -178,6 +181,23 @@ class Jobs:
         with answering(self.address, job_id):
             self.client.stop_job(job_id)
         return self.wait(job_id, STOP_SECONDS + 15)
+
+
+def check(url: str, headers: Mapping[str, str]) -> None:
+    """Raises `OSError` in `SECONDS` where nothing answers: Ray's client waits for ever.
+
+    Raises `UserError` where another server than Ray's does.
+    """
+    answer = requests.get(f"{url.rstrip('/')}/api/version", headers=headers, timeout=SECONDS)
+    if answer.status_code in (401, 403):
+        return  # of the token Ray's client says more
+    try:
+        answer.json()["ray_version"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{url}: what answers there is no Ray dashboard (HTTP {answer.status_code}): --address "
+            f"is the dashboard's URL, as {DEFAULT_ADDRESS}"
+        ) from None
 
 
 def passed_on() -> dict[str, str]:

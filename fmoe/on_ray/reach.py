@@ -27,6 +27,13 @@ def cluster_address() -> str | None:
     return address if address not in ("", "local") else None
 
 
+def check() -> None:
+    """Before a command reads or writes anything: whether the cluster that RAY_ADDRESS names can be
+    reached. Raises `UserError`."""
+    if address := cluster_address():
+        reach(address)
+
+
 def reach(address: str) -> str:
     """host:port of the cluster's head, which has answered.
 
