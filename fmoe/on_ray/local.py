@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 import psutil
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]  # made by Cython
 
 from fmoe.errors import UserError
 
