@@ -245,7 +245,8 @@ def report_page(name: str) -> str:
 
 
 def comparison_page(name: str) -> str:
-    one = {"model": name, "figures": {name: 0.5}, "flags": [name], "images": 4, "data": name}
+    one: dict[str, Any] = {"model": name, "figures": {name: 0.5}, "flags": [name]}
+    one |= {"notes": [name], "images": 4, "data": name}
     row = {"model": name, "attack": name, "difference": 0.1, "interval95": [0.0, 0.2]}
     row |= {"only_it": 1, "only_first": 0, "p_value": 0.5}
     return template("comparison.html").render(
