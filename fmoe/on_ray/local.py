@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -31,8 +31,8 @@ SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a private
 QUANTUM = 2  # seconds that Ray's own code waits for its raylet, without seeing a signal of ours
 
 
-class Late(Exception):
-    """Ray has not started, or not connected, in the time that it is given."""
+class Late(BaseException):
+    """Ray's time is over. No `except Exception` of Ray's shall take it."""
 
 
 def folder() -> Path:
@@ -122,9 +122,11 @@ def seconds() -> float:
 
 
 @contextmanager
-def within(limit: float) -> Iterator[None]:
-    """Raises `Late` in the block when it takes longer. Only the main thread can be interrupted:
-    elsewhere Ray's own limits hold, which are longer."""
+def within(limit: float, message: Callable[[], str]) -> Iterator[None]:
+    """Raises `UserError` with the message in the block when it takes longer.
+
+    Only the main thread can be interrupted: elsewhere Ray's own limits hold, which are longer.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -144,6 +146,8 @@ def within(limit: float) -> Iterator[None]:
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
+    except Late:
+        raise UserError(message()) from None
     finally:
         with lock:
             over.set()
