@@ -26,6 +26,7 @@ from pipelines import (
     submit,
     train,
     tune,
+    user,
 )
 
 app = typer.Typer(
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(TERMINATED)
 
     signal.signal(signal.SIGTERM, terminate)
+    user.named()
     command = typer.main.get_command(app)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -105,6 +105,10 @@ def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[No
                 folder = local.folder()
                 start(folder, workers, data_bytes, idle)
                 stack.callback(local.tidy, folder)
+        except SystemExit:  # Ray's own answer to SIGTERM
+            if callable(on_terminate):
+                on_terminate(signal.SIGTERM, None)
+            raise
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_terminate)  # ray has put its own
