@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 import psutil
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from fmoe.errors import UserError
 
