@@ -27,6 +27,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from fmoe import data, search_space
+from fmoe.cpus import usable_cpus
 from fmoe.expert_store import ExpertStore
 from fmoe.storage import Folder
 
@@ -125,7 +126,7 @@ def main() -> None:
     seconds = given.minutes * 60
     RESULTS.mkdir(exist_ok=True)
     chart(found, seconds, given.space).savefig(RESULTS / f"studies-{given.space}.png", dpi=110)
-    machine = {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+    machine = {"cpus": usable_cpus(), "processor": platform.processor() or platform.machine()}
     report = {
         "space": given.space,
         "set": given.sets,

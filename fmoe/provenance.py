@@ -16,6 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from fmoe.cpus import usable_cpus
+
 OF_THE_BUILD = ("nvidia-", "cuda-", "triton")
 
 
@@ -54,7 +56,8 @@ def hardware() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": str(os.cpu_count()),
+        "cpus": str(usable_cpus()),
+        "cpus_installed": str(os.cpu_count()),
         "gpus": ", ".join(gpus) or "none",
         "torch": torch.__version__,
     }

@@ -27,6 +27,7 @@ from pipelines import (
     submit,
     train,
     tune,
+    user,
 )
 from pipelines.output import PlainFormatter, show
 
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(TERMINATED)
 
     signal.signal(signal.SIGTERM, terminate)
+    user.named()
     if logging.lastResort is not None:  # what writes warnings to stderr where nothing else does
         logging.lastResort.setFormatter(PlainFormatter())
     command = typer.main.get_command(app)

@@ -160,6 +160,10 @@ def test_token_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     file.chmod(0o644)
     assert auth_token() == token
     assert file.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("HOME", "/proc")
+    for name in ("first", "again"):
+        assert auth_token() == os.environ["RAY_AUTH_TOKEN"], f"{name}: kept by the process alone"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nonesuch"))
     with pytest.raises(UserError, match="nonesuch"):
         auth_token()

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -16,11 +16,11 @@ from types import FrameType
 from typing import NoReturn
 
 import psutil
-from ray._raylet import Config  # type: ignore[attr-defined]  # made by Cython
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from fmoe.errors import UserError
 
-SECONDS = 20.0
+SECONDS = 15.0  # a busy machine takes ten, an idle one three
 PATIENCE = "FMOE_RAY_SECONDS"
 SOCKET = 103 if sys.platform == "darwin" else 107  # letters of a Unix socket's path, at most
 SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.12")
@@ -31,8 +31,8 @@ SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a private
 QUANTUM = 2  # seconds that Ray's own code waits for its raylet, without seeing a signal of ours
 
 
-class Late(Exception):
-    """Ray has not started, or not connected, in the time that it is given."""
+class Late(BaseException):
+    """Ray's time is over. No `except Exception` of Ray's shall take it."""
 
 
 def folder() -> Path:
@@ -122,9 +122,11 @@ def seconds() -> float:
 
 
 @contextmanager
-def within(limit: float) -> Iterator[None]:
-    """Raises `Late` in the block when it takes longer. Only the main thread can be interrupted:
-    elsewhere Ray's own limits hold, which are longer."""
+def within(limit: float, message: Callable[[], str]) -> Iterator[None]:
+    """Raises `UserError` with the message in the block when it takes longer.
+
+    Only the main thread can be interrupted: elsewhere Ray's own limits hold, which are longer.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -143,10 +145,14 @@ def within(limit: float) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, late)
     threading.Thread(target=watch, daemon=True).start()
     try:
-        yield
+        try:
+            yield
+        finally:  # where it may come as well, instead of what Ray says at the same moment
+            with lock:
+                over.set()
+    except Late:
+        raise UserError(message()) from None
     finally:
-        with lock:
-            over.set()
         signal.signal(signal.SIGALRM, before)
 
 

@@ -7,12 +7,14 @@ here, over the connection that Ray would use, with a deadline.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 import ray
 from ray._private import services
 from ray._private.gcs_utils import create_gcs_channel
-from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
 
 from fmoe.errors import UserError, first_line
@@ -35,31 +37,60 @@ def check() -> None:
 
 
 def reach(address: str) -> str:
-    """host:port of the cluster's head, which has answered.
+    """host:port of the cluster's head, which has answered, as has a node on this machine.
 
-    Raises `UserError` within `SECONDS` where none answers, or one that we cannot work with.
+    Raises `UserError` within `SECONDS` each where none answers, or one that we cannot work with.
     """
     head = _resolved(address)
     named = f"RAY_ADDRESS={address}" + ("" if head == address else f" ({head})")
-    request = gcs_service_pb2.CheckAliveRequest()
     try:
-        channel = create_gcs_channel(head)
-        try:
-            asked = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive
-            answer = asked(request, timeout=SECONDS)
-        finally:
-            channel.close()
+        with _channel(head) as channel:
+            asked = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+            answer = asked.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=SECONDS)
+            version = answer.ray_version
+            if version != ray.__version__:
+                raise UserError(
+                    f"{named}: the cluster runs Ray {version} and this Python has "
+                    f"{ray.__version__}: install the cluster's (`pip install ray=={version}`), "
+                    f"{UNSET}"
+                )
+            nodes = asked.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), timeout=SECONDS)
     except AuthenticationError:
         raise UserError(f"{named}: {_token()}") from None
     except grpc.RpcError as error:
         raise UserError(f"{named}: {_fault(error)}") from None
-    if answer.ray_version != ray.__version__:
+    here = set(services.find_node_ids())
+    ours = [
+        f"{n.node_manager_address}:{n.node_manager_port}"
+        for n in nodes.node_info_list
+        if n.state == gcs_pb2.GcsNodeInfo.ALIVE and n.node_id.hex() in here
+    ]
+    if not any(map(_ready, ours)):
+        gist = f"its node on this machine ({ours[0]}) hangs" if ours else "this machine is no node"
         raise UserError(
-            f"{named}: the cluster runs Ray {answer.ray_version or 'of an unknown version'} and "
-            f"this Python has {ray.__version__}: install the cluster's "
-            f"(`pip install ray=={answer.ray_version}`), {UNSET}"
+            f"{named}: the cluster is there, but {gist}: start one (`ray start --address={head}`), "
+            "or send the command to the cluster (`fmoe submit … --address http://HEAD:8265`)"
         )
     return head
+
+
+@contextmanager
+def _channel(address: str) -> Iterator[grpc.Channel]:
+    channel = create_gcs_channel(address)
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+def _ready(node: str) -> bool:
+    """Ray's own code, which no signal interrupts, would wait for one that hangs."""
+    with _channel(node) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=SECONDS)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
 
 
 def _resolved(address: str) -> str:

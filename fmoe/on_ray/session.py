@@ -105,6 +105,10 @@ def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[No
                 folder = local.folder()
                 start(folder, workers, data_bytes, idle)
                 stack.callback(local.tidy, folder)
+        except SystemExit:  # Ray's own answer to SIGTERM
+            if callable(on_terminate):
+                on_terminate(signal.SIGTERM, None)
+            raise
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_terminate)  # ray has put its own
@@ -116,15 +120,19 @@ def connect(address: str) -> None:
     """Raises `UserError`."""
     head = reach(address)
     limit = local.seconds()
+
+    def late() -> str:
+        return (
+            f"RAY_ADDRESS={address}: the cluster answers, but does not take this command within "
+            f"{limit:g} seconds: look at it with `ray status`; a slow one may take longer with "
+            f"{local.PATIENCE}={3 * limit:g}"
+        )
+
     try:
-        with local.within(limit):
+        with local.within(limit, late):
             ray.init(address=head, **QUIET)
-    except local.Late:
-        raise UserError(
-            f"RAY_ADDRESS={address}: the cluster's head answers, but no node of it on this "
-            f"machine does within {limit:g} seconds: start one (`ray start --address={head}`), or "
-            "send the command there (`fmoe submit … --address http://HEAD:8265`)"
-        ) from None
+    except UserError:
+        raise
     except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         raise UserError(f"RAY_ADDRESS={address}: {_gist(error)}") from None
 
@@ -133,8 +141,15 @@ def start(folder: Path, workers: int, data_bytes: int, idle: bool) -> None:
     """A Ray of this machine. folder: for its sockets and logs. Raises `UserError`."""
     auth_token()
     limit = local.seconds()
+
+    def late() -> str:
+        return (
+            f"Ray does not start on this machine within {limit:g} seconds: {local.said(folder)}; a "
+            f"slow machine may take longer with {local.PATIENCE}={3 * limit:g}"
+        )
+
     try:
-        with warnings.catch_warnings(), local.nothing_left(), local.within(limit):
+        with warnings.catch_warnings(), local.nothing_left(), local.within(limit, late):
             warnings.simplefilter("ignore")
             ray.init(
                 address="local",  # not whatever cluster runs on this machine
@@ -145,11 +160,8 @@ def start(folder: Path, workers: int, data_bytes: int, idle: bool) -> None:
                 object_store_memory=200 * MEBIBYTE + 2 * data_bytes,
                 **QUIET,
             )
-    except local.Late:
-        raise UserError(
-            f"Ray does not start on this machine within {limit:g} seconds: {local.said(folder)}; a "
-            f"slow machine may take longer with {local.PATIENCE}={3 * limit:g}"
-        ) from None
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions
         raise UserError(
             f"Ray does not start on this machine ({_gist(error)}): {local.said(folder)}"
