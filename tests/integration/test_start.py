@@ -75,7 +75,9 @@ def program(folder: Path, text: str) -> Path:
     return file
 
 
-DIES = "echo it is broken >&2; exit 1"
+DIES = """for given; do case $given in
+--stderr_filepath=*) echo it is broken >>"${given#*=}" ;;
+esac; done; exit 1"""  # Ray's programs are told where to say what is wrong
 HANGS = "exec sleep 100"
 
 
@@ -88,6 +90,7 @@ HANGS = "exec sleep 100"
         ("gcs/gcs_server", HANGS, "6", "FMOE_RAY_SECONDS=18"),
         ("gcs/gcs_server", DIES, "6", "gcs_server.err ends with: it is broken"),
     ],
+    ids=["raylet hangs", "raylet dies", "gcs hangs", "gcs dies"],
 )
 def test_a_part_of_ray_that_does_not_start(
     name: str, text: str, patience: str, said: str, tmp_path: Path
