@@ -18,9 +18,10 @@ from typing import NoReturn
 import psutil
 from ray._raylet import Config  # type: ignore[attr-defined]
 
+from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError
 
-SECONDS = 15.0  # a busy machine takes ten, an idle one three
+SECONDS = 15.0  # an idle machine takes three, a busy one ten
 PATIENCE = "FMOE_RAY_SECONDS"
 SOCKET = 103 if sys.platform == "darwin" else 107  # letters of a Unix socket's path, at most
 SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.12")
@@ -108,7 +109,7 @@ def said(folder: Path) -> str:
 
 def seconds() -> float:
     """How long Ray may take; it is told, too. Raises `UserError`."""
-    text = os.environ.get(PATIENCE) or str(SECONDS)
+    text = os.environ.get(PATIENCE) or f"{SECONDS * _queue():.0f}"
     try:
         limit = float(text)
         if not 0 < limit < threading.TIMEOUT_MAX:
@@ -119,6 +120,12 @@ def seconds() -> float:
     os.environ.setdefault("RAY_raylet_start_wait_time_s", str(QUANTUM))  # it asks again
     Config.initialize("")  # Ray has read the environment already
     return limit
+
+
+def _queue() -> float:
+    """How many processes wait for each CPU, 1 to 4: where others keep the machine busy, a Ray that
+    starts takes so much longer."""
+    return min(4.0, max(1.0, os.getloadavg()[0] / usable_cpus()))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError, first_line
 from fmoe.pictures import decode
 from fmoe.readers.arrays import MOST_IMAGES, PARTS, Arrays, Kind, Part, checked, quoted
@@ -128,7 +129,7 @@ def _rows(file: Path, opened: Any, picture: str, kind: Kind) -> Arrays:
     count = opened.metadata.num_rows
     images = np.empty((count, *kind.shape), np.uint8)
     labels, done = [], 0
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         for cells, some in _batches(file, opened, picture):
             rows = range(done, done + len(cells))
             sources = [f"{file}: row {row}" for row in rows]

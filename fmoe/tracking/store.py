@@ -20,6 +20,7 @@ import requests
 from alembic.util import CommandError
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.tracking._tracking_service import utils
 from sqlalchemy.exc import SQLAlchemyError
 
 from fmoe.errors import UserError, first_line
@@ -52,6 +53,9 @@ def client() -> MlflowClient:
     """A client of the store, which is made where it is ours. Raises `UserError` if it is away."""
     for name in ("mlflow", "alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # MLflow keeps in the process where a run's files are, by the run's id alone: of a home that was
+    # moved, or of two that are copies, it would go on writing to the one that it saw first
+    utils._artifact_repos_cache.clear()
     if not is_own():
         uri = os.environ["MLFLOW_TRACKING_URI"]
         named.check(uri)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,10 @@ class State:
     before: dict[str, str] = field(default_factory=dict)
 
     def outside(self) -> dict[str, str]:
-        """Digests of all files around that are not the home's (as seen through no link)."""
+        """Digests of all files around that are not the home's (as seen through no link), and of the
+        home that it was copied from."""
         real, out = self.home.resolve(), {}
-        for top, folders, files in os.walk(self.around):
+        for top, folders, files in chain(os.walk(self.around), os.walk(self.furnished.home)):
             folders[:] = [f for f in folders if (Path(top) / f).resolve() != real]
             for file in files:
                 path = Path(top) / file

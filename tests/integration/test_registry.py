@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 import fmoe as library
 from fmoe import checkpoint, data, tracking
 from fmoe.storage import Folder
+from fmoe.tracking.store import selected
 from tests.integration.conftest import Outcome, Trained
 from tests.integration.test_errors import refused
 
@@ -135,9 +136,10 @@ def test_two_promotions_at_once(home: Trained, unflagged: None, fmoe: Fmoe) -> N
 def test_a_candidate_without_evaluation_is_not_promoted(home: Trained, fmoe: Fmoe) -> None:
     client = MlflowClient(tracking.store_uri())
     first = client.get_model_version(NAME, "1")
-    second = client.create_model_version(
-        NAME, first.source, first.run_id, tags={"fmoe.sha256": first.tags["fmoe.sha256"]}
-    )
+    with selected():  # MLflow looks the source up in its own choice of a store
+        second = client.create_model_version(
+            NAME, first.source, first.run_id, tags={"fmoe.sha256": first.tags["fmoe.sha256"]}
+        )
     client.set_registered_model_alias(NAME, "candidate", second.version)
     try:
         answer = fmoe("promote", NAME, "--json").json
