@@ -126,7 +126,7 @@ def _batches(folder: Path, files: dict[str, bytes], kind: Kind, part: Part) -> A
 
 def _same_classes(file: Path, pickled: bytes, kind: Kind) -> None:
     try:
-        names = cifar_pickle.load(pickled).get("label_names")
+        names = cifar_pickle.plain(pickled).get("label_names")
     except Exception as error:  # noqa: BLE001 - a damaged pickle raises any kind
         raise UserError(f"{file}: not CIFAR-10's names ({first_line(error)})") from None
     given = [n.decode("latin-1") if isinstance(n, bytes) else n for n in _list(names)]
@@ -142,7 +142,7 @@ def _list(value: Any) -> list[Any]:
 
 def _batch(file: Path, pickled: bytes, kind: Kind) -> Arrays:
     try:
-        batch = cifar_pickle.load(pickled)
+        batch = cifar_pickle.plain(pickled)
         images, labels = _images(batch), _labels(batch)
     except Exception as error:  # noqa: BLE001 - a damaged pickle raises any kind
         raise UserError(f"{file}: not a CIFAR-10 batch ({first_line(error)})") from None

@@ -93,7 +93,7 @@ def _bytes(value: Any) -> bytes | bytearray:
     return value
 
 
-def load(content: bytes) -> dict[str, Any]:
+def plain(content: bytes) -> dict[str, Any]:
     """The dict that a pickle holds. Raises `ValueError` for whatever else it is or would do."""
     machine = _Machine()
     stream = io.BytesIO(content)
