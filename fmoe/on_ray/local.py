@@ -109,7 +109,7 @@ def said(folder: Path) -> str:
 
 def seconds() -> float:
     """How long Ray may take; it is told, too. Raises `UserError`."""
-    text = os.environ.get(PATIENCE) or f"{SECONDS * _queue():.0f}"
+    text = os.environ.get(PATIENCE) or f"{SECONDS * queue():.0f}"
     try:
         limit = float(text)
         if not 0 < limit < threading.TIMEOUT_MAX:
@@ -122,7 +122,7 @@ def seconds() -> float:
     return limit
 
 
-def _queue() -> float:
+def queue() -> float:
     """How many processes wait for each CPU, 1 to 4: where others keep the machine busy, a Ray that
     starts takes so much longer."""
     return min(4.0, max(1.0, os.getloadavg()[0] / usable_cpus()))

@@ -21,6 +21,8 @@ import pytest
 import ray
 from PIL import Image
 
+from fmoe.cpus import usable_cpus
+from fmoe.on_ray import local
 from tests.conftest import SMALL
 
 LIMIT = 30.0  # what users are promised
@@ -81,11 +83,24 @@ esac; done; exit 1"""  # Ray's programs are told where to say what is wrong
 HANGS = "exec sleep 100"
 
 
+@pytest.mark.parametrize(("load", "times"), [(0.3, 1), (2, 2), (100, 4)])
+def test_a_busy_machine_is_given_longer(
+    load: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load * usable_cpus(), 0, 0))
+    assert local.queue() == times
+
+
 @root_only
 @pytest.mark.parametrize(
     ("name", "text", "patience", "said"),
     [
-        ("raylet/raylet", HANGS, "", "within 15 seconds: its logs are in"),
+        (
+            "raylet/raylet",
+            HANGS,
+            "15",
+            "within 15 seconds: its logs are in",
+        ),
         ("raylet/raylet", DIES, "6", "raylet.err ends with: it is broken"),
         ("gcs/gcs_server", HANGS, "6", "FMOE_RAY_SECONDS=18"),
         ("gcs/gcs_server", DIES, "6", "gcs_server.err ends with: it is broken"),
