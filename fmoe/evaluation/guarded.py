@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmoe.evaluation.chunk import ROUNDING
 from fmoe.evaluation.outputs import finite
 from fmoe.evaluation.witness import Odd, Witness
 from fmoe.precision import at_least_float32
-
-ROUNDING = 1e-6
 
 
 class _Gradient(torch.autograd.Function):
