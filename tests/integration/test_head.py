@@ -28,6 +28,7 @@ with session(1):
 
 @dataclass(frozen=True)
 class Head:
+    folder: str  # where the last one started is written, for RAY_ADDRESS=auto
     address: str
     token: str
     process: psutil.Process
@@ -57,7 +58,7 @@ def head() -> Iterator[Head]:
     folder, token = tempfile.mkdtemp(prefix="fmoe-head-", dir="/tmp"), "a1b2" * 16
     process = subprocess.Popen(
         [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}",
-         "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={folder}",
+         "--num-cpus=1", "--include-dashboard=false", f"--temp-dir={folder}/ray",
          "--object-store-memory=100000000", "--disable-usage-stats"],
         env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -70,7 +71,7 @@ def head() -> Iterator[Head]:
             break
     assert process.poll() is None, said
     running = psutil.Process(process.pid)
-    yield Head(f"127.0.0.1:{port}", token, running)
+    yield Head(folder, f"127.0.0.1:{port}", token, running)
     everything = [*running.children(recursive=True), running]
     process.terminate()
     _, alive = psutil.wait_procs(everything, timeout=20)
@@ -81,9 +82,11 @@ def head() -> Iterator[Head]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("address", ["", "auto"])
-def test_a_session_uses_it(head: Head, address: str) -> None:
-    done, _ = head.run("-c", SESSION, RAY_ADDRESS=address or head.address)
+@pytest.mark.parametrize("named", ["its address", "auto"])
+def test_a_session_uses_it(ray_session: None, head: Head, named: str) -> None:
+    """Of two that run here, too, where `auto` is the last that `ray start` has begun."""
+    auto = {"RAY_ADDRESS": "auto", "RAY_TMPDIR": head.folder}
+    done, _ = head.run("-c", SESSION, **(auto if named == "auto" else {}))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "1.0"
 
