@@ -93,8 +93,6 @@ def _tell(json: bool, answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["compare", *sys.argv[1:]])
+    alone("compare", compare)

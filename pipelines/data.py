@@ -79,8 +79,6 @@ def _described(before: Before) -> str:
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["data", *sys.argv[1:]])
+    alone("data", app)

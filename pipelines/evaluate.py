@@ -98,8 +98,6 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["evaluate", *sys.argv[1:]])
+    alone("evaluate", evaluate)

@@ -135,6 +135,6 @@ def took(job: Job) -> str:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines.entry import alone
 
-    main(["jobs", *sys.argv[1:]])
+    alone("jobs", app)

@@ -113,8 +113,6 @@ def history(
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["models", *sys.argv[1:]])
+    alone("models", app)

@@ -60,8 +60,6 @@ def predict(
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["predict", *sys.argv[1:]])
+    alone("predict", predict)

@@ -37,8 +37,6 @@ def promote(
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["promote", *sys.argv[1:]])
+    alone("promote", promote)

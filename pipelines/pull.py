@@ -30,8 +30,6 @@ def pull(
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["pull", *sys.argv[1:]])
+    alone("pull", pull)

@@ -57,8 +57,6 @@ def reap(
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["runs", *sys.argv[1:]])
+    alone("runs", app)

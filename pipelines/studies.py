@@ -90,8 +90,6 @@ def counted(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["studies", *sys.argv[1:]])
+    alone("studies", app)

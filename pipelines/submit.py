@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from fmoe.errors import PASSWORD, UserError
+from pipelines.entry import application, mount
 from pipelines.options import Address, Json
 from pipelines.output import result, say, show
-
-HERE_ONLY = ("submit", "jobs", "runs", "studies", "models")
 
 
 def submit(
@@ -62,13 +61,14 @@ def submit(
 
 def check(arguments: list[str]) -> dict[str, str]:
     """Refuses here what the job would refuse there; gives the job's metadata."""
-    from pipelines.cli import app
+    from pipelines import as_jobs
 
-    commands: Any = typer.main.get_command(app)
-    known = [name for name in commands.commands if name not in HERE_ONLY]
-    if not arguments or arguments[0] not in known:
+    if not arguments or arguments[0] not in as_jobs.COMMANDS:
         named = arguments[0] if arguments else "nothing"
-        raise UserError(f"submit {named}: expected one of {', '.join(known)}")
+        raise UserError(f"submit {named}: expected one of {', '.join(as_jobs.COMMANDS)}")
+    app = application()
+    mount(app, arguments[0], as_jobs.COMMANDS[arguments[0]])
+    commands: Any = typer.main.get_command(app)
     given = commands.commands[arguments[0]].make_context(
         f"fmoe {arguments[0]}", arguments[1:], parent=None
     )
@@ -117,8 +117,6 @@ def refuse_passwords(variables: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["submit", *sys.argv[1:]])
+    alone("submit", submit)

@@ -74,8 +74,6 @@ def train(
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["train", *sys.argv[1:]])
+    alone("train", train)

@@ -105,8 +105,6 @@ def settings_line(values: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import sys
+    from pipelines.entry import alone
 
-    from pipelines.cli import main
-
-    main(["tune", *sys.argv[1:]])
+    alone("tune", tune)

@@ -1,0 +1,17 @@
+"""The commands that also run as jobs of a cluster (`fmoe submit COMMAND …`)."""
+
+from __future__ import annotations
+
+from pipelines import compare, data, evaluate, predict, promote, pull, train, tune
+from pipelines.entry import Command
+
+COMMANDS: dict[str, Command] = {
+    "data": data.app,
+    "train": train.train,
+    "tune": tune.tune,
+    "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
+    "promote": promote.promote,
+    "pull": pull.pull,
+    "predict": predict.predict,
+}
