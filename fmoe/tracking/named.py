@@ -1,4 +1,4 @@
-"""A store that `MLFLOW_TRACKING_URI` names: can it be reached, and does it answer?
+"""Whether the store that `MLFLOW_TRACKING_URI` names can be reached, and answers.
 
 Asked before MLflow opens it, which tries again for minutes and has many kinds of errors.
 """

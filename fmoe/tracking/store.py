@@ -1,5 +1,7 @@
-"""The MLflow store: one SQLite file and an artifact folder under `FMOE_HOME`, or what
-`MLFLOW_TRACKING_URI` names. A server that is away when a run starts fails it at once."""
+"""The MLflow store: SQLite and a folder in FMOE_HOME, or what `MLFLOW_TRACKING_URI` names.
+
+A server that is away when a run starts fails it at once.
+"""
 
 from __future__ import annotations
 
