@@ -30,7 +30,7 @@ from functools import cached_property
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -41,6 +41,9 @@ from fmoe.errors import UserError
 from fmoe.schema import Spec
 from fmoe.training import METRICS
 
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
 logger = logging.getLogger(__name__)
 
 SAMPLES = 100
@@ -48,7 +51,43 @@ RESAMPLED = 0.25
 Direction = Literal["max", "min"]
 
 
-class Asha(Spec):
+class RayTune(Protocol):
+    """What a scheduler is made of: `fmoe.on_ray` gives it, which alone imports Ray.
+
+    Each of them hears of a trial after every epoch, and goes by the study's first metric. Trial 0
+    is never ended early where it is the recipe as it stands.
+    """
+
+    def stock(self, name: str, **settings: Any) -> Any:
+        """The class of that name in `ray.tune.schedulers`. On a resume it starts anew."""
+
+    def to_the_end(self) -> Any:
+        """No trial is ended early."""
+
+    def halving(self, *, grace: int, reduction: int) -> Any:
+        """Ray's ASHA; on a resume it knows the trials of earlier tries."""
+
+    def population(self, *, every: int, quantile: float) -> Any:
+        """Ray's PBT over the space's values."""
+
+
+class SchedulerSpec(Spec):
+    """How long trials run. A new one: a class with its settings and `build`, named in `Scheduler`.
+
+    kind: its name in a space. takes_over: whether trials go on from others' weights; then no trial
+    stays as it is, all start at once on one machine, and only what may change between two epochs
+    can be in the space.
+    """
+
+    kind: str
+    takes_over: ClassVar[bool] = False
+
+    def build(self, ray: RayTune) -> Any:
+        """Ray Tune's scheduler (a `ray.tune.schedulers.TrialScheduler`)."""
+        raise NotImplementedError
+
+
+class Asha(SchedulerSpec):
     """Asynchronous successive halving (arXiv 1810.05934): the best 1/reduction of a rung go on.
 
     Rungs are at grace, grace * reduction, … epochs.
@@ -58,43 +97,96 @@ class Asha(Spec):
     grace: PositiveInt = 1
     reduction: Annotated[int, Field(ge=2)] = 3
 
+    def build(self, ray: RayTune) -> Any:
+        return ray.halving(grace=self.grace, reduction=self.reduction)
 
-class Fifo(Spec):
+
+class Fifo(SchedulerSpec):
     """Every trial runs to its end."""
 
     kind: Literal["fifo"] = "fifo"
 
+    def build(self, ray: RayTune) -> Any:
+        return ray.to_the_end()
 
-class PBT(Spec):
+
+class PBT(SchedulerSpec):
     """Population based training (arXiv 1711.09846): bad trials go on from good ones' weights."""
 
+    takes_over = True
     kind: Literal["pbt"] = "pbt"
     every: PositiveInt = 2
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
 
+    def build(self, ray: RayTune) -> Any:
+        return ray.population(every=self.every, quantile=self.quantile)
 
-class Tpe(Spec):
+
+class SearcherSpec(Spec):
+    """Where values come from. A new one: a class with its settings, named in `Searcher`; it draws
+    (`sampler`), or has all trials in order (`trials`, and `in_order` says so).
+
+    kind: its name in a space. front: whether it looks for the best of several metrics at once.
+    """
+
+    kind: str
+    front: ClassVar[bool] = False
+    in_order: ClassVar[bool] = False
+
+    def sampler(self, seed: int) -> BaseSampler:
+        """Optuna's sampler; a resume tells it of all earlier trials."""
+        raise NotImplementedError
+
+    def trials(self, space: Space) -> Iterator[dict[str, Any]]:
+        """The values of every trial, where `in_order`."""
+        raise NotImplementedError
+
+
+class Tpe(SearcherSpec):
     """Tree-structured Parzen estimator (Optuna's), after `startup` random trials."""
 
     kind: Literal["tpe"] = "tpe"
     startup: PositiveInt = 5
 
+    def sampler(self, seed: int) -> BaseSampler:
+        from optuna.samplers import TPESampler
 
-class Nsga2(Spec):
+        # trials run at once: those under way count as bad, so that none is tried twice
+        return TPESampler(n_startup_trials=self.startup, seed=seed, constant_liar=True)
+
+
+class Nsga2(SearcherSpec):
     """Genetic search for the Pareto front of several metrics (Optuna's)."""
 
+    front = True
     kind: Literal["nsga2"] = "nsga2"
     population: Annotated[int, Field(ge=2)] = 8
 
+    def sampler(self, seed: int) -> BaseSampler:
+        from optuna.samplers import NSGAIISampler
 
-class Random(Spec):
+        return NSGAIISampler(population_size=self.population, seed=seed)
+
+
+class Random(SearcherSpec):
+    """Values drawn without regard to any trial's figures."""
+
     kind: Literal["random"] = "random"
 
+    def sampler(self, seed: int) -> BaseSampler:
+        from optuna.samplers import RandomSampler
 
-class Grid(Spec):
+        return RandomSampler(seed=seed)
+
+
+class Grid(SearcherSpec):
     """All combinations, in order; choices, integers and quantised ranges only."""
 
+    in_order = True
     kind: Literal["grid"] = "grid"
+
+    def trials(self, space: Space) -> Iterator[dict[str, Any]]:
+        return space.grid()
 
 
 Scheduler = Annotated[Asha | Fifo | PBT, Field(discriminator="kind")]
@@ -137,19 +229,22 @@ class Study(Spec):
     @property
     def has_baseline(self) -> bool:
         """Under PBT no trial stays as it is."""
-        return self.baseline and self.scheduler.kind != "pbt"
+        return self.baseline and not self.scheduler.takes_over
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.scheduler.kind == "pbt" and self.searcher.kind == "grid":
-            raise ValueError("searcher: grid, but pbt moves away from where a trial starts")
+        if self.scheduler.takes_over and self.searcher.in_order:
+            raise ValueError(
+                f"searcher: {self.searcher.kind}, but {self.scheduler.kind} moves away from where "
+                "a trial starts"
+            )
         for metric in self.metrics:
             if metric not in METRICS:
                 raise ValueError(
                     f"metrics: {metric} is not reported (there are: {', '.join(METRICS)})"
                 )
-        if self.searcher.kind == "nsga2" and len(self.metrics) < 2:
-            raise ValueError("searcher: nsga2 looks for a front: give two metrics")
+        if self.searcher.front and len(self.metrics) < 2:
+            raise ValueError(f"searcher: {self.searcher.kind} looks for a front: give two metrics")
         return self
 
 
@@ -198,12 +293,11 @@ class Space:
     @property
     def most(self) -> int:
         """Trials of the whole study: a grid may have fewer than the budget."""
-        trials = self.study.budget.trials
-        if self.study.searcher.kind != "grid":
+        trials, searcher = self.study.budget.trials, self.study.searcher
+        if not searcher.in_order:
             return trials
-        return min(
-            trials, int(self.study.has_baseline) + sum(1 for _ in islice(self.grid(), trials))
-        )
+        listed = sum(1 for _ in islice(searcher.trials(self), trials))
+        return min(trials, int(self.study.has_baseline) + listed)
 
     @cached_property
     def samples(self) -> list[Config]:
@@ -254,6 +348,12 @@ def written(space: str) -> str:
     raise UserError(f"unknown space {space!r}: there are {names}; or give a YAML file")
 
 
+def kinds(part: str) -> list[str]:
+    """The names of what a part of a study (`scheduler`, `searcher`) may be, as in its union."""
+    members = get_args(Study.model_fields[part].annotation)
+    return [member.model_fields["kind"].default for member in members]
+
+
 def load(
     file: str,
     overrides: Sequence[str] = (),
@@ -274,6 +374,10 @@ def load(
         tree["budget"] = {**own, **budget}
     for key, kind in (("scheduler", scheduler), ("searcher", searcher)):
         own = tree.get(key)
+        if kind and kind not in kinds(key):
+            raise UserError(
+                f"--{key} {kind}: there is no such one; there are {', '.join(kinds(key))}"
+            )
         if kind and not (isinstance(own, dict) and own.get("kind") == kind):
             tree[key] = {"kind": kind}
     try:
@@ -317,15 +421,17 @@ def check(space: Space) -> None:
                         f"{space.source}: {path}: there is no such path in {space.study.recipe}"
                     ) from None
         before.append(domain.path)
-    if space.study.scheduler.kind == "pbt":
+    scheduler, searcher = space.study.scheduler, space.study.searcher
+    if scheduler.takes_over:
         for domain in space.domains:
             if not domain.path.startswith(LIVE):
                 raise UserError(
-                    f"{space.source}: {domain.path}: pbt changes a trial while it trains, and this "
-                    f"decides its network or experts; possible are {', '.join(LIVE)}"
+                    f"{space.source}: {domain.path}: {scheduler.kind} changes a trial while it "
+                    "trains, and this decides its network or experts; possible are "
+                    f"{', '.join(LIVE)}"
                 )
-    if space.study.searcher.kind == "grid":
-        next(space.grid(), None)
+    if searcher.in_order:
+        next(searcher.trials(space), None)
     assert space.samples
 
 

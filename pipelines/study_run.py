@@ -75,10 +75,11 @@ def run(request: Request) -> dict[str, Any]:
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
     )
-    if request.workers > 1 and space.study.scheduler.kind == "pbt":
+    scheduler = space.study.scheduler
+    if request.workers > 1 and scheduler.takes_over:
         raise UserError(
-            f"--workers-per-trial {request.workers}: pbt works with one worker a trial only; under "
-            "Ray Train a trial cannot take over another's weights"
+            f"--workers-per-trial {request.workers}: {scheduler.kind} works with one worker a "
+            "trial only; under Ray Train a trial cannot take over another's weights"
         )
     tracking.registry.check_new_name(request.register_as)
     with only_one(folder):
@@ -108,7 +109,7 @@ def run(request: Request) -> dict[str, Any]:
                     (folder / "trials").patient(),
                     share.resources,
                     share.workers,
-                    exchange=space.study.scheduler.kind == "pbt",
+                    exchange=scheduler.takes_over,
                 )
                 study = StudyRun(
                     space, name, ledger, setting, share, loaded, tracker, display, request

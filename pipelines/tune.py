@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -30,11 +30,12 @@ def tune(
         ),
     ] = None,
     scheduler: Annotated[
-        Literal["asha", "fifo", "pbt"] | None, typer.Option(help="Instead of the space's own.")
+        str | None,
+        typer.Option(metavar="KIND", help="Instead of the space's own, such as asha or fifo."),
     ] = None,
     searcher: Annotated[
-        Literal["tpe", "nsga2", "random", "grid"] | None,
-        typer.Option(help="Instead of the space's own."),
+        str | None,
+        typer.Option(metavar="KIND", help="Instead of the space's own, such as tpe or random."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="By default from the space's settings.")] = None,
     resume: Annotated[

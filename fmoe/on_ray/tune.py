@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 import ray
 from ray import tune
+from ray.tune import schedulers
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
-    FIFOScheduler,
     PopulationBasedTraining,
     TrialScheduler,
 )
@@ -118,12 +118,13 @@ def search(
         else {"CPU": share.resources.cpus, "GPU": share.resources.gpus}
     )
     relay = Relay(suggestions, listener, seconds, over)
+    chosen = space.study.scheduler
     # Ray's PBT takes no searcher: its population is drawn at once
-    pbt = space.study.scheduler.kind == "pbt"
+    pbt = chosen.takes_over
     if pbt and sum(node["Alive"] for node in ray.nodes()) > 1:
         raise UserError(
-            "scheduler: pbt: trials hand their weights over through a folder of one machine, and "
-            "this cluster has several; asha and fifo do without"
+            f"scheduler: {chosen.kind}: trials hand their weights over through a folder of one "
+            "machine, and this cluster has several; asha and fifo do without"
         )
     population = [suggestions.ask() for _ in range(suggestions.more)] if pbt else []
     with tempfile.TemporaryDirectory(prefix="fmoe-tune-") as private:
@@ -151,52 +152,93 @@ def search(
 
 
 def scheduler(space: Space, done: Sequence[Trial]) -> TrialScheduler:
-    chosen = space.study.scheduler
-    if chosen.kind == "fifo":
-        return FIFOScheduler()
-    metric, direction = next(iter(space.study.metrics.items()))
-    if chosen.kind == "pbt":
+    """done: trials of earlier tries."""
+    made = space.study.scheduler.build(Schedulers(space, done))
+    assert isinstance(made, TrialScheduler)
+    return made
+
+
+@dataclass(frozen=True)
+class Schedulers:
+    """Ray Tune's schedulers over a space; see `fmoe.search_space.RayTune`."""
+
+    space: Space
+    done: Sequence[Trial]
+
+    @property
+    def goal(self) -> dict[str, str]:
+        metric, direction = next(iter(self.space.study.metrics.items()))
+        return {"time_attr": "epochs", "metric": metric, "mode": direction}
+
+    def stock(self, name: str, **settings: Any) -> TrialScheduler:
+        kind = type(name, (KeepsBaseline, getattr(schedulers, name)), {})
+        return self._baselined(kind(**self.goal, **settings))
+
+    def to_the_end(self) -> TrialScheduler:
+        return schedulers.FIFOScheduler()
+
+    def halving(self, *, grace: int, reduction: int) -> TrialScheduler:
+        made = Halving(
+            **self.goal,
+            max_t=max(self.space.epochs, grace),
+            grace_period=grace,
+            reduction_factor=reduction,
+        )
+        for trial in self.done:
+            made.remember(trial)
+        return self._baselined(made)
+
+    def population(self, *, every: int, quantile: float) -> TrialScheduler:
         return Population(
-            space,
-            time_attr="epochs",
-            metric=metric,
-            mode=direction,
-            perturbation_interval=chosen.every,
-            quantile_fraction=chosen.quantile,
+            self.space,
+            **self.goal,
+            perturbation_interval=every,
+            quantile_fraction=quantile,
             custom_explore_fn=lambda config: config,
             log_config=False,
             require_attrs=False,
         )
-    halving = Halving(
-        time_attr="epochs",
-        metric=metric,
-        mode=direction,
-        max_t=max(space.epochs, chosen.grace),
-        grace_period=chosen.grace,
-        reduction_factor=chosen.reduction,
-    )
-    halving.keep_first = space.study.has_baseline
-    for trial in done:
-        halving.remember(trial)
-    return halving
+
+    def _baselined(self, made: Any) -> TrialScheduler:
+        made.keep_first = self.space.study.has_baseline
+        return made
 
 
-class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
-    """Ray's ASHA; the recipe as it stands is measured against, so it is never pruned."""
+class KeepsBaseline:
+    """Of a scheduler: the recipe as it stands is measured against, so it is never pruned.
 
-    keep_first = True
+    hears_on: whether the scheduler hears of it after it would have stopped it; Ray's may not
+    expect to.
+    """
+
+    keep_first = False
+    hears_on = False
+    spared = False
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = str(super().on_trial_result(controller, trial, result))
         baseline = self.keep_first and trial.config["asked"]["number"] == 0
-        return TrialScheduler.CONTINUE if baseline else decision
+        if baseline and self.spared and not self.hears_on:
+            return str(TrialScheduler.CONTINUE)
+        decision = str(super().on_trial_result(controller, trial, result))  # type: ignore[misc]
+        if not baseline:
+            return decision
+        self.spared |= decision != TrialScheduler.CONTINUE
+        return str(TrialScheduler.CONTINUE)
+
+
+class Halving(KeepsBaseline, AsyncHyperBandScheduler):  # type: ignore[misc]
+    """Ray's ASHA."""
+
+    hears_on = True
 
     def remember(self, trial: Trial) -> None:
         """A trial of an earlier try fills the rungs that it reached."""
         stand_in = SimpleNamespace(trial_id=f"earlier-{trial.number}")
         self.on_trial_add(None, stand_in)
         for index, epoch in enumerate(trial.history):
-            super().on_trial_result(None, stand_in, {**epoch, "epochs": index + 1})
+            AsyncHyperBandScheduler.on_trial_result(
+                self, None, stand_in, {**epoch, "epochs": index + 1}
+            )
 
 
 class Population(Unpickled, PopulationBasedTraining):  # type: ignore[misc]
