@@ -27,9 +27,10 @@ from fmoe.version import VERSION
 from pipelines.output import Display
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asked for; None where the recipe decides."""
+    """What the command line asked for: its options by their names, as `pipelines.options.asked`
+    gives them. None where the recipe decides."""
 
     data: str | None = None
     data_dir: Path | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,19 @@ from pipelines.republish import kept
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for."""
+    """What the command line asked for: its options by their names, as `pipelines.options.asked`
+    gives them. None where the recipe or the cluster decides."""
 
     recipe: str
-    overrides: tuple[str, ...]
-    workers: Workers
-    name: str | None
-    storage: str | None
-    expert_store: str | None
-    register_as: str | None
-    data_dir: Path | None
-    gpu: bool | None
+    _: KW_ONLY
+    overrides: Sequence[str] = ()
+    workers: Workers = Workers(1, 1)
+    name: str | None = None
+    storage: str | None = None
+    expert_store: str | None = None
+    register_as: str | None = None
+    data_dir: Path | None = None
+    gpu: bool | None = None
 
 
 def run(request: Request) -> dict[str, Any]:
