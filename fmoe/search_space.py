@@ -34,12 +34,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, S
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from fmoe import config
+from fmoe import config, metrics
 from fmoe.config import AttackName, Config
 from fmoe.domains import Domain, Suggest, Sweep, Walk
 from fmoe.errors import UserError
 from fmoe.schema import Spec
-from fmoe.training import METRICS
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -238,10 +237,11 @@ class Study(Spec):
                 f"searcher: {self.searcher.kind}, but {self.scheduler.kind} moves away from where "
                 "a trial starts"
             )
+        reported = metrics.names()
         for metric in self.metrics:
-            if metric not in METRICS:
+            if metric not in reported:
                 raise ValueError(
-                    f"metrics: {metric} is not reported (there are: {', '.join(METRICS)})"
+                    f"metrics: {metric} is not reported (there are: {', '.join(reported)})"
                 )
         if self.searcher.front and len(self.metrics) < 2:
             raise ValueError(f"searcher: {self.searcher.kind} looks for a front: give two metrics")
