@@ -17,6 +17,7 @@ from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError, first_line
 from fmoe.evaluation import Evaluation, Settings
+from fmoe.evaluation.subject import MixtureSubject
 from fmoe.expert_store import ExpertStore
 from fmoe.lease import Held, exclusive
 from fmoe.on_ray import evaluate, pool, shared_storage
@@ -317,7 +318,7 @@ class TrainingRun:
         bar = self.display.task(f"evaluate {which}", len(test))
         return evaluate.evaluate(
             joint.trained(self.config, self.folder, self.data.train_digest, epoch),
-            self.config,
+            MixtureSubject(self.config),
             test,
             Settings(tuple(wanted.attacks), wanted.eps, wanted.batch_size, self.config.seed),
             resources=resources,
