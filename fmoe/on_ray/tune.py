@@ -160,7 +160,7 @@ def scheduler(space: Space, done: Sequence[Trial]) -> TrialScheduler:
 
 @dataclass(frozen=True)
 class Schedulers:
-    """Ray Tune's schedulers over a space; see `fmoe.search_space.RayTune`."""
+    """Ray Tune's schedulers over a space; see `fmoe.schedulers.RayTune`."""
 
     space: Space
     done: Sequence[Trial]

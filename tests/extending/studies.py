@@ -16,11 +16,12 @@ from fmoe.search_space import Space
 
 def with_kind(monkeypatch: pytest.MonkeyPatch, part: str, added: type[Spec]) -> None:
     """part: `scheduler` or `searcher`, whose union gets one more member."""
-    own = search_space.Study.model_fields[part]
+    study: Any = vars(search_space)["Study"]
+    own = study.model_fields[part]
     union: Any = Union[(*get_args(own.annotation), added)]
     make: Any = create_model
     field = Annotated[union, Field(discriminator="kind")], own.default
-    wider = make("Study", __base__=search_space.Study, **{part: field})
+    wider = make("Study", __base__=study, **{part: field})
     monkeypatch.setattr(search_space, "Study", wider)
 
 

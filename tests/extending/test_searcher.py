@@ -13,7 +13,8 @@ from fmoe import search_space
 from fmoe.domains import Sweep
 from fmoe.errors import UserError
 from fmoe.on_ray.suggest import Suggestions
-from fmoe.search_space import SearcherSpec, Space
+from fmoe.search_space import Space
+from fmoe.searchers import SearcherSpec, Values
 from tests.extending.studies import space_of, with_kind
 
 
@@ -33,7 +34,7 @@ class Corners(SearcherSpec):
     in_order = True
     kind: Literal["corners"] = "corners"
 
-    def trials(self, space: Space) -> Iterator[dict[str, Any]]:
+    def trials(self, space: Values) -> Iterator[dict[str, Any]]:
         return (space.sample(Sweep(index)) for index in (0, 1))
 
 
