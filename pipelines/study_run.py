@@ -19,10 +19,10 @@ from fmoe.expert_store import ExpertStore
 from fmoe.on_ray import shared_storage, tune
 from fmoe.on_ray.placement import sweeping
 from fmoe.on_ray.session import session
+from fmoe.on_ray.share import Share
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.suggest import Suggestions
 from fmoe.on_ray.trials import Setting
-from fmoe.on_ray.tune import Share
 from fmoe.paths import home
 from fmoe.search_space import Space
 from fmoe.storage import Folder

@@ -15,8 +15,8 @@ from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore
 from fmoe.metrics import Measured
+from fmoe.on_ray.schedulers import Schedulers
 from fmoe.on_ray.suggest import Suggestions
-from fmoe.on_ray.tune import Schedulers
 from fmoe.place import reduce_sum
 from fmoe.search_space import Space
 from fmoe.storage import Folder

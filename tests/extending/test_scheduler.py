@@ -12,7 +12,7 @@ from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
 from fmoe import search_space
 from fmoe.errors import UserError
-from fmoe.on_ray.tune import scheduler
+from fmoe.on_ray.schedulers import scheduler
 from fmoe.schedulers import PBT, RayTune, SchedulerSpec
 from tests.extending.studies import space_of, with_kind
 
