@@ -30,127 +30,20 @@ from functools import cached_property
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, get_args
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError
 
 from fmoe import config
-from fmoe.config import AttackName, Config
+from fmoe.config import Config
 from fmoe.domains import Domain, Suggest, Sweep, Walk
 from fmoe.errors import UserError
-from fmoe.schema import Spec
-from fmoe.training import METRICS
+from fmoe.study_settings import Study
 
 logger = logging.getLogger(__name__)
 
 SAMPLES = 100
 RESAMPLED = 0.25
-Direction = Literal["max", "min"]
-
-
-class Asha(Spec):
-    """Asynchronous successive halving (arXiv 1810.05934): the best 1/reduction of a rung go on.
-
-    Rungs are at grace, grace * reduction, … epochs.
-    """
-
-    kind: Literal["asha"] = "asha"
-    grace: PositiveInt = 1
-    reduction: Annotated[int, Field(ge=2)] = 3
-
-
-class Fifo(Spec):
-    """Every trial runs to its end."""
-
-    kind: Literal["fifo"] = "fifo"
-
-
-class PBT(Spec):
-    """Population based training (arXiv 1711.09846): bad trials go on from good ones' weights."""
-
-    kind: Literal["pbt"] = "pbt"
-    every: PositiveInt = 2
-    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-
-
-class Tpe(Spec):
-    """Tree-structured Parzen estimator (Optuna's), after `startup` random trials."""
-
-    kind: Literal["tpe"] = "tpe"
-    startup: PositiveInt = 5
-
-
-class Nsga2(Spec):
-    """Genetic search for the Pareto front of several metrics (Optuna's)."""
-
-    kind: Literal["nsga2"] = "nsga2"
-    population: Annotated[int, Field(ge=2)] = 8
-
-
-class Random(Spec):
-    kind: Literal["random"] = "random"
-
-
-class Grid(Spec):
-    """All combinations, in order; choices, integers and quantised ranges only."""
-
-    kind: Literal["grid"] = "grid"
-
-
-Scheduler = Annotated[Asha | Fifo | PBT, Field(discriminator="kind")]
-Searcher = Annotated[Tpe | Nsga2 | Random | Grid, Field(discriminator="kind")]
-
-
-class Budget(Spec):
-    """A study ends with its last trial, or when its time is over."""
-
-    trials: PositiveInt = 20
-    minutes: PositiveFloat | None = None
-
-
-def final_attacks() -> list[AttackName]:
-    return ["pgd", "pgd50"]
-
-
-class Final(Spec):
-    """The best `top` trials are judged again, on all validation images and under these attacks."""
-
-    top: PositiveInt = 3
-    attacks: list[AttackName] = Field(default_factory=final_attacks, min_length=1)
-
-
-class Study(Spec):
-    """A space's file, but for the space."""
-
-    recipe: str
-    set: dict[str, Any] = Field(default_factory=dict)
-    metrics: dict[str, Direction] = Field(default={"val_robust": "max"}, min_length=1)
-    """The first one is what pruning and PBT go by."""
-    budget: Budget = Budget()
-    scheduler: Scheduler = Asha()
-    searcher: Searcher = Tpe()
-    final: Final = Final()
-    baseline: bool = True
-    """The first trial is the recipe as it stands, and is never pruned."""
-    space: dict[str, Any] = Field(min_length=1)
-
-    @property
-    def has_baseline(self) -> bool:
-        """Under PBT no trial stays as it is."""
-        return self.baseline and self.scheduler.kind != "pbt"
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.scheduler.kind == "pbt" and self.searcher.kind == "grid":
-            raise ValueError("searcher: grid, but pbt moves away from where a trial starts")
-        for metric in self.metrics:
-            if metric not in METRICS:
-                raise ValueError(
-                    f"metrics: {metric} is not reported (there are: {', '.join(METRICS)})"
-                )
-        if self.searcher.kind == "nsga2" and len(self.metrics) < 2:
-            raise ValueError("searcher: nsga2 looks for a front: give two metrics")
-        return self
 
 
 @dataclass(frozen=True)
@@ -198,12 +91,11 @@ class Space:
     @property
     def most(self) -> int:
         """Trials of the whole study: a grid may have fewer than the budget."""
-        trials = self.study.budget.trials
-        if self.study.searcher.kind != "grid":
+        trials, searcher = self.study.budget.trials, self.study.searcher
+        if not searcher.in_order:
             return trials
-        return min(
-            trials, int(self.study.has_baseline) + sum(1 for _ in islice(self.grid(), trials))
-        )
+        listed = sum(1 for _ in islice(searcher.trials(self), trials))
+        return min(trials, int(self.study.has_baseline) + listed)
 
     @cached_property
     def samples(self) -> list[Config]:
@@ -254,6 +146,12 @@ def written(space: str) -> str:
     raise UserError(f"unknown space {space!r}: there are {names}; or give a YAML file")
 
 
+def kinds(part: str) -> list[str]:
+    """The names of what a part of a study (`scheduler`, `searcher`) may be, as in its union."""
+    members = get_args(Study.model_fields[part].annotation)
+    return [member.model_fields["kind"].default for member in members]
+
+
 def load(
     file: str,
     overrides: Sequence[str] = (),
@@ -274,6 +172,10 @@ def load(
         tree["budget"] = {**own, **budget}
     for key, kind in (("scheduler", scheduler), ("searcher", searcher)):
         own = tree.get(key)
+        if kind and kind not in kinds(key):
+            raise UserError(
+                f"--{key} {kind}: there is no such one; there are {', '.join(kinds(key))}"
+            )
         if kind and not (isinstance(own, dict) and own.get("kind") == kind):
             tree[key] = {"kind": kind}
     try:
@@ -317,15 +219,17 @@ def check(space: Space) -> None:
                         f"{space.source}: {path}: there is no such path in {space.study.recipe}"
                     ) from None
         before.append(domain.path)
-    if space.study.scheduler.kind == "pbt":
+    scheduler, searcher = space.study.scheduler, space.study.searcher
+    if scheduler.takes_over:
         for domain in space.domains:
             if not domain.path.startswith(LIVE):
                 raise UserError(
-                    f"{space.source}: {domain.path}: pbt changes a trial while it trains, and this "
-                    f"decides its network or experts; possible are {', '.join(LIVE)}"
+                    f"{space.source}: {domain.path}: {scheduler.kind} changes a trial while it "
+                    "trains, and this decides its network or experts; possible are "
+                    f"{', '.join(LIVE)}"
                 )
-    if space.study.searcher.kind == "grid":
-        next(space.grid(), None)
+    if searcher.in_order:
+        next(searcher.trials(space), None)
     assert space.samples
 
 

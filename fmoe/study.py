@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from fmoe.search_space import Direction
 from fmoe.storage import Damaged, Folder
+from fmoe.study_settings import Direction
 
 Status = Literal["running", "finished", "pruned", "stopped", "failed"]
 """stopped: by the end of the study's time."""

@@ -38,6 +38,7 @@ from fmoe.data import Split
 from fmoe.draw import Draw, shard
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.folding import Twin
+from fmoe.metrics import Measured, computed, names
 from fmoe.mixture import Mixture, keeping_buffers
 from fmoe.objective import Objective
 from fmoe.place import Place, reduce_sum
@@ -47,16 +48,6 @@ from fmoe.sync_batch_norm import synchronize
 from fmoe.validation import validation_accuracies, validation_attacks
 from fmoe.warm_start import WarmStart
 
-METRICS = (
-    "val_robust",
-    "val_clean",
-    "train_loss",
-    "train_accuracy",
-    "seconds",
-    "train_seconds",
-    "images_per_second",
-)
-"""What every epoch reports, whatever the mixture."""
 CHECK_LOSS_EVERY = 16  # steps; a check makes the host wait for the device
 TINY = 1e-6  # an eps of 0 divides nothing
 
@@ -151,6 +142,11 @@ class Trainer:
         if self.phase.warm_start:
             self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.place.device)
 
+    @property
+    def images(self) -> int:
+        """Of an epoch, over all workers."""
+        return len(self.batches) * self.batches.batch_size
+
     def craft(self, attack: Attack, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         """Adversarial images on the bare model as it is now, or on its folded twin."""
         if isinstance(attack, Clean):
@@ -217,16 +213,14 @@ class Trainer:
                 progress(index, batch + 1, steps)
         assert total is not None
         self._average_statistics()
-        mean = reduce_sum(total, self.place) / (steps * self.batches.batch_size)
-        seconds = time.perf_counter() - start
+        mean = reduce_sum(total, self.place) / self.images
         weights = {f"gate_weight_{i}": w for i, w in enumerate(mean[2:].tolist())}
         return {
             "train_loss": mean[0].item(),
             "train_accuracy": mean[1].item(),
             **weights,
             "lr": self.phase.optimizer.lr_at((index + 1) * steps - 1, self.steps),
-            "train_seconds": seconds,
-            "images_per_second": steps * self.batches.batch_size / seconds,
+            "train_seconds": time.perf_counter() - start,
         }
 
     def _average_statistics(self) -> None:
@@ -270,7 +264,7 @@ def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None
 
 def check(checkpoint: Checkpoint, warm: WarmStart | None) -> None:
     """Raises `UserError` where it is not one of such a phase."""
-    lacking = sorted({n for metrics in checkpoint.history for n in METRICS if n not in metrics})
+    lacking = sorted({n for epoch in checkpoint.history for n in names() if n not in epoch})
     if warm and checkpoint.warm:
         shapes = {name: tensor.shape for name, tensor in checkpoint.warm.items()}
         if shapes != {"kept": warm.kept.shape, "known": warm.known.shape}:
@@ -324,6 +318,7 @@ def epochs(
         start = time.perf_counter()
         metrics = trainer.epoch(index, progress)
         metrics |= validation_accuracies(model, val, judged_by, seed, place)
+        metrics |= computed(Measured(metrics, trainer.images, model, val, place))
         metrics["workers"] = float(place.world_size)
         if good and "val_fgsm" in judged_by and overfitted(history, metrics):
             trainer.restore(good)

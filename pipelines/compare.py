@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.evaluate import Attacks, Data, Eps, Fast, Full, Limit, Seed
-from pipelines.options import DataDir, Gpu, Json, Processes
+from pipelines.options import DataDir, Gpu, Json, Processes, asked
 from pipelines.output import Display, percent, result, say
 
 
@@ -38,6 +38,7 @@ def compare(
     fmoe compare models:/fmoe-cifar10@candidate models:/fmoe-cifar10@champion --limit 1000
     fmoe compare runs/dwf runs/single runs/uniform --attacks fgsm,pgd50 --report page
     """
+    given = dict(locals())
     from fmoe.on_ray import reach
 
     reach.check()
@@ -47,7 +48,7 @@ def compare(
 
     if len(models) < 2:
         raise UserError("compare takes two models or more")
-    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu, fast)
+    request = asked(Request, given, besides=["models", "report", "json"])
     with result(json) as answer, Display() as display:
         judged: list[Judged] = []
         for model in models:

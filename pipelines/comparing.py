@@ -115,7 +115,10 @@ def bars(judged: Sequence[Judged]) -> Figure:
     for place, one in enumerate(judged):
         values = [100 * one.found.figures.get(name, float("nan")) for name in names]
         axes.bar(
-            [i + place * width for i in range(len(names))], values, width, label=label(one.name)
+            [i + place * width for i in range(len(names))],
+            values,
+            width,
+            label=label(one.name),
         )
     middle = 0.4 - width / 2
     axes.set_xticks([i + middle for i in range(len(names))], names, rotation=30, ha="right")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import DataDir, Gpu, Json, Processes
+from pipelines.options import DataDir, Gpu, Json, Processes, asked
 from pipelines.output import Display, percent, result, say
 
 Data = Annotated[str | None, typer.Option(help="Data set; by default the model's own.")]
@@ -58,12 +58,13 @@ def evaluate(
     fmoe evaluate models:/fmoe-digits@candidate --full --report page --workers 2
     fmoe evaluate runs/my-run --attacks fgsm,pgd50,autoattack --limit 1000
     """
+    given = dict(locals())
     from fmoe.on_ray import reach
 
     reach.check()
     from pipelines.judging import Request, judge
 
-    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu, fast)
+    request = asked(Request, given, besides=["model", "report", "json"])
     with result(json) as answer, Display() as display:
         judged = judge(model, request, display)
         answer |= judged.to_json()

@@ -8,15 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fmoe import checkpoint, data, provenance, tracking
-from fmoe.config import Config, fingerprint
+from fmoe import data, provenance, tracking
+from fmoe.config import fingerprint
 from fmoe.data import Split
 from fmoe.errors import UserError
 from fmoe.evaluation import FULL, PROTOCOL, Evaluation, Settings
 from fmoe.evaluation.kept import Kept
-from fmoe.held_out import HeldOut, check_classes
-from fmoe.locate import fixed, located
-from fmoe.mixture import Mixture
+from fmoe.held_out import HeldOut
 from fmoe.on_ray import evaluate as on_ray
 from fmoe.on_ray.session import Resources, session
 from fmoe.paths import aside, home, writable
@@ -24,12 +22,14 @@ from fmoe.promotion import foreign, lacks, leaks_unknown
 from fmoe.schema import parse_ratio
 from fmoe.storage import Folder
 from fmoe.version import VERSION
+from pipelines.opened import Opened, opened
 from pipelines.output import Display
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asked for; None where the recipe decides."""
+    """What the command line asked for: its options by their names, as `pipelines.options.asked`
+    gives them. None where the recipe decides."""
 
     data: str | None = None
     data_dir: Path | None = None
@@ -45,16 +45,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Judged:
-    """A model and what was found of it. name: as it was asked for; source: the same with the
-    version's number in place of an alias; card: its `model.json`; test: the images that it was
-    judged on, the first of `data`'s; wanted: how many were asked for, None for all; kept: the
-    finished stages, until nothing can be lost any more."""
+    """A model and what was found of it. test: the images that it was judged on, the first of
+    `data`'s; wanted: how many were asked for, None for all; kept: the finished stages, until
+    nothing can be lost any more."""
 
-    name: str
-    source: str
-    network: Mixture
-    config: Config
-    card: dict[str, Any]
+    model: Opened
     data: HeldOut
     test: Split
     wanted: int | None
@@ -62,25 +57,30 @@ class Judged:
     kept: Kept
 
     @property
+    def name(self) -> str:
+        """As it was asked for."""
+        return self.model.name
+
+    @property
     def known_classes(self) -> list[str]:
-        """The names of what the model tells apart."""
-        return list(self.card["classes"])
+        """The names of what the model tells apart: the data set's, where it does not say."""
+        return list(self.model.card.get("classes", self.data.info.classes))
 
     def to_json(self) -> dict[str, Any]:
-        made_from = self.card["data"]
+        made_from = self.model.card.get("data", {})
         answer = self.found.to_json() | {
             "model": self.name,
-            "sha256": self.card["sha256"],
+            "sha256": self.model.sha256,
             "data": self.data.name,
             "digest": self.data.digest,
             "test_digest": self.data.test_digest,
-            "trained_on_data": made_from["name"],
-            "trained_on": made_from["digest"],
+            "trained_on_data": self.model.data,
+            "trained_on": made_from.get("digest"),
             "trained_on_test": made_from.get("test_digest"),
             "leaked": self.data.count_leaked(len(self.test)),
-            "selected_on": self.card.get("selected_on"),
+            "selected_on": self.model.card.get("selected_on"),
             "attacks": list(self.found.settings.attacks),
-            "recipe_eps": self.config.evaluate.eps,
+            "recipe_eps": self.model.wanted.eps,
             "test_images": len(self.data.test),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "revision": provenance.git_revision(),
@@ -93,15 +93,18 @@ class Judged:
         """What the reader should know of the images, and what is no flag."""
         if self.wanted is not None and self.wanted > len(self.test):
             yield f"{self.wanted} images were asked for, and there are {len(self.test)}"
+        unknown = self.model.data is None
         other = foreign(answer)
-        if other is not None:
+        if unknown:
+            yield "what the model was trained on is not known"
+        elif other is not None:
             yield other
         if self.data.unread is not None:
             yield (
                 "whether test images are among the training images was not looked for: "
                 f"{self.data.unread}"
             )
-        elif other is None:
+        elif other is None and not unknown:
             yield from leaks_unknown(answer)
 
 
@@ -110,19 +113,20 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
 
     Raises `UserError` for a model, data or settings that do not fit.
     """
-    source = fixed(model)
     if model.startswith("models:") and tracking.read_only():
         display.line(f"{home()}: cannot be written: the evaluation is not recorded in the registry")
-    with located(source) as folder:
-        network, config, card = checkpoint.load_model(folder)
-    settings = chosen(request, config, card)
-    name = data.known(request.data or config.data.name)
-    differ = check_classes(card, name, model)
+    it = opened(model)
+    settings = chosen(request, it)
+    if request.data is None and it.data is None:
+        raise UserError(f"--data: {model} does not say what it was trained on; name the data set")
+    name = data.known(request.data or it.data or "")
+    differ = it.fits(name)
     images = images or HeldOut.read(name, request.data_dir)
-    wanted = config.evaluate.images if request.limit is None else request.limit
+    wanted = it.wanted.images if request.limit is None else request.limit
     test = images.test[:wanted]
+    it.answers(test)
     key = {
-        "model": [card["sha256"], card["config_sha256"]],
+        "model": it.key,
         "images": data.digest(test),
         "settings": asdict(settings),
         "code": [PROTOCOL, VERSION, provenance.source()],
@@ -135,8 +139,8 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
     bar = display.task(f"evaluate {model}", len(test))
     with session(request.workers):
         found = on_ray.evaluate(
-            network,
-            config,
+            it.network,
+            it.subject,
             test,
             settings,
             resources=Resources.per_worker(request.workers, request.gpu),
@@ -144,12 +148,13 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
             progress=lambda done, _: display.update(bar, done),
         )
     found = replace(found, raised=[*found.raised, *differ, *images.leaks(len(test))])
-    return Judged(model, source, network, config, card, images, test, wanted, found, kept)
+    return Judged(it, images, test, wanted, found, kept)
 
 
-def chosen(request: Request, config: Config, card: dict[str, Any]) -> Settings:
+def chosen(request: Request, model: Opened) -> Settings:
+    wanted = model.wanted
     try:
-        eps = config.evaluate.eps if request.eps is None else float(parse_ratio(request.eps))
+        eps = wanted.eps if request.eps is None else float(parse_ratio(request.eps))
     except ValueError:
         raise UserError(f"--eps {request.eps}: expected a number such as 0.1 or 8/255") from None
     if not 0 <= eps <= 1:
@@ -158,19 +163,19 @@ def chosen(request: Request, config: Config, card: dict[str, Any]) -> Settings:
         raise UserError(f"--limit {request.limit}: at least 1 image is judged")
     if request.full and request.attacks:
         raise UserError("--full is all attacks: leave out --attacks")
-    names: tuple[str, ...] = (*config.evaluate.attacks, "mixture", "sweeps")
+    names: tuple[str, ...] = (*wanted.attacks, "mixture", "sweeps")
     if request.full:
         names = FULL
     elif request.attacks:
         names = tuple(name.strip() for name in request.attacks.split(","))
-    selected_on = card.get("selected_on")
+    selected_on = model.card.get("selected_on")
     return Settings(
         names,
         eps,
-        config.evaluate.batch_size,
+        wanted.batch_size,
         request.seed,
-        experts=tuple(f"{role}-{i}" for role, i in config.experts.members),
+        experts=model.experts,
         selected_on=selected_on if selected_on in ("validation", "test") else None,
-        collapse_stops=config.evaluate.gate_collapse == "stop",
+        collapse_stops=wanted.gate_collapse == "stop",
         fast=request.fast,
     )

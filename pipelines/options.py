@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from fmoe.workers import Workers
+
+Request = TypeVar("Request")
+
+
+def asked(
+    request: type[Request], given: Mapping[str, Any], *, besides: Collection[str] = ()
+) -> Request:
+    """A command's request: a dataclass with a field for each option, by the option's name.
+
+    given: the command's `locals()`. besides: the options that are for the command alone. What was
+    not given (None) is as the field's default says.
+    """
+    wanted = {field.name for field in fields(request)}  # type: ignore[arg-type]
+    lost = given.keys() - wanted - set(besides)
+    assert not lost, f"{request.__module__}.{request.__name__} has no field for {sorted(lost)}"
+    return request(**{
+        name: value for name, value in given.items() if name in wanted and value is not None
+    })  # fmt: skip
+
 
 Address = Annotated[
     str | None,

@@ -23,7 +23,7 @@ def record(judged: Judged, answer: dict[str, Any]) -> None:
     if read_only():
         answer["not_recorded"] = f"{home()} cannot be written"
         return
-    version = find_version(judged.source)
+    version = find_version(judged.model.source)
     (entry,) = [e for e in registry.versions(version.name) if e.number == version.number]
     why = foreign(answer)
     if why is None and entry.tags.get("fmoe.eval.full") == "true" and not answer["full"]:

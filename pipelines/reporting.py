@@ -40,7 +40,7 @@ def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Pat
     charts = report_plots.charts(
         found,
         answer,
-        judged.network,
+        judged.model.network,
         judged.test,
         judged.data.info.classes,
         judged.known_classes,

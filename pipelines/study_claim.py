@@ -9,7 +9,7 @@ from fmoe import config, provenance
 from fmoe.data import TrainingData
 from fmoe.errors import UserError
 from fmoe.on_ray.session import driven_by
-from fmoe.on_ray.tune import Share
+from fmoe.on_ray.share import Share
 from fmoe.search_space import Space
 from fmoe.storage import Damaged, Folder
 from fmoe.study import Ledger, Trial, elapsed

@@ -10,6 +10,7 @@ from fmoe.config import Config
 from fmoe.data import Split
 from fmoe.errors import TrainingFailed
 from fmoe.evaluation import Evaluation, Settings
+from fmoe.evaluation.subject import MixtureSubject
 from fmoe.mixture import Mixture
 from fmoe.on_ray import evaluate
 from fmoe.on_ray.session import Resources
@@ -76,7 +77,7 @@ class Finals:
         bar = self.display.task(f"trial {trial.number}, {where}", len(split))
         found = evaluate.evaluate(
             self.model(trial),
-            self.config(trial),
+            MixtureSubject(self.config(trial)),
             split,
             Settings(attacks, wanted.eps, wanted.batch_size, self.config(trial).seed),
             resources=self.resources,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from fmoe.expert_store import ExpertStore
 from fmoe.on_ray import shared_storage, tune
 from fmoe.on_ray.placement import sweeping
 from fmoe.on_ray.session import session
+from fmoe.on_ray.share import Share
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.suggest import Suggestions
 from fmoe.on_ray.trials import Setting
-from fmoe.on_ray.tune import Share
 from fmoe.paths import home
 from fmoe.search_space import Space
 from fmoe.storage import Folder
@@ -42,43 +43,52 @@ from pipelines.training_run import checked, only_one
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for; budget, scheduler and searcher instead of the file's."""
+    """What the command line asked for: its options by their names, as `pipelines.options.asked`
+    gives them. trials, minutes, scheduler and searcher instead of the space's own."""
 
-    file: str
-    overrides: tuple[str, ...]
-    budget: dict[str, Any]
-    scheduler: str | None
-    searcher: str | None
-    workers: int
-    gpus: float | None
-    name: str | None
-    resume: bool
-    storage: str | None
-    expert_store: str | None
-    register_as: str | None
-    data_dir: Path | None
+    space: str
+    _: KW_ONLY
+    overrides: Sequence[str] = ()
+    trials: int | None = None
+    minutes: float | None = None
+    scheduler: str | None = None
+    searcher: str | None = None
+    workers: int = 1
+    gpus: float | None = None
+    name: str | None = None
+    resume: bool = False
+    storage: str | None = None
+    expert_store: str | None = None
+    register_as: str | None = None
+    data_dir: Path | None = None
+
+    @property
+    def budget(self) -> dict[str, float]:
+        given = {"trials": self.trials, "minutes": self.minutes}
+        return {key: value for key, value in given.items() if value is not None}
 
 
 def run(request: Request) -> dict[str, Any]:
     """Gives what `fmoe tune --json` prints. Raises `UserError` for bad input."""
     space = search_space.load(
-        request.file,
+        request.space,
         request.overrides,
         budget=request.budget,
         scheduler=request.scheduler,
         searcher=request.searcher,
     )
     identity = fingerprint(space, request.workers)
-    name = checked(request.name or f"{Path(request.file).stem}-{identity[:8]}")
+    name = checked(request.name or f"{Path(request.space).stem}-{identity[:8]}")
     storage = Folder.at(request.storage or home())
     folder = storage / "studies" / name
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
     )
-    if request.workers > 1 and space.study.scheduler.kind == "pbt":
+    scheduler = space.study.scheduler
+    if request.workers > 1 and scheduler.takes_over:
         raise UserError(
-            f"--workers-per-trial {request.workers}: pbt works with one worker a trial only; under "
-            "Ray Train a trial cannot take over another's weights"
+            f"--workers-per-trial {request.workers}: {scheduler.kind} works with one worker a "
+            "trial only; under Ray Train a trial cannot take over another's weights"
         )
     tracking.registry.check_new_name(request.register_as)
     with only_one(folder):
@@ -108,7 +118,7 @@ def run(request: Request) -> dict[str, Any]:
                     (folder / "trials").patient(),
                     share.resources,
                     share.workers,
-                    exchange=space.study.scheduler.kind == "pbt",
+                    exchange=scheduler.takes_over,
                 )
                 study = StudyRun(
                     space, name, ledger, setting, share, loaded, tracker, display, request

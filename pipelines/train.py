@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fmoe.workers import Workers
-from pipelines.options import DataDir, Gpu, Json, WorkerRange
+from pipelines.options import DataDir, Gpu, Json, WorkerRange, asked
 from pipelines.output import figures, result, say
 
 
@@ -46,22 +46,13 @@ def train(
     fmoe train cifar10 --workers 1..4 --gpu     # elastic: goes on with what is there
     fmoe train digits --set gate.temperature=2 --set experts.roles.pgd.count=2
     """
+    given = dict(locals())
     from fmoe.on_ray import reach
 
     reach.check()
     from pipelines.training_run import Request, run
 
-    request = Request(
-        recipe=recipe,
-        overrides=tuple(overrides or ()),
-        workers=workers,
-        name=name,
-        storage=storage,
-        expert_store=expert_store,
-        register_as=register_as,
-        data_dir=data_dir,
-        gpu=gpu,
-    )
+    request = asked(Request, given, besides=["json"])
     with result(json) as answer:
         answer |= run(request)
     say(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError, first_line
 from fmoe.evaluation import Evaluation, Settings
+from fmoe.evaluation.subject import MixtureSubject
 from fmoe.expert_store import ExpertStore
 from fmoe.lease import Held, exclusive
 from fmoe.on_ray import evaluate, pool, shared_storage
@@ -38,17 +39,19 @@ from pipelines.republish import kept
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for."""
+    """What the command line asked for: its options by their names, as `pipelines.options.asked`
+    gives them. None where the recipe or the cluster decides."""
 
     recipe: str
-    overrides: tuple[str, ...]
-    workers: Workers
-    name: str | None
-    storage: str | None
-    expert_store: str | None
-    register_as: str | None
-    data_dir: Path | None
-    gpu: bool | None
+    _: KW_ONLY
+    overrides: Sequence[str] = ()
+    workers: Workers = Workers(1, 1)
+    name: str | None = None
+    storage: str | None = None
+    expert_store: str | None = None
+    register_as: str | None = None
+    data_dir: Path | None = None
+    gpu: bool | None = None
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -315,7 +318,7 @@ class TrainingRun:
         bar = self.display.task(f"evaluate {which}", len(test))
         return evaluate.evaluate(
             joint.trained(self.config, self.folder, self.data.train_digest, epoch),
-            self.config,
+            MixtureSubject(self.config),
             test,
             Settings(tuple(wanted.attacks), wanted.eps, wanted.batch_size, self.config.seed),
             resources=resources,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from pipelines.options import DataDir, Json
+from pipelines.options import DataDir, Json, asked
 from pipelines.output import figures, result, say
 
 
@@ -30,11 +30,12 @@ def tune(
         ),
     ] = None,
     scheduler: Annotated[
-        Literal["asha", "fifo", "pbt"] | None, typer.Option(help="Instead of the space's own.")
+        str | None,
+        typer.Option(metavar="KIND", help="Instead of the space's own, such as asha or fifo."),
     ] = None,
     searcher: Annotated[
-        Literal["tpe", "nsga2", "random", "grid"] | None,
-        typer.Option(help="Instead of the space's own."),
+        str | None,
+        typer.Option(metavar="KIND", help="Instead of the space's own, such as tpe or random."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="By default from the space's settings.")] = None,
     resume: Annotated[
@@ -65,27 +66,13 @@ def tune(
     fmoe tune cifar10 --gpus-per-worker 0.5 --scheduler fifo --searcher random
     fmoe tune digits --trials 12 --resume
     """
+    given = dict(locals())
     from fmoe.on_ray import reach
 
     reach.check()
     from pipelines.study_run import Request, run
 
-    budget: dict[str, Any] = {"trials": trials, "minutes": minutes}
-    request = Request(
-        file=space,
-        overrides=tuple(overrides or ()),
-        budget={key: value for key, value in budget.items() if value is not None},
-        scheduler=scheduler,
-        searcher=searcher,
-        workers=workers,
-        gpus=gpus,
-        name=name,
-        resume=resume,
-        storage=storage,
-        expert_store=expert_store,
-        register_as=register_as,
-        data_dir=data_dir,
-    )
+    request = asked(Request, given, besides=["json"])
     with result(json) as answer:
         answer |= run(request)
     best = answer["best"]

@@ -17,7 +17,6 @@ from fmoe import config, data
 from fmoe.errors import UserError
 from fmoe.paths import home
 from fmoe.storage import Folder
-from fmoe.workers import Workers
 from pipelines.data_claim import claim_data
 from pipelines.training_run import Request, claim_with_data, run
 from tests.data_states import STATES, made
@@ -54,9 +53,7 @@ IS_DIFFERENT: dict[str, str | None] = {
 
 def train(data_dir: Path) -> str:
     """What the command is refused with."""
-    request = Request(
-        "cifar10-small", SETTINGS, Workers(1, 1), "mine", None, None, None, data_dir, None
-    )
+    request = Request("cifar10-small", overrides=SETTINGS, name="mine", data_dir=data_dir)
     with pytest.raises(UserError) as caught:
         run(request)
     return str(caught.value)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fmoe import assembly, config, recorded
+from fmoe import assembly, config, metrics, recorded
 from fmoe.checkpoint import STATE, Checkpoint, Checkpoints
 from fmoe.errors import UserError
 from fmoe.evaluation.chunk import Found
@@ -23,7 +23,6 @@ from fmoe.evaluation.kept import Kept
 from fmoe.expert_store import ExpertStore
 from fmoe.storage import MANIFEST, Damaged, Folder
 from fmoe.study import Trial
-from fmoe.training import METRICS
 from pipelines import kept_files
 from pipelines.cli import main
 from tests.conftest import SMALL
@@ -292,7 +291,7 @@ def kept(tmp_path: Path) -> Checkpoints:
     model = assembly.seeded_expert(settings, 0).state_dict()
     momentum = {"head.bias": torch.zeros(10)}
     for epoch in (0, 1):
-        history = [dict.fromkeys(METRICS, 0.5)] * (epoch + 1)
+        history = [dict.fromkeys(metrics.names(), 0.5)] * (epoch + 1)
         made.save(Checkpoint(epoch, model, momentum, history), epoch)
     return made
 

@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
 from fmoe import search_space
+from fmoe.on_ray.schedulers import Halving, Population, scheduler
 from fmoe.on_ray.suggest import Suggestions
-from fmoe.on_ray.tune import Halving, Population, scheduler
 from fmoe.optuna_trials import as_optuna, own_values
 from fmoe.search_space import Space
 from fmoe.study import Trial

@@ -3,47 +3,68 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from fmoe import assembly
-from fmoe.checkpoint import copy_state
-from fmoe.config import Config
 from fmoe.data import Split
 from fmoe.evaluation import Evaluation, Found, Settings, judge, plan, summarise
 from fmoe.evaluation.chunk import Columns, so_far
 from fmoe.evaluation.kept import Kept
+from fmoe.evaluation.subject import Subject
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import own_error
 
+IN_NUMPY = (torch.float16, torch.float32, torch.float64)
 
-@ray.remote  # type: ignore[untyped-decorator]
+
 def stage(
-    state: dict[str, Any],
-    tree: dict[str, Any],
-    images: Any,
-    labels: Any,
+    state: Mapping[str, NDArray[Any]],
+    subject: Subject,
+    images: NDArray[Any],
+    labels: NDArray[Any],
     start: int,
     name: str,
-    before: dict[str, Any],
+    before: Mapping[str, NDArray[Any]],
     settings: Settings,
     resources: Resources,
 ) -> Found:
+    """In a worker. state: of `sent`."""
     device = resources.device()
-    model = assembly.mixture(Config.model_validate(tree))
-    model.load_state_dict({key: torch.from_numpy(array.copy()) for key, array in state.items()})
+    model = received(subject.build(), state)
     part = Split(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
     columns: Columns = {key: torch.from_numpy(array.copy()) for key, array in before.items()}
     return judge(model.to(device), part.to(device), start, name, columns, settings)
 
 
+def sent(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """The model's tensors as arrays, which workers of a machine share."""
+
+    def array(tensor: Tensor) -> NDArray[Any]:
+        tensor = tensor.detach().cpu()
+        known = not tensor.is_floating_point() or tensor.dtype in IN_NUMPY
+        # a float32 holds any of the others exactly
+        return (tensor.clone() if known else tensor.float()).numpy()
+
+    state = model.state_dict().items()
+    return {name: array(value) for name, value in state if isinstance(value, Tensor)}
+
+
+def received(model: nn.Module, state: Mapping[str, NDArray[Any]]) -> nn.Module:
+    """The model with these tensors; what else its state has stays as it was built."""
+    own = {name: v for name, v in model.state_dict().items() if not isinstance(v, Tensor)}
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+    model.load_state_dict({**own, **tensors})
+    return model
+
+
 def evaluate(
     model: nn.Module,
-    config: Config,
+    subject: Subject,
     split: Split,
     settings: Settings,
     *,
@@ -53,12 +74,13 @@ def evaluate(
 ) -> Evaluation:
     """Judges all images of `split`; what is `kept` of an earlier try is not done again.
 
+    subject: how a worker makes a module of `model`'s kind, which it then gives `model`'s tensors.
     `progress(done, total)` counts images, an image's stages as parts of one.
     """
     begin = time.perf_counter()
     names, skipped = plan(model, settings)
-    state = ray.put({name: tensor.numpy() for name, tensor in copy_state(model).items()})
-    task = stage.options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)
+    state = ray.put(sent(model))
+    task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(stage)
     starts = range(0, len(split), settings.batch_size)
     parts: list[dict[str, Found]] = [{} for _ in starts]
     running: dict[Any, int] = {}
@@ -79,7 +101,7 @@ def evaluate(
             if known is None:
                 before = {key: column.numpy() for key, column in so_far(found).items()}
                 arrays = part.images.numpy(), part.labels.numpy()
-                given = (config.plain(), *arrays, starts[place], name, before, settings, resources)
+                given = (subject, *arrays, starts[place], name, before, settings, resources)
                 running[task.remote(state, *given)] = place
                 return
             found[name] = known

@@ -26,12 +26,11 @@ import aiohttp
 import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
-from ray.util.state import StateApiClient
-from ray.util.state.common import ListApiOptions, StateResource
 
 import fmoe
 from fmoe import provenance
 from fmoe.errors import UserError, first_line
+from fmoe.on_ray import private
 from fmoe.on_ray.token import auth_token
 from fmoe.version import VERSION
 
@@ -132,10 +131,7 @@ class Jobs:
     def head(self) -> str:
         """The head node's IP address."""
         with answering(self.address):
-            state = StateApiClient(self.address, headers=self.headers)
-            options = ListApiOptions(filters=[("is_head_node", "=", True)])
-            (node,) = state.list(StateResource.NODES, options, raise_on_missing_output=False)
-        return str(node.node_ip)
+            return private.head_node_ip(self.address, self.headers)
 
     def list(self) -> list[Job]:
         """Newest first; only those that `submit` started."""

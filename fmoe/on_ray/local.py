@@ -16,10 +16,10 @@ from types import FrameType
 from typing import NoReturn
 
 import psutil
-from ray._raylet import Config  # type: ignore[attr-defined]
 
 from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError
+from fmoe.on_ray import private
 
 SECONDS = 15.0  # an idle machine takes three, a busy one ten
 PATIENCE = "FMOE_RAY_SECONDS"
@@ -118,7 +118,7 @@ def seconds() -> float:
         raise UserError(f"{PATIENCE}={text}: expected a number of seconds, such as 60") from None
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(ceil(limit)))
     os.environ.setdefault("RAY_raylet_start_wait_time_s", str(QUANTUM))  # it asks again
-    Config.initialize("")  # Ray has read the environment already
+    private.read_environment()
     return limit
 
 

@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray._private.state import state
-from ray._raylet import PlacementGroupID
-from ray.core.generated import gcs_pb2
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import remove_placement_group
+
+from fmoe.on_ray import private
 
 SECONDS = 10.0  # for Ray to notice that the controller has gone
 
@@ -48,23 +47,7 @@ def sweeping(interval: float = 1.0) -> Iterator[None]:
 
 
 def _remove() -> int:
-    found = _left_behind()
+    found = private.groups_of_dead_actors(ray.get_runtime_context().get_job_id())
     for group in found:
-        remove_placement_group(PlacementGroup(PlacementGroupID(group)))
+        remove_placement_group(group)
     return len(found)
-
-
-def _left_behind() -> list[bytes]:
-    """Of this job, not removed, and made by an actor that is dead."""
-    job = ray.get_runtime_context().get_job_id()
-    removed = gcs_pb2.PlacementGroupTableData.REMOVED
-    tables = state._connect_and_get_accessor().get_placement_group_table()
-    groups = [gcs_pb2.PlacementGroupTableData.FromString(table) for table in tables]
-    return [
-        group.placement_group_id
-        for group in groups
-        if group.creator_job_id.hex() == job
-        and group.creator_actor_id.strip(b"\xff")  # none: the driver has made it
-        and group.creator_actor_dead
-        and group.state != removed
-    ]

@@ -7,17 +7,13 @@ here, over the connection that Ray would use, with a deadline.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import grpc
 import ray
-from ray._private import services
-from ray._private.gcs_utils import create_gcs_channel
-from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
 
 from fmoe.errors import UserError, first_line
+from fmoe.on_ray import private
 
 SECONDS = 8.0  # for the head's answer; a busy one takes less than one
 UNSET = "or unset RAY_ADDRESS to use this machine alone"
@@ -44,27 +40,22 @@ def reach(address: str) -> str:
     head = _resolved(address)
     named = f"RAY_ADDRESS={address}" + ("" if head == address else f" ({head})")
     try:
-        with _channel(head) as channel:
-            asked = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-            answer = asked.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=SECONDS)
-            version = answer.ray_version
+        with private.channel(head) as channel:
+            asked = private.Head(channel, SECONDS)
+            version = asked.version()
             if version != ray.__version__:
                 raise UserError(
                     f"{named}: the cluster runs Ray {version} and this Python has "
                     f"{ray.__version__}: install the cluster's (`pip install ray=={version}`), "
                     f"{UNSET}"
                 )
-            nodes = asked.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), timeout=SECONDS)
+            nodes = asked.nodes()
     except AuthenticationError:
         raise UserError(f"{named}: {_token()}") from None
     except grpc.RpcError as error:
         raise UserError(f"{named}: {_fault(error)}") from None
-    here = set(services.find_node_ids())
-    ours = [
-        f"{n.node_manager_address}:{n.node_manager_port}"
-        for n in nodes.node_info_list
-        if n.state == gcs_pb2.GcsNodeInfo.ALIVE and n.node_id.hex() in here
-    ]
+    here = private.nodes_of_this_machine()
+    ours = [node.address for node in nodes if node.id in here]
     if not any(map(_ready, ours)):
         gist = f"its node on this machine ({ours[0]}) hangs" if ours else "this machine is no node"
         raise UserError(
@@ -74,18 +65,9 @@ def reach(address: str) -> str:
     return head
 
 
-@contextmanager
-def _channel(address: str) -> Iterator[grpc.Channel]:
-    channel = create_gcs_channel(address)
-    try:
-        yield channel
-    finally:
-        channel.close()
-
-
 def _ready(node: str) -> bool:
     """Ray's own code, which no signal interrupts, would wait for one that hangs."""
-    with _channel(node) as channel:
+    with private.channel(node) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=SECONDS)
         except grpc.FutureTimeoutError:
@@ -108,7 +90,7 @@ def _resolved(address: str) -> str:
             "cluster of this machine"
         )
     try:
-        return str(services.canonicalize_bootstrap_address(address))
+        return private.bootstrap_address(address)
     except ConnectionError:
         raise UserError(
             f"RAY_ADDRESS={address}: no Ray runs on this machine: `ray start --head` starts one, "

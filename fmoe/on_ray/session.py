@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from fmoe import provenance
 from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError, first_line
-from fmoe.on_ray import local
+from fmoe.on_ray import local, private
 from fmoe.on_ray.reach import cluster_address, reach
 from fmoe.on_ray.token import auth_token
 
@@ -155,9 +155,8 @@ def start(folder: Path, workers: int, data_bytes: int, idle: bool) -> None:
                 address="local",  # not whatever cluster runs on this machine
                 num_cpus=max(usable_cpus(), workers),
                 include_dashboard=False,
-                _system_config={"prestart_worker_first_driver": idle},
-                _temp_dir=str(folder),
                 object_store_memory=200 * MEBIBYTE + 2 * data_bytes,
+                **private.starting(idle=idle, folder=str(folder)),
                 **QUIET,
             )
     except UserError:

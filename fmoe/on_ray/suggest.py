@@ -33,18 +33,12 @@ def as_asked(space: Space, number: int, values: dict[str, Any]) -> dict[str, Any
     return {"number": number, "values": json.dumps(values), "config": config}
 
 
-def sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler:
-    chosen = space.study.searcher
+def sampler(space: Space, seed: int) -> optuna.samplers.BaseSampler | None:
+    """None where nothing is drawn."""
+    searcher = space.study.searcher
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if chosen.kind == "tpe":
-            # trials run at once: those under way count as bad, so that none is tried twice
-            return optuna.samplers.TPESampler(
-                n_startup_trials=chosen.startup, seed=seed, constant_liar=True
-            )
-        if chosen.kind == "nsga2":
-            return optuna.samplers.NSGAIISampler(population_size=chosen.population, seed=seed)
-        return optuna.samplers.RandomSampler(seed=seed)
+        return None if searcher.in_order else searcher.sampler(seed)
 
 
 class Unpickled:
@@ -78,8 +72,9 @@ class Suggestions(Unpickled, Searcher):  # type: ignore[misc]
         for trial in done:
             self._add(trial)
         first = int(space.study.has_baseline)
-        grid = space.grid() if space.study.searcher.kind == "grid" else iter(())
-        self.fixed = {first + place: v for place, v in enumerate(islice(grid, total))}
+        searcher = space.study.searcher
+        listed = searcher.trials(space) if searcher.in_order else iter(())
+        self.fixed = {first + place: v for place, v in enumerate(islice(listed, total))}
 
     @property
     def more(self) -> int:

@@ -1,4 +1,4 @@
-"""A study's trials under Ray Tune: schedulers, the searcher, what Tune says of its trials.
+"""A study's trials under Ray Tune.
 
 Tune keeps pickles of its own state; they go to a private folder of this process, nobody reads
 them, and they are deleted with it. A resume goes by the study's JSON files (`fmoe.study`).
@@ -6,35 +6,24 @@ them, and they are deleted with it. A resume goes by the study's JSON files (`fm
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import random
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, Protocol
 
 import ray
 from ray import tune
-from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
-    FIFOScheduler,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
 
 from fmoe.errors import UserError
-from fmoe.on_ray.session import Resources, grows
-from fmoe.on_ray.suggest import Suggestions, Unpickled, as_asked
+from fmoe.on_ray.relay import Listener, Relay
+from fmoe.on_ray.schedulers import scheduler
+from fmoe.on_ray.share import Share
+from fmoe.on_ray.suggest import Suggestions
 from fmoe.on_ray.train import interruptible
 from fmoe.on_ray.trials import Setting, alone, together
 from fmoe.search_space import Space
 from fmoe.study import Trial
 
-GROWN = 4  # trials at once for which an autoscaler may bring GPUs
 LOST = 1  # how often a trial whose process or node was lost is tried again
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -43,50 +32,6 @@ SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "10",
 }
-
-
-class Listener(Protocol):
-    """Hears of a study's trials, in this process."""
-
-    def begun(self, trial: Trial) -> None: ...
-    def reported(self, trial: Trial) -> None: ...
-    def ended(self, trial: Trial) -> None: ...
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a trial gets: so many workers with these resources; `at_once` trials fit the cluster."""
-
-    workers: int
-    resources: Resources
-    at_once: int
-
-    @classmethod
-    def of_cluster(cls, workers: int, gpus: float | None) -> Share:
-        """gpus: of each worker; None gives each one where the cluster has some.
-
-        Raises `UserError` where not even one trial fits.
-        """
-        total = ray.cluster_resources()
-        if gpus is None:
-            gpus = 1 if total.get("GPU", 0) >= 1 else 0
-        if workers > 1:
-            gpus = int(gpus) if gpus == int(gpus) else _no_fraction(gpus)
-        kind, each = ("GPU", float(gpus)) if gpus else ("CPU", 1.0)
-        slots = int(total.get(kind, 0) / each + 1e-9)
-        slots = min(slots, int(total.get("CPU", 0)))
-        if grows() and gpus:  # more nodes come when trials wait
-            return cls(workers, Resources(1, gpus), max(slots // workers, GROWN))
-        if workers > slots:
-            raise UserError(
-                f"--workers-per-trial {workers}: the cluster has room for {slots} "
-                f"({int(total.get('CPU', 0))} CPUs, {int(total.get('GPU', 0))} GPUs)"
-            )
-        return cls(workers, Resources(1, gpus), slots // workers)
-
-
-def _no_fraction(gpus: float) -> int:
-    raise UserError(f"--gpus-per-worker {gpus:g}: several workers of a trial need whole GPUs")
 
 
 def search(
@@ -118,12 +63,13 @@ def search(
         else {"CPU": share.resources.cpus, "GPU": share.resources.gpus}
     )
     relay = Relay(suggestions, listener, seconds, over)
+    chosen = space.study.scheduler
     # Ray's PBT takes no searcher: its population is drawn at once
-    pbt = space.study.scheduler.kind == "pbt"
+    pbt = chosen.takes_over
     if pbt and sum(node["Alive"] for node in ray.nodes()) > 1:
         raise UserError(
-            "scheduler: pbt: trials hand their weights over through a folder of one machine, and "
-            "this cluster has several; asha and fifo do without"
+            f"scheduler: {chosen.kind}: trials hand their weights over through a folder of one "
+            "machine, and this cluster has several; asha and fifo do without"
         )
     population = [suggestions.ask() for _ in range(suggestions.more)] if pbt else []
     with tempfile.TemporaryDirectory(prefix="fmoe-tune-") as private:
@@ -148,166 +94,3 @@ def search(
         )
         interruptible(tuner.fit)
     relay.settle()
-
-
-def scheduler(space: Space, done: Sequence[Trial]) -> TrialScheduler:
-    chosen = space.study.scheduler
-    if chosen.kind == "fifo":
-        return FIFOScheduler()
-    metric, direction = next(iter(space.study.metrics.items()))
-    if chosen.kind == "pbt":
-        return Population(
-            space,
-            time_attr="epochs",
-            metric=metric,
-            mode=direction,
-            perturbation_interval=chosen.every,
-            quantile_fraction=chosen.quantile,
-            custom_explore_fn=lambda config: config,
-            log_config=False,
-            require_attrs=False,
-        )
-    halving = Halving(
-        time_attr="epochs",
-        metric=metric,
-        mode=direction,
-        max_t=max(space.epochs, chosen.grace),
-        grace_period=chosen.grace,
-        reduction_factor=chosen.reduction,
-    )
-    halving.keep_first = space.study.has_baseline
-    for trial in done:
-        halving.remember(trial)
-    return halving
-
-
-class Halving(AsyncHyperBandScheduler):  # type: ignore[misc]
-    """Ray's ASHA; the recipe as it stands is measured against, so it is never pruned."""
-
-    keep_first = True
-
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        decision = str(super().on_trial_result(controller, trial, result))
-        baseline = self.keep_first and trial.config["asked"]["number"] == 0
-        return TrialScheduler.CONTINUE if baseline else decision
-
-    def remember(self, trial: Trial) -> None:
-        """A trial of an earlier try fills the rungs that it reached."""
-        stand_in = SimpleNamespace(trial_id=f"earlier-{trial.number}")
-        self.on_trial_add(None, stand_in)
-        for index, epoch in enumerate(trial.history):
-            super().on_trial_result(None, stand_in, {**epoch, "epochs": index + 1})
-
-
-class Population(Unpickled, PopulationBasedTraining):  # type: ignore[misc]
-    """Ray's PBT over our values; trials keep their number."""
-
-    def __init__(self, space: Space, **settings: Any):
-        super().__init__(**settings)
-        self.space, self.draw, self.changes = space, random.Random(space.base.seed), 0
-
-    def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """At its last epoch a trial neither takes over nor gives: nothing is left to train."""
-        if result.get("epochs", 0) >= self.space.epochs:
-            return str(TrialScheduler.CONTINUE)
-        return str(super().on_trial_result(controller, trial, result))
-
-    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
-        own, other = trial.config["asked"], trial_to_clone.config["asked"]
-        values = json.loads(other["values"])
-        try:
-            asked = as_asked(self.space, own["number"], self.space.explore(values, self.draw))
-        except UserError:  # two values that do not go together: the weights alone move
-            asked = as_asked(self.space, own["number"], values)
-        self.changes += 1
-        return {"asked": {**asked, "parent": other["number"], "change": self.changes}}, {}
-
-
-class Relay(Unpickled, tune.Callback):  # type: ignore[misc]
-    """Tune's events as changes of our trials."""
-
-    def __init__(
-        self,
-        suggestions: Suggestions,
-        listener: Listener,
-        seconds: float | None,
-        over: Callable[[Trial], bool],
-    ):
-        self.suggestions, self.listener, self.over = suggestions, listener, over
-        self.everyone: dict[int, Trial] = {}
-        self.known: set[int] = set()
-        self.change: dict[int, int] = {}
-        self.deadline = time.monotonic() + seconds if seconds else None
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        ours = self._ours(trial)
-        if ours.number not in self.known:  # PBT starts a trial again and again
-            self.known.add(ours.number)
-            ours.started = time.time()
-            self.listener.begun(ours)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-    ) -> None:
-        ours = self._ours(trial)
-        ours.process = result["process"]
-        if "error" in result:
-            ours.error, ours.experts = str(result["error"]), dict(result["experts"])
-            return
-        if result["adopted"] is not None:
-            self._inherit(ours, result["adopted"], result["epoch"])
-        if result["epoch"] != len(ours.history):
-            return  # a resumed trial goes through its history again
-        ours.experts = dict(result["experts"])
-        ours.history.append(dict(result["history"]))
-        self.listener.reported(ours)
-
-    def _inherit(self, ours: Trial, adopted: dict[str, Any], epoch: int) -> None:
-        """PBT: at the first report after the trial took over another's weights."""
-        if adopted["change"] == self.change.get(ours.number):
-            return
-        self.change[ours.number] = adopted["change"]
-        ours.values = json.loads(adopted["values"])
-        ours.history = [dict(metrics) for metrics in adopted["history"]]
-        ours.changes.append({"epoch": epoch, "parent": adopted["parent"], "values": ours.values})
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        ours = self._ours(trial)
-        late = self.deadline is not None and time.monotonic() >= self.deadline
-        if ours.error:
-            ours.status = "failed"
-        else:
-            ours.status = "finished" if self.over(ours) else "stopped" if late else "pruned"
-        self._end(ours)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        ours = self._ours(trial)
-        ours.status, ours.error = "failed", reason(trial)
-        self._end(ours)
-
-    def settle(self) -> None:
-        """Tune's clock ends a trial that was just starting without a word."""
-        for ours in self.everyone.values():
-            if ours.status == "running":
-                ours.status = "stopped"
-                self._end(ours)
-
-    def _ours(self, trial: Any) -> Trial:
-        number = trial.config["asked"]["number"]
-        self.everyone.setdefault(number, self.suggestions.under_way[number])
-        return self.everyone[number]
-
-    def _end(self, ours: Trial) -> None:
-        ours.ended = time.time()
-        self.suggestions.tell(ours)
-        self.listener.ended(ours)
-
-
-def reason(trial: Any) -> str:
-    """The last line of what went wrong."""
-    try:
-        with open(trial.error_file) as file:
-            lines = [line.strip() for line in file if line.strip()]
-    except (OSError, TypeError):
-        return "unknown: Ray kept no error"
-    return lines[-1][:500] if lines else "unknown"

@@ -34,7 +34,7 @@ def space(folder: Path, domains: dict[str, Any], **keys: Any) -> Path:
 
 
 def study(
-    home: Path, file: Path, name: str, monkeypatch: pytest.MonkeyPatch, **budget: float
+    home: Path, file: Path, name: str, monkeypatch: pytest.MonkeyPatch, **budget: Any
 ) -> dict[str, Any]:
     """In this process, whose Ray session it uses; gives what `fmoe tune --json` prints."""
     from pipelines.study_run import Request, run
@@ -42,6 +42,4 @@ def study(
     monkeypatch.setenv("FMOE_HOME", str(home))
     # mlflow sets it when another test of this process gives it a store
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return run(
-        Request(str(file), (), budget, None, None, 1, None, name, False, None, None, None, None)
-    )
+    return run(Request(str(file), name=name, **budget))

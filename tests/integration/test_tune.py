@@ -74,10 +74,7 @@ def studied_once(
     content = test_file.read_bytes()
 
     def study(resume: bool) -> dict[str, Any]:
-        return run(
-            Request(str(file), (), {}, None, None, 1, None, "small", resume, None, None, None,
-                    home / "data")
-        )  # fmt: skip
+        return run(Request(str(file), name="small", resume=resume, data_dir=home / "data"))
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("FMOE_HOME", str(home))

@@ -18,8 +18,7 @@ from fmoe.on_ray.session import session
 from pipelines.study_run import Request, run
 
 with session(1):
-    answer = run(Request(sys.argv[1], (), {}, None, None, 2, None, 'nested', False, None, None,
-                         None, None))
+    answer = run(Request(sys.argv[1], workers=2, name='nested'))
     deadline = time.monotonic() + 20
     while ray.available_resources().get('CPU') != ray.cluster_resources()['CPU']:
         assert time.monotonic() < deadline, ray.available_resources()

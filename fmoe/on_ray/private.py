@@ -1,0 +1,112 @@
+"""Everything of Ray that Ray does not promise: its private modules, messages and settings.
+
+They were seen in the version that `SEEN` names; another one may have moved any of them, and
+`tests/test_ray_private.py` then says which. Elsewhere only public names of Ray are imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from ray._private import services
+from ray._private.gcs_utils import create_gcs_channel
+from ray._private.state import state
+from ray._raylet import Config, PlacementGroupID  # type: ignore[attr-defined]
+from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
+from ray.util.placement_group import PlacementGroup
+
+SEEN = "2.60.0"
+
+
+@contextmanager
+def channel(address: str) -> Iterator[grpc.Channel]:
+    """The connection that Ray itself would use, with its token. address: host:port."""
+    opened = create_gcs_channel(address)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive. id: in hexadecimal digits; address: host:port of its raylet."""
+
+    id: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster's head over a `channel`. Its methods raise `grpc.RpcError` after `seconds`."""
+
+    channel: grpc.Channel
+    seconds: float
+
+    def version(self) -> str:
+        request = gcs_service_pb2.CheckAliveRequest()
+        return str(self._asked().CheckAlive(request, timeout=self.seconds).ray_version)
+
+    def nodes(self) -> list[Node]:
+        request = gcs_service_pb2.GetAllNodeInfoRequest()
+        answer = self._asked().GetAllNodeInfo(request, timeout=self.seconds)
+        return [
+            Node(n.node_id.hex(), f"{n.node_manager_address}:{n.node_manager_port}")
+            for n in answer.node_info_list
+            if n.state == gcs_pb2.GcsNodeInfo.ALIVE
+        ]
+
+    def _asked(self) -> Any:
+        return gcs_service_pb2_grpc.NodeInfoGcsServiceStub(self.channel)
+
+
+def nodes_of_this_machine() -> set[str]:
+    """Ids of the nodes whose processes run here, whichever cluster they are of."""
+    return set(services.find_node_ids())
+
+
+def bootstrap_address(address: str) -> str:
+    """host:port of an address as RAY_ADDRESS has it (`auto` is what runs on this machine, and
+    localhost this machine's own address). Raises `ConnectionError` where `auto` finds none."""
+    return str(services.canonicalize_bootstrap_address(address))
+
+
+def read_environment() -> None:
+    """Ray has read the settings in RAY_… variables already; it reads them again."""
+    Config.initialize("")
+
+
+def starting(*, idle: bool, folder: str) -> dict[str, Any]:
+    """Arguments of `ray.init`. idle: whether a worker for each CPU is started at once; folder: for
+    its sockets and logs."""
+    return {"_system_config": {"prestart_worker_first_driver": idle}, "_temp_dir": folder}
+
+
+def groups_of_dead_actors(job: str) -> list[PlacementGroup]:
+    """Placement groups of this job that are not removed, and whose creator was an actor that is
+    dead. job: its id in hexadecimal digits."""
+    tables = state._connect_and_get_accessor().get_placement_group_table()
+    groups = [gcs_pb2.PlacementGroupTableData.FromString(table) for table in tables]
+    return [
+        PlacementGroup(PlacementGroupID(group.placement_group_id))
+        for group in groups
+        if group.creator_job_id.hex() == job
+        and group.creator_actor_id.strip(b"\xff")  # none: the driver has made it
+        and group.creator_actor_dead
+        and group.state != gcs_pb2.PlacementGroupTableData.REMOVED
+    ]
+
+
+def head_node_ip(dashboard: str, headers: Mapping[str, str]) -> str:
+    """dashboard: its URL; headers: of HTTP, the token among them."""
+    from ray.util.state import StateApiClient
+    from ray.util.state.common import ListApiOptions, StateResource
+
+    client = StateApiClient(dashboard, headers=dict(headers))
+    options = ListApiOptions(filters=[("is_head_node", "=", True)])
+    (node,) = client.list(StateResource.NODES, options, raise_on_missing_output=False)
+    return str(node.node_ip)

@@ -1,0 +1,110 @@
+"""The parts of Ray that Ray does not promise are as they were when `fmoe.on_ray` was written.
+
+Where one of these fails under another Ray: see what has become of it, mend `fmoe/on_ray/private.py`
+(or what is named), run tests/integration and tests/cluster, and raise `SEEN`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import ray
+from ray._private import services
+from ray._private.gcs_utils import create_gcs_channel
+from ray._private.state import state
+from ray._raylet import Config, PlacementGroupID  # type: ignore[attr-defined]
+from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
+from ray.train import TrainingFailedError, WorkerGroupError
+from ray.tune.schedulers import PopulationBasedTraining
+from ray.util.state import StateApiClient
+from ray.util.state.common import ListApiOptions, StateResource
+
+from fmoe.on_ray import private
+from fmoe.on_ray.schedulers import Population
+
+ROOT = Path(__file__).parent.parent
+
+
+def parameters(function: object) -> list[str]:
+    assert callable(function)
+    return list(inspect.signature(function).parameters)
+
+
+def test_it_is_the_version_in_which_they_were_seen() -> None:
+    assert ray.__version__ == private.SEEN
+
+
+def test_nothing_else_imports_what_is_private() -> None:
+    """`private.py` is the one module to look at."""
+    deep = re.compile(
+        r"^\s*(from|import) ray\.(_\w+|core|\w+\._\w+|\w+\.v2|autoscaler|util\.state)\b"
+        r"|_system_config|_temp_dir",
+        re.MULTILINE,
+    )
+    files = [*(ROOT / "fmoe").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
+    using = {file.name for file in files if deep.search(file.read_text())}
+    assert using == {"private.py"}
+
+
+def test_messages_of_the_head() -> None:
+    node = gcs_pb2.GcsNodeInfo
+    assert {"node_id", "node_manager_address", "node_manager_port", "state"} <= {
+        *node.DESCRIPTOR.fields_by_name
+    }
+    assert node.ALIVE == 0
+    alive = gcs_service_pb2.CheckAliveReply.DESCRIPTOR.fields_by_name
+    nodes = gcs_service_pb2.GetAllNodeInfoReply.DESCRIPTOR.fields_by_name
+    assert "ray_version" in alive
+    assert "node_info_list" in nodes
+    with private.channel("127.0.0.1:1") as channel:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        assert callable(stub.CheckAlive)
+        assert callable(stub.GetAllNodeInfo)
+    assert parameters(create_gcs_channel)[0] == "address"
+
+
+def test_placement_groups() -> None:
+    group = gcs_pb2.PlacementGroupTableData
+    assert {
+        "placement_group_id",
+        "creator_job_id",
+        "creator_actor_id",
+        "creator_actor_dead",
+        "state",
+    } <= {*group.DESCRIPTOR.fields_by_name}
+    assert group.REMOVED in group.PlacementGroupState.values()
+    assert callable(state._connect_and_get_accessor)
+    name = bytes(range(PlacementGroupID.size()))
+    assert PlacementGroupID(name).binary() == name
+
+
+def test_addresses_and_nodes() -> None:
+    assert parameters(services.find_node_ids) == []
+    assert private.bootstrap_address("10.0.0.1:6379") == "10.0.0.1:6379"
+    assert isinstance(private.nodes_of_this_machine(), set)
+    assert callable(Config.initialize)
+
+
+def test_arguments_of_init() -> None:
+    wanted = private.starting(idle=True, folder="/somewhere")
+    assert wanted.keys() <= {*parameters(ray.init), "_system_config", "_temp_dir"}
+    assert wanted["_system_config"] == {"prestart_worker_first_driver": True}
+    assert "_system_config" in inspect.getsource(ray.init)
+    assert "_temp_dir" in inspect.getsource(ray.init)
+
+
+def test_the_state_api() -> None:
+    assert {"address", "headers"} <= {*parameters(StateApiClient)}
+    assert {"resource", "options", "raise_on_missing_output"} <= {*parameters(StateApiClient.list)}
+    assert ListApiOptions(filters=[("is_head_node", "=", True)]).filters
+    assert StateResource.NODES
+
+
+def test_what_is_overridden_or_read_in_tune_and_train() -> None:
+    """Methods that start with an underscore, and attributes that no documentation names."""
+    theirs, ours = PopulationBasedTraining._get_new_config, Population._get_new_config
+    assert parameters(theirs) == parameters(ours)
+    assert "worker_failures" in parameters(WorkerGroupError)
+    assert issubclass(WorkerGroupError, TrainingFailedError)
