@@ -115,14 +115,14 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
         display.line(f"{home()}: cannot be written: the evaluation is not recorded in the registry")
     with located(source) as folder:
         network, config, card = checkpoint.load_model(folder)
-    settings = chosen(request, config, card)
+    settings, facts = chosen(request, config, card), checkpoint.facts_of(card)
     name = data.known(request.data or config.data.name)
     differ = check_classes(card, name, model)
     images = images or HeldOut.read(name, request.data_dir)
     wanted = config.evaluate.images if request.limit is None else request.limit
     test = images.test[:wanted]
     key = {
-        "model": [card["sha256"], card["config_sha256"]],
+        "model": [card["sha256"], card["config_sha256"], facts.plain()],
         "images": data.digest(test),
         "settings": asdict(settings),
         "code": [PROTOCOL, VERSION, provenance.source()],
@@ -137,6 +137,7 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
         found = on_ray.evaluate(
             network,
             config,
+            facts,
             test,
             settings,
             resources=Resources.per_worker(request.workers, request.gpu),

@@ -17,6 +17,7 @@ from fmoe.data import Split
 from fmoe.evaluation import Evaluation, Found, Settings, judge, plan, summarise
 from fmoe.evaluation.chunk import Columns, so_far
 from fmoe.evaluation.kept import Kept
+from fmoe.facts import Facts
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import own_error
 
@@ -25,6 +26,7 @@ from fmoe.on_ray.tasks import own_error
 def stage(
     state: dict[str, Any],
     tree: dict[str, Any],
+    facts: Facts,
     images: Any,
     labels: Any,
     start: int,
@@ -34,7 +36,7 @@ def stage(
     resources: Resources,
 ) -> Found:
     device = resources.device()
-    model = assembly.mixture(Config.model_validate(tree))
+    model = assembly.mixture(Config.model_validate(tree), facts)
     model.load_state_dict({key: torch.from_numpy(array.copy()) for key, array in state.items()})
     part = Split(torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()))
     columns: Columns = {key: torch.from_numpy(array.copy()) for key, array in before.items()}
@@ -44,6 +46,7 @@ def stage(
 def evaluate(
     model: nn.Module,
     config: Config,
+    facts: Facts,
     split: Split,
     settings: Settings,
     *,
@@ -53,6 +56,7 @@ def evaluate(
 ) -> Evaluation:
     """Judges all images of `split`; what is `kept` of an earlier try is not done again.
 
+    facts: by which `model` was built; workers build it again from these and `config`.
     `progress(done, total)` counts images, an image's stages as parts of one.
     """
     begin = time.perf_counter()
@@ -79,8 +83,8 @@ def evaluate(
             if known is None:
                 before = {key: column.numpy() for key, column in so_far(found).items()}
                 arrays = part.images.numpy(), part.labels.numpy()
-                given = (config.plain(), *arrays, starts[place], name, before, settings, resources)
-                running[task.remote(state, *given)] = place
+                given = (*arrays, starts[place], name, before, settings, resources)
+                running[task.remote(state, config.plain(), facts, *given)] = place
                 return
             found[name] = known
             count(place)
