@@ -9,7 +9,7 @@ from fmoe.checkpoint import Checkpoints
 from fmoe.config import Config, fingerprint
 from fmoe.data import TrainingData
 from fmoe.errors import UserError
-from fmoe.expert_store import ExpertStore, expert_key
+from fmoe.expert_store import ExpertStore, data_settings, expert_key
 from fmoe.mixture import Mixture
 from fmoe.place import Place
 from fmoe.selection import best_epoch
@@ -22,7 +22,7 @@ def joint_key(config: Config, train_digest: str) -> str:
     """Hash of everything that decides the joint phase's numbers, but for the number of workers."""
     tree = config.plain()
     del tree["evaluate"]
-    data = {"digest": train_digest, **assembly.facts_of(config).plain()}
+    data = data_settings(config, train_digest)
     return fingerprint({"fmoe": VERSION, "config": tree, "data": data})[:32]
 
 
