@@ -84,7 +84,8 @@ def test_the_walk_goes_everywhere(all_changes: list[Change]) -> None:
 def test_a_field_changes_the_key_or_is_on_the_list(
     key: Callable[[Config], str], exempt: dict[str, str], all_changes: list[Change]
 ) -> None:
-    unseen, seen = [], []
+    unseen: list[str] = []
+    seen: list[str] = []
     for change in all_changes:
         listed = any(fnmatch(change.path, pattern) for pattern in exempt)
         if (key(change.before) == key(change.after)) is not listed:
