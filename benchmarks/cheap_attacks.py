@@ -32,12 +32,13 @@ ARMS = {
         "joint.warm_start=true",
     ],
 }
-BASE = ["experts.width=16", "joint.validation.images=500", "data.train_images=10000"]
+BASE = ["experts.backbone.width=16", "joint.validation.images=500", "data.train_images=10000"]
 
 
 def trained(arm: str, loaded: Data, count: int) -> tuple[Any, list[dict[str, float]], Config]:
     settings = config.load("cifar10-small", [*BASE, f"joint.epochs={count}", *ARMS[arm]])
-    model, phase = assembly.seeded_expert(settings, settings.seed), settings.joint
+    member, phase = settings.experts.members[0], settings.joint
+    model = assembly.seeded_expert(settings, member, settings.seed)
     stream = epochs(
         model, loaded.train, loaded.val, phase, phase.attack, augment=settings.data.augment,
         seed=settings.seed, numerics=settings.numerics, place=Place(device=measure.device()),

@@ -46,7 +46,7 @@ def mixture(experts: int, width: int) -> nn.Module:
     counts = [f"experts.roles.benign.count={int(experts > 1)}", "experts.roles.fgsm.count=0"]
     counts.append(f"experts.roles.pgd.count={experts - int(experts > 1)}")
     model = assembly.mixture(
-        config.load("cifar10-small", [f"experts.width={width}", *counts])
+        config.load("cifar10-small", [f"experts.backbone.width={width}", *counts])
     )  # fmt: skip
     with torch.no_grad():
         model.train()(torch.rand(64, 3, 32, 32))

@@ -46,7 +46,7 @@ def main() -> None:
         "cifar10-small",
         [
             f"joint.epochs={EPOCHS}",
-            "experts.width=16",
+            "experts.backbone.width=16",
             "joint.batch_size=256",
             "experts.train.epochs=1",
             "experts.train.validation.images=10",

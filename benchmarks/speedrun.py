@@ -44,8 +44,7 @@ from fmoe.training import Trainer
 from fmoe.validation import validation_accuracies, validation_attacks
 
 SETTINGS = [
-    "experts.backbone=resnet18-patch",
-    "experts.width=24",
+    "experts.backbone={kind: resnet18, width: 24, stem: patch}",
     "data.val_images=500",
     "data.augment={crop: 2, flip: true}",
     "joint.batch_size=256",
@@ -80,7 +79,7 @@ def train(
     whole = Resized(loaded.train, phase.batch_size, settings.data.augment, settings.seed).to(device)
     assert isinstance(whole, Resized)
     begin = time.perf_counter()
-    model = assembly.seeded_expert(settings, settings.seed)
+    model = assembly.seeded_expert(settings, settings.experts.members[0], settings.seed)
     place, numerics = Place(device=device), Numerics("bfloat16")
     trainer = Trainer(model, phase, phase.attack, whole, place, numerics, "all")
     val = loaded.val[: phase.validation.images].to(device)

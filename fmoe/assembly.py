@@ -5,36 +5,48 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fmoe.config import Config
-from fmoe.data import INFO
+from fmoe.config import Config, Member
+from fmoe.data import INFO, known
 from fmoe.draw import Draw
-from fmoe.experts import build_expert
+from fmoe.experts import BackboneConfig
+from fmoe.facts import Facts
 from fmoe.mixture import Mixture
 
+State = dict[str, Tensor]
 
-def expert(config: Config) -> nn.Module:
+
+def facts_of(config: Config) -> Facts:
+    """Of the data set that the configuration names. Raises `UserError` for one that is not known
+    here: a model's folder has its own."""
+    info = INFO[known(config.data.name)]
+    return Facts(info.shape, info.classes, info.mean, info.std)
+
+
+def backbone(spec: BackboneConfig, facts: Facts) -> nn.Module:
+    network = spec.build(
+        shape=facts.shape, mean=facts.mean, std=facts.std, classes=len(facts.classes)
+    )
+    assert "head" in dict(network.named_children()), "see `fmoe.experts.Backbone`"
+    return network
+
+
+def expert(config: Config, member: Member, facts: Facts | None = None) -> nn.Module:
     """One untrained expert."""
-    info = INFO[config.data.name]
-    return build_expert(
-        config.experts.backbone,
-        mean=info.mean,
-        std=info.std,
-        classes=len(info.classes),
-        width=config.experts.width,
+    return backbone(config.experts.backbone_of(member[0]), facts or facts_of(config))
+
+
+def gate(config: Config, facts: Facts | None = None) -> nn.Module:
+    facts = facts or facts_of(config)
+    return config.gate.build(
+        shape=facts.shape, mean=facts.mean, std=facts.std, experts=len(config.experts.members)
     )
 
 
-def gate(config: Config) -> nn.Module:
-    info = INFO[config.data.name]
-    experts = len(config.experts.members)
-    return config.gate.build(shape=info.shape, mean=info.mean, std=info.std, experts=experts)
-
-
-def mixture(config: Config) -> Mixture:
+def mixture(config: Config, facts: Facts | None = None) -> Mixture:
     """The untrained mixture, experts in the order of `config.experts.members`."""
     model = Mixture(
-        [expert(config) for _ in config.experts.members],
-        gate(config),
+        [expert(config, member, facts) for member in config.experts.members],
+        gate(config, facts),
         temperature=config.gate.temperature,
         mixing=config.mixing,
         hard=config.gate.hard,
@@ -42,32 +54,43 @@ def mixture(config: Config) -> Mixture:
     return model.to(memory_format=torch.channels_last)
 
 
-def expert_state(config: Config) -> dict[str, Tensor]:
-    """What an expert's `state_dict` is like, without the memory for it."""
+def expert_state(config: Config, member: Member, facts: Facts | None = None) -> State:
+    """What the expert's `state_dict` is like, without the memory for it."""
     with torch.device("meta"):
-        return expert(config).state_dict()
+        return expert(config, member, facts).state_dict()
 
 
-def mixture_state(config: Config, most: int | None = None) -> dict[str, Tensor]:
-    """The same of the mixture: one expert is built, however many there are.
+def mixture_state(config: Config, facts: Facts | None = None, most: int | None = None) -> State:
+    """The same of the mixture: one expert of each backbone is built, however many there are.
 
     Raises `ValueError` for more than `most` tensors.
     """
-    one, count = expert_state(config), len(config.experts.members)
     with torch.device("meta"):
-        own = gate(config).state_dict()
-    total = count * len(one) + len(own)
-    if most is not None and total > most:
-        raise ValueError(f"{count} experts have {total} tensors, more than {most}")
-    experts = {f"experts.{i}.{name}": tensor for i in range(count) for name, tensor in one.items()}
+        own = gate(config, facts).state_dict()
+    built: dict[str, State] = {}
+    states: list[State] = []
+    total, count = len(own), len(config.experts.members)
+    for member in config.experts.members:
+        spec = config.experts.backbone_of(member[0]).model_dump_json()
+        if spec not in built:
+            built[spec] = expert_state(config, member, facts)
+        states.append(built[spec])
+        total += len(built[spec])
+        if most is not None and total > most:
+            raise ValueError(f"{count} experts have more than {most} tensors")
+    experts = {
+        f"experts.{i}.{name}": tensor
+        for i, state in enumerate(states)
+        for name, tensor in state.items()
+    }
     return {**experts, **{f"gate.{name}": tensor for name, tensor in own.items()}}
 
 
-def seeded_expert(config: Config, seed: int) -> nn.Module:
+def seeded_expert(config: Config, member: Member, seed: int) -> nn.Module:
     """An expert whose initial weights depend on the seed alone; torch's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Draw(seed, "init").seed)
-        return expert(config).to(memory_format=torch.channels_last)
+        return expert(config, member).to(memory_format=torch.channels_last)
 
 
 def seeded_mixture(config: Config) -> Mixture:

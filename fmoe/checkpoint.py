@@ -13,14 +13,22 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from torch import Tensor, nn
 
-from fmoe import assembly
-from fmoe.config import Config, faults, parse_yaml, validate
-from fmoe.data import INFO
+from fmoe import assembly, format_1
+from fmoe.config import Config, faults, parse_yaml, parsed
 from fmoe.documents import LARGEST_YAML
 from fmoe.errors import UserError, first_line
+from fmoe.facts import Facts
 from fmoe.mixture import Mixture
 from fmoe.storage import MANIFEST, Damaged, Folder, sha256
 from fmoe.tensors import Tensors, pack, read_header, unpack
@@ -30,11 +38,15 @@ STATE = "state.safetensors"
 WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "config.yaml", "model.json")
 """Of a model folder; the last names the digests of the others."""
-FORMAT = 1
+FORMAT = 2
+"""Of model folders. Format 1 (fmoe 0.1.0) did not hold mean and std; see `fmoe.format_1`."""
 HISTORY = TypeAdapter(list[dict[str, float]])
 EPOCH = re.compile(r"epoch-([0-9]{4,9})")
 Line = Annotated[str, Field(max_length=1000)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=1024)]
+Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Std = Annotated[float, Field(ge=1e-4, le=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -126,21 +138,25 @@ def save_model(
     data_digest: str,
     part_digests: Mapping[str, str] | None = None,
     metrics: Mapping[str, Any],
+    facts: Facts | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> str:
     """Writes a model folder; `model.json` last, with the digest of the weights (returned).
 
+    facts: by which the model was built, if not those of the data set that `config` names;
     data_digest: of train and test; part_digests: `train_digest` and `test_digest`, so that who has
     the test images alone can tell that they are those of this data set.
     """
-    info = INFO[config.data.name]
+    facts = facts or assembly.facts_of(config)
     data, tree = pack(weights), config.to_yaml().encode()
     folder.write(WEIGHTS, data)
     folder.write("config.yaml", tree)
     card = {
         "format": FORMAT,
-        "classes": list(info.classes),
-        "input_shape": list(info.shape),
+        "classes": list(facts.classes),
+        "input_shape": list(facts.shape),
+        "mean": list(facts.mean),
+        "std": list(facts.std),
         "versions": {"fmoe": VERSION, "torch": torch.__version__},
         "data": {"name": config.data.name, "digest": data_digest, **(part_digests or {})},
         "metrics": metrics,
@@ -150,6 +166,12 @@ def save_model(
     }
     folder.write_json("model.json", card)
     return sha256(data)
+
+
+def printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("has characters that cannot be printed")
+    return name
 
 
 class Trained(BaseModel):
@@ -162,19 +184,44 @@ class Trained(BaseModel):
     test_digest: Line | None = None
 
 
-class Card(BaseModel):
+class Origin(BaseModel):
+    """What tells a card of format 1 how its images are normalised."""
+
+    model_config = ConfigDict(strict=True)
+    data: Trained
+
+
+class Card(Origin):
     """What `model.json` holds at least, and of which types. More is allowed."""
 
     model_config = ConfigDict(strict=True)
-    classes: list[Line]
-    input_shape: list[int]
+    classes: Annotated[
+        list[Annotated[Line, AfterValidator(printable)]], Field(min_length=2, max_length=10_000)
+    ]
+    input_shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    mean: list[Mean]
+    std: list[Std]
     versions: dict[str, Any]
-    data: Trained
     metrics: dict[str, Any]
     sha256: Digest
     config_sha256: Digest
     run_id: Line | None = None
     selected_on: Line | None = None
+
+    @model_validator(mode="after")
+    def _a_value_a_channel(self) -> Card:
+        channels = self.input_shape[0]
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise ValueError(f"{name}: {len(values)} values for {channels} channels")
+        return self
+
+
+def facts_of(card: Mapping[str, Any]) -> Facts:
+    """By which the model of a card that `read_card` gave is built."""
+    channels, height, width = card["input_shape"]
+    mean, std = tuple(map(float, card["mean"])), tuple(map(float, card["std"]))
+    return Facts((channels, height, width), tuple(card["classes"]), mean, std)
 
 
 def read_card(folder: Folder) -> dict[str, Any]:
@@ -189,22 +236,42 @@ def read_card(folder: Folder) -> dict[str, Any]:
         raise UserError(f"{source}: cannot be read ({first_line(error)})") from None
     except Damaged as error:
         raise UserError(str(error)) from None
-    if card.get("format") != FORMAT:
-        told = str(card.get("format"))[:40]
-        raise UserError(f"{source}: format {told}: this fmoe reads {FORMAT}; is it of a newer one?")
     try:
+        card = _of_today(card, source)
         Card.model_validate(card)
     except ValidationError as error:
         raise UserError(f"{source}: {faults(error, card)}") from None
     return card
 
 
-def load_model(folder: Folder) -> tuple[Mixture, Config, dict[str, Any]]:
-    """The model in eval mode, its configuration and its card.
+def _of_today(card: dict[str, Any], source: str) -> dict[str, Any]:
+    """With what a card of format 1 does not hold."""
+    written = card.get("format")
+    if type(written) is int and written == FORMAT:
+        return card
+    if type(written) is not int or written != 1:
+        raise UserError(
+            f"{source}: format {str(written)[:40]}: this fmoe reads {FORMAT} and 1; is it of a "
+            "newer one?"
+        )
+    Origin.model_validate(card)
+    name = card["data"]["name"]
+    try:
+        return format_1.card(card)
+    except KeyError:
+        raise UserError(
+            f"{source}: data.name: format 1 does not hold the normalisation, and that of "
+            f"{name[:100]!r} is not known"
+        ) from None
 
-    Digests tell damage. Who writes a folder writes these too, so that everything else is checked
-    as well, in the order of its cost. Raises `UserError` naming the file where one is missing,
-    truncated, has a wrong digest or does not fit the others.
+
+def load_model(folder: Folder) -> tuple[Mixture, Config, dict[str, Any]]:
+    """The model in eval mode, its configuration and its card (see `facts_of`).
+
+    Nothing outside of the folder changes what it gives. Digests tell damage. Who writes a folder
+    writes these too, so that everything else is checked as well, in the order of its cost. Raises
+    `UserError` naming the file where one is missing, truncated, has a wrong digest or does not fit
+    the others.
     """
     card = read_card(folder)
     try:
@@ -234,27 +301,27 @@ def _read_config(folder: Folder, card: Mapping[str, Any]) -> Config:
         text = data.decode()
     except UnicodeDecodeError:
         raise UserError(f"{source}: not a YAML file (not UTF-8)") from None
-    config = validate(parse_yaml(text, source), source)
-    info = INFO[config.data.name]
-    for key, value in (("classes", info.classes), ("input_shape", info.shape)):
-        if card[key] != list(value):
-            raise UserError(
-                f"{folder.uri}/model.json: {key}: not those of {config.data.name}, "
-                "which config.yaml names"
-            )
+    tree = parse_yaml(text, source)
+    config = parsed(format_1.config(tree) if card["format"] == 1 else tree, source)
+    trained_on = card["data"]["name"]
+    if trained_on != config.data.name:
+        raise UserError(
+            f"{folder.uri}/model.json: data.name: {trained_on[:100]}, and config.yaml names "
+            f"{config.data.name}"
+        )
     return config
 
 
 def _read_weights(folder: Folder, config: Config, card: Mapping[str, Any]) -> Mixture:
-    header = read_header(folder, WEIGHTS)
+    header, facts = read_header(folder, WEIGHTS), facts_of(card)
     try:
-        header.require(assembly.mixture_state(config, len(header.tensors)))
+        header.require(assembly.mixture_state(config, facts, len(header.tensors)))
     except Damaged as error:
         raise UserError(f"{error}, by config.yaml") from None
     except ValueError as error:
         raise UserError(f"{header.source}: does not fit config.yaml ({error})") from None
     tensors = unpack(_verified(folder, WEIGHTS, card["sha256"], header.size), header.source)
-    model = assembly.mixture(config)
+    model = assembly.mixture(config, facts)
     model.load_state_dict(tensors)
     return model
 

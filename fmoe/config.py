@@ -1,6 +1,6 @@
 """The frozen configuration tree: a recipe (YAML) with `path=value` overrides on top.
 
-    config = load("cifar10", ["experts.width=16", "joint.epochs=3"])
+    config = load("cifar10", ["experts.backbone.width=16", "joint.epochs=3"])
 
 Every part stands beside what it configures (attacks, gates, losses, optim, data); this file nests
 them. What the paper does not publish is an option whose default is ours.
@@ -13,39 +13,39 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from fmoe import documents
+from fmoe import documents, format_1
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
 from fmoe.augment import Augment
-from fmoe.data import INFO, Name
+from fmoe.data import INFO
 from fmoe.documents import LARGEST_YAML, NotRead
 from fmoe.errors import UserError, first_line
-from fmoe.experts import Backbone
+from fmoe.experts import BackboneConfig, ResNet18Backbone
 from fmoe.gates import Conv, GateConfig
+from fmoe.kinds import kinds
 from fmoe.losses import CrossEntropy, LossConfig
 from fmoe.mixture import Mixing
-from fmoe.optim import SGD, OptimizerConfig, ScheduleConfig
+from fmoe.optim import SGD, OptimizerConfig
 from fmoe.precision import Numerics, Precision
 from fmoe.schema import Pixels, Spec
 
-KINDS: dict[str, type[BaseModel]] = {
-    member.model_fields["kind"].default: member
-    for union in (AttackConfig, GateConfig, LossConfig, OptimizerConfig, ScheduleConfig)
-    for member in get_args(get_args(union)[0])
-}
 LONGEST = 500  # characters of a fault: a key or a value may have any length
 Update = Literal["all", "heads", "gate"]
 AttackName = Literal["fgsm", "pgd", "pgd50", "autoattack"]
 BatchNorm = Literal["local", "sync"]
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+DataName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Member = tuple[str, int]
+"""An expert: its role, and its index within the role."""
 
 
 class DataConfig(Spec):
-    name: Name = "digits"
+    name: DataName = "digits"
+    """Recipes name one that is known here (see `validate`); a model of another can be read."""
     val_images: PositiveInt | None = None
     """Cut out of train for selection; each data set has a default."""
     train_images: PositiveInt | None = None
@@ -88,6 +88,8 @@ class Role(Spec):
 
     count: Annotated[int, Field(ge=0, le=64)] = 1
     attack: AttackConfig = Clean()
+    backbone: BackboneConfig | None = None
+    """Of its own; null: `experts.backbone`."""
 
 
 def published_roles() -> dict[str, Role]:
@@ -102,9 +104,7 @@ def published_roles() -> dict[str, Role]:
 
 
 class Experts(Spec):
-    backbone: Backbone = "resnet18"
-    width: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Channels of the first stage; 64 is ResNet-18."""
+    backbone: BackboneConfig = ResNet18Backbone()
     roles: dict[RoleName, Role] = Field(default_factory=published_roles, min_length=1)
     train: Phase = Phase()
 
@@ -115,9 +115,12 @@ class Experts(Spec):
         return self
 
     @property
-    def members(self) -> list[tuple[str, int]]:
+    def members(self) -> list[Member]:
         """(role, index within the role) of each expert, in the order of `model.experts`."""
         return [(name, i) for name, role in self.roles.items() for i in range(role.count)]
+
+    def backbone_of(self, role: str) -> BackboneConfig:
+        return self.roles[role].backbone or self.backbone
 
 
 class Joint(Phase):
@@ -171,9 +174,10 @@ class Config(Spec):
     def _possible(self) -> Config:
         if self.joint.update == "gate" and self.gate.kind == "uniform":
             raise ValueError("joint.update: gate, but gate.kind: uniform has nothing to learn")
-        height = INFO[self.data.name].shape[1]
-        if self.data.augment.crop >= height:
-            raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
+        for name, info in INFO.items():
+            if name == self.data.name and self.data.augment.crop >= info.shape[1]:
+                height = info.shape[1]
+                raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
         return self
 
     @property
@@ -229,8 +233,10 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
     tree = parse_yaml(text, recipe)
     if "recipe" in tree:
         tree = derived(tree, recipe)
+    refuse_moved(tree, recipe)
     for override in overrides:
         _set(tree, override)
+        refuse_moved(tree, f"--set {override}")
     return validate(tree, recipe)
 
 
@@ -244,7 +250,15 @@ def derived(tree: dict[str, Any], source: str) -> dict[str, Any]:
     start = load(base).plain()
     for path, value in changes.items():
         put(start, str(path), value, f"{source}: set")
+        refuse_moved(start, f"{source}: set")
     return start
+
+
+def refuse_moved(tree: dict[str, Any], source: str) -> None:
+    """Raises `UserError` for a key of an earlier fmoe, with its path of today."""
+    told = format_1.moved(tree)
+    if told is not None:
+        raise UserError(f"{source}: {told}")
 
 
 def read_text(path: Path) -> str:
@@ -302,8 +316,9 @@ def put(tree: dict[str, Any], path: str, value: Any, source: str) -> None:
     if isinstance(at, list):
         at[_index(at, keys[-1], source)] = value
         return
-    if keys[-1] == "kind" and isinstance(value, str) and value in KINDS:
-        for key in at.keys() - KINDS[value].model_fields.keys():
+    if keys[-1] == "kind" and isinstance(value, str):
+        known = kinds(Config, tree, keys[:-1])
+        for key in at.keys() - known[value].model_fields.keys() if value in known else ():
             del at[key]
     at[keys[-1]] = value
 
@@ -327,7 +342,22 @@ def _index(at: list[Any], key: str, source: str) -> int:
 
 
 def validate(tree: dict[str, Any], source: str) -> Config:
-    """A checked `Config`, or `UserError` naming each faulty key's path."""
+    """A checked `Config` of a data set that is known here.
+
+    Raises `UserError` naming each faulty key's path.
+    """
+    config = parsed(tree, source)
+    if config.data.name not in INFO:
+        there = ", ".join(INFO)
+        raise UserError(
+            f"{source}: data.name: unknown data set {config.data.name!r} (there are: {there})"
+        )
+    return config
+
+
+def parsed(tree: dict[str, Any], source: str) -> Config:
+    """The same, of any data set: what a model was trained on need not be here."""
+    refuse_moved(tree, source)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

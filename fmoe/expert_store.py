@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fmoe import assembly
 from fmoe.checkpoint import WEIGHTS, Checkpoints
-from fmoe.config import Config, fingerprint
-from fmoe.data import TrainingData
+from fmoe.config import Config, Member, fingerprint
+from fmoe.data import INFO, TrainingData, known
 from fmoe.draw import Draw
 from fmoe.lease import Held, exclusive
 from fmoe.place import Place
@@ -27,6 +27,9 @@ from fmoe.storage import MANIFEST, Damaged, Folder
 from fmoe.tensors import Tensors, pack, read_header, unpack
 from fmoe.training import Epoch, Progress, epochs
 from fmoe.version import VERSION
+
+LATER = ("gate", "mixing", "joint", "evaluate")
+"""Parts of a configuration that begin where an expert is finished."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class ExpertStore:
     def obtain(
         self,
         config: Config,
-        member: tuple[str, int],
+        member: Member,
         data: TrainingData,
         *,
         place: Place | None = None,
@@ -50,7 +53,7 @@ class ExpertStore:
         `Held` where another process is training it and `wait` is off.
         """
         key = expert_key(config, member, data.train_digest)
-        like = assembly.expert_state(config)
+        like = assembly.expert_state(config, member)
         found = self.find(key, like)
         if found:
             return {**found, "trained": False}
@@ -69,13 +72,13 @@ class ExpertStore:
         data: TrainingData,
         *,
         place: Place | None = None,
-        on_epoch: Callable[[tuple[str, int], Epoch], None] | None = None,
+        on_epoch: Callable[[Member, Epoch], None] | None = None,
     ) -> list[dict[str, Any]]:
         """The manifests of all of the mixture's experts, in order, trained one after another.
 
         Those that another process is training at the time come last.
         """
-        found: dict[tuple[str, int], dict[str, Any]] = {}
+        found: dict[Member, dict[str, Any]] = {}
         for wait in (False, True):
             for member in config.experts.members:
                 if member in found:
@@ -119,7 +122,7 @@ class ExpertStore:
         self,
         key: str,
         config: Config,
-        member: tuple[str, int],
+        member: Member,
         data: TrainingData,
         place: Place | None,
         progress: Progress | None,
@@ -127,11 +130,11 @@ class ExpertStore:
     ) -> dict[str, Any]:
         role, index = member
         start, seed = time.perf_counter(), expert_seed(config, member)
-        like = assembly.expert_state(config)
+        like = assembly.expert_state(config, member)
         checkpoints = Checkpoints(self.folder / key / "epochs", key, like)
         history, best = [], 0
         for epoch in epochs(
-            assembly.seeded_expert(config, seed),
+            assembly.seeded_expert(config, member, seed),
             data.train,
             data.val,
             config.experts.train,
@@ -168,28 +171,38 @@ class ExpertStore:
         return committed
 
 
-def expert_seed(config: Config, member: tuple[str, int]) -> int:
+def expert_seed(config: Config, member: Member) -> int:
     """Its own for each (run seed, role, index): other roles' counts do not change it."""
     return Draw(config.seed, *member).seed % 2**31
 
 
-def expert_settings(config: Config, member: tuple[str, int], train_digest: str) -> dict[str, Any]:
-    """Everything that decides the weights."""
-    role, _ = member
-    tree = config.plain()
+def expert_settings(config: Config, member: Member, train_digest: str) -> dict[str, Any]:
+    """What decides the weights: everything, but for what comes after an expert's training
+    (`LATER`) and the other experts. A search over counts shares its experts."""
+    role, index = member
+    tree = {key: part for key, part in config.plain().items() if key not in LATER}
+    roles = tree["experts"].pop("roles")
+    own = {key: part for key, part in roles[role].items() if key != "count"}
+    # whether it is the role's own or the one of all roles makes no difference
+    tree["experts"]["backbone"] = config.experts.backbone_of(role).model_dump(mode="json")
+    del own["backbone"]
     return {
-        "format": 1,
+        "format": 2,
         "fmoe": VERSION,
-        "backbone": tree["experts"]["backbone"],
-        "width": tree["experts"]["width"],
-        "role": role,
-        "attack": tree["experts"]["roles"][role]["attack"],
-        "train": tree["experts"]["train"],
-        "precision": tree["precision"],
-        "data": {**tree["data"], "digest": train_digest},
+        "config": tree,
+        "role": {"name": role, "index": index, **own},
         "seed": expert_seed(config, member),
+        "data": data_settings(config, train_digest),
     }
 
 
-def expert_key(config: Config, member: tuple[str, int], train_digest: str) -> str:
+def data_settings(config: Config, train_digest: str) -> dict[str, Any]:
+    """What else than the configuration decides which images are trained on, and how these are
+    normalised."""
+    published = INFO[known(config.data.name)].val_images
+    split = {"digest": train_digest, "val_images": config.data.val_images or published}
+    return {**split, **assembly.facts_of(config).plain()}
+
+
+def expert_key(config: Config, member: Member, train_digest: str) -> str:
     return fingerprint(expert_settings(config, member, train_digest))[:32]

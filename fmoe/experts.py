@@ -1,20 +1,21 @@
-"""The experts' backbone: ResNet-18 as it is used on CIFAR, of any width.
+"""The experts' backbones, each a configuration that builds its network.
 
-3x3 stem without max-pool (or, cheaper, one of patches); `width` is the first stage's channels (64
-is the paper's).
+ResNet-18 is the one that is used on CIFAR: a 3x3 stem without max-pool (or, cheaper, one of
+patches); `width` is the first stage's channels (64 is the paper's).
 Normalisation is inside, so that every attack works on pixels in [0,1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-Backbone = Literal["resnet18", "resnet18-patch"]
+from fmoe.schema import Spec
 
 
 class Normalize(nn.Module):
@@ -103,12 +104,42 @@ class ResNet18(nn.Module):
         return logits
 
 
-def build_expert(
-    backbone: Backbone, *, mean: Sequence[float], std: Sequence[float], classes: int, width: int
-) -> nn.Module:
-    """A new backbone: a class above, its name in `Backbone`, a case here."""
-    match backbone:
-        case "resnet18":
-            return ResNet18(mean=mean, std=std, classes=classes, width=width)
-        case "resnet18-patch":
-            return ResNet18(mean=mean, std=std, classes=classes, width=width, patch=True)
+class Backbone(Spec):
+    """What all backbones share."""
+
+    def build(
+        self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], classes: int
+    ) -> nn.Module:
+        """Images [B,C,H,W] in [0,1] (shape: [C,H,W]) to logits [B,K].
+
+        The network normalises by mean and std (see `Normalize`), and its last layer is its
+        attribute `head`, which is what `joint.update: heads` trains.
+        """
+        raise NotImplementedError
+
+
+class ResNet18Backbone(Backbone):
+    """ResNet-18 (arXiv 1512.03385)."""
+
+    kind: Literal["resnet18"] = "resnet18"
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Channels of the first stage; 64 is ResNet-18."""
+    stem: Literal["cifar", "patch"] = "cifar"
+    """A 3x3 convolution around every pixel, or patches of 4x4 pixels, two apart."""
+
+    def build(
+        self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], classes: int
+    ) -> nn.Module:
+        patch = self.stem == "patch"
+        return ResNet18(mean=mean, std=std, classes=classes, width=self.width, patch=patch)
+
+
+def with_kind(value: Any) -> Any:
+    """ResNet-18 needs no name: it was there before the others."""
+    return {"kind": "resnet18", **value} if isinstance(value, dict) else value
+
+
+BackboneConfig = Annotated[
+    ResNet18Backbone, Field(discriminator="kind"), BeforeValidator(with_kind)
+]
+"""A new backbone: a class above and its name in this union, as `ResNet18Backbone | Another`."""

@@ -9,7 +9,7 @@ from fmoe.checkpoint import Checkpoints
 from fmoe.config import Config, fingerprint
 from fmoe.data import TrainingData
 from fmoe.errors import UserError
-from fmoe.expert_store import ExpertStore, expert_key
+from fmoe.expert_store import ExpertStore, data_settings, expert_key
 from fmoe.mixture import Mixture
 from fmoe.place import Place
 from fmoe.selection import best_epoch
@@ -22,7 +22,8 @@ def joint_key(config: Config, train_digest: str) -> str:
     """Hash of everything that decides the joint phase's numbers, but for the number of workers."""
     tree = config.plain()
     del tree["evaluate"]
-    return fingerprint({"fmoe": VERSION, "config": tree, "digest": train_digest})[:32]
+    data = data_settings(config, train_digest)
+    return fingerprint({"fmoe": VERSION, "config": tree, "data": data})[:32]
 
 
 def checkpoints(run: Folder, config: Config, train_digest: str) -> Checkpoints:
@@ -32,8 +33,9 @@ def checkpoints(run: Folder, config: Config, train_digest: str) -> Checkpoints:
 
 def initial(config: Config, store: ExpertStore, train_digest: str) -> Mixture:
     """The mixture before the joint phase: experts from the store, the gate untrained."""
-    model, like = assembly.seeded_mixture(config), assembly.expert_state(config)
+    model = assembly.seeded_mixture(config)
     for expert, member in zip(model.experts, config.experts.members, strict=True):
+        like = assembly.expert_state(config, member)
         expert.load_state_dict(store.weights(expert_key(config, member, train_digest), like))
     return model
 

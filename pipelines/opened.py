@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fmoe import checkpoint
-from fmoe.config import Evaluate
+from fmoe.config import Evaluate, fingerprint
 from fmoe.data import Name, Split
 from fmoe.evaluation import inputs
 from fmoe.evaluation.subject import MixtureSubject, Subject
@@ -56,12 +56,13 @@ def opened(model: str) -> Opened:
     source = fixed(model)
     with located(source) as folder:
         network, config, card = checkpoint.load_model(folder)
+    facts = checkpoint.facts_of(card)
     return Opened(
         name=model,
         source=source,
         network=network,
-        subject=MixtureSubject(config),
-        key=(card["sha256"], card["config_sha256"]),
+        subject=MixtureSubject(config, facts),
+        key=(card["sha256"], card["config_sha256"], fingerprint(facts.plain())),
         sha256=card["sha256"],
         data=config.data.name,
         wanted=config.evaluate,

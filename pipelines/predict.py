@@ -24,16 +24,15 @@ def predict(
     import torch
 
     from fmoe import checkpoint
-    from fmoe.data import INFO
     from fmoe.errors import UserError
     from fmoe.images import read_image
     from fmoe.locate import located
 
     with result(json) as answer:
         with located(model) as folder:
-            network, config, _ = checkpoint.load_model(folder)
-        info = INFO[config.data.name]
-        x = torch.stack([read_image(image, info.shape) for image in images])
+            network, config, card = checkpoint.load_model(folder)
+        facts = checkpoint.facts_of(card)
+        x = torch.stack([read_image(image, facts.shape) for image in images])
         with torch.no_grad():
             probabilities, weights = network(x).exp(), network.gate_weights(x)
         for image, row in zip(images, probabilities, strict=True):
@@ -46,7 +45,7 @@ def predict(
             predictions.append(
                 {
                     "image": str(image),
-                    "label": info.classes[best],
+                    "label": facts.classes[best],
                     "probability": probabilities[i, best].item(),
                     "gate_weights": dict(zip(experts, weights[i].tolist(), strict=True)),
                 }
@@ -54,7 +53,7 @@ def predict(
             top = max(zip(weights[i].tolist(), experts, strict=True))
             say(
                 json,
-                f"{image}: {info.classes[best]} {percent(probabilities[i, best].item())} "
+                f"{image}: {facts.classes[best]} {percent(probabilities[i, best].item())} "
                 f"(most weight: {top[1]} {percent(top[0])})",
             )
 

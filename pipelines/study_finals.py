@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fmoe import joint, selection
+from fmoe import assembly, joint, selection
 from fmoe.config import Config
 from fmoe.data import Split
 from fmoe.errors import TrainingFailed
@@ -77,7 +77,7 @@ class Finals:
         bar = self.display.task(f"trial {trial.number}, {where}", len(split))
         found = evaluate.evaluate(
             self.model(trial),
-            MixtureSubject(self.config(trial)),
+            MixtureSubject(self.config(trial), assembly.facts_of(self.config(trial))),
             split,
             Settings(attacks, wanted.eps, wanted.batch_size, self.config(trial).seed),
             resources=self.resources,

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from fmoe import config, data, joint, provenance, tracking
+from fmoe import assembly, config, data, joint, provenance, tracking
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError, first_line
@@ -318,7 +318,7 @@ class TrainingRun:
         bar = self.display.task(f"evaluate {which}", len(test))
         return evaluate.evaluate(
             joint.trained(self.config, self.folder, self.data.train_digest, epoch),
-            MixtureSubject(self.config),
+            MixtureSubject(self.config, assembly.facts_of(self.config)),
             test,
             Settings(tuple(wanted.attacks), wanted.eps, wanted.batch_size, self.config.seed),
             resources=resources,

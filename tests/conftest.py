@@ -20,7 +20,7 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = [
-    "experts.width=4",
+    "experts.backbone.width=4",
     "experts.train.epochs=1",
     "joint.epochs=2",
     "gate.width=4",
@@ -29,6 +29,8 @@ SMALL = [
     "joint.validation.images=32",
     "experts.train.validation.images=32",
 ]
+MEMBER = ("benign", 0)
+"""The first of its experts."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

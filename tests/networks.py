@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.data import Data
-from fmoe.experts import Backbone, ResNet18, build_expert
+from fmoe.experts import ResNet18, ResNet18Backbone
 from fmoe.gates import ConvNet, LinearNet
 from fmoe.mixture import Mixture
 
@@ -48,8 +49,9 @@ def settled(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def network(backbone: Backbone = "resnet18") -> nn.Module:
-    return settled(build_expert(backbone, mean=MEAN, std=STD, classes=10, width=4))
+def network(stem: Literal["cifar", "patch"] = "cifar") -> nn.Module:
+    backbone = ResNet18Backbone(width=4, stem=stem)
+    return settled(backbone.build(shape=(3, 32, 32), mean=MEAN, std=STD, classes=10))
 
 
 def mixture(gate: nn.Module | None = None, hard: bool = False) -> nn.Module:
@@ -59,7 +61,7 @@ def mixture(gate: nn.Module | None = None, hard: bool = False) -> nn.Module:
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "network": network,
-    "patch": lambda: network("resnet18-patch"),
+    "patch": lambda: network("patch"),
     "mixture": mixture,
     "hard": lambda: mixture(hard=True),
     "linear gate": lambda: mixture(LinearNet(mean=MEAN, std=STD, experts=2, shape=(3, 32, 32))),

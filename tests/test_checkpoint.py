@@ -284,7 +284,7 @@ def test_pickled_weights_are_refused(saved: Path, model: Mixture) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  width: 4\n  roles", "  width: 8\n  roles", f"{WEIGHTS}: does not fit"),
+        ("    width: 4\n    stem", "    width: 8\n    stem", f"{WEIGHTS}: does not fit"),
         ("mixing:", "mixed:", "config.yaml: unknown key mixed"),
         ("seed: 0", "- seed", "config.yaml: not YAML"),
     ],

@@ -47,7 +47,7 @@ def test_default_pool_is_the_papers() -> None:
     assert attacks["benign"] == Clean()
     assert attacks["fgsm"] == FGSM(eps=[0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09])
     assert attacks["pgd"] == PGD(eps=8 / 255, step_size=2 / 255, steps=[10, 20, 30, 40, 50])
-    assert default.experts.width == 64
+    assert default.experts.backbone.width == 64
     assert default.evaluate.eps == 8 / 255
     assert (default.seed, default.mixing, default.gate.kind) == (0, "probabilities", "conv")
     assert default.joint.update == "all"
@@ -88,8 +88,8 @@ def written(folder: Path, text: str) -> str:
 
 
 def test_recipe_may_be_a_file(tmp_path: Path) -> None:
-    loaded = config.load(written(tmp_path, "seed: 7\nexperts: {width: 4}\n"))
-    assert (loaded.seed, loaded.experts.width) == (7, 4)
+    loaded = config.load(written(tmp_path, "seed: 7\nexperts: {backbone: {width: 4}}\n"))
+    assert (loaded.seed, loaded.experts.backbone.width) == (7, 4)
     assert config.recipe_name(str(tmp_path / "mine.yaml")) == "mine"
     assert config.recipe_name("digits") == "digits"
 
@@ -178,13 +178,15 @@ FAULTS = {
     "experts.roles=[1]": "experts.roles: Input should be a valid dictionary",
     "joint.attack.of=3": "joint.attack.of: Input should be a valid list",
     "joint.attack=5": "joint.attack: Input should be",
-    "data.name=mnist": "data.name: Input should be 'digits', 'cifar10' or 'svhn'",
+    "data.name=mnist": "data.name: unknown data set 'mnist' (there are: digits, cifar10, svhn)",
     "evaluate.attacks=[nosuch]": "evaluate.attacks.0: Input should be 'fgsm'",
     "gate.kind=nosuch": "'conv', 'resnet', 'linear', 'uniform', 'top1'",
     "joint.attack.of.1.kind=nosuch": "joint.attack.of.1: Input tag 'nosuch'",
     # out of range
-    "experts.width=1000000000": "experts.width: Input should be less than or equal to 1024",
-    "experts.width=0": "experts.width: Input should be greater than or equal to 1",
+    "experts.backbone.width=1000000000": "experts.backbone.width: Input should be less than or",
+    "experts.backbone.width=0": "experts.backbone.width: Input should be greater than or equal to",
+    "experts.backbone.kind=vit": "experts.backbone: Input tag 'vit'",
+    "experts.roles.pgd.backbone={width: 0}": "experts.roles.pgd.backbone.width: Input should be",
     "experts.roles.pgd.count=65": "experts.roles.pgd.count: Input should be less than or",
     "joint.epochs=0": "joint.epochs: Input should be greater than 0",
     "joint.optimizer.lr=0": "joint.optimizer.lr: Input should be greater than 0",
@@ -224,6 +226,32 @@ FAULTS = {
 }
 
 
+MOVED = {
+    "experts.width=8": "experts.width: is now experts.backbone.width",
+    "experts.backbone=resnet18": "experts.backbone: is now a kind and its fields: {kind: resnet18}",
+    "experts.backbone=resnet18-patch": "and its fields: {kind: resnet18, stem: patch}",
+}
+"""Keys of fmoe 0.1.0."""
+
+
+@pytest.mark.parametrize("override", MOVED)
+def test_keys_that_moved_are_refused_with_their_new_path(override: str, tmp_path: Path) -> None:
+    path, _, value = override.partition("=")
+    key, new = path.removeprefix("experts."), "experts.backbone.width=4"
+    recipe = written(tmp_path, f"experts: {{{key}: {value}}}")
+    derived = tmp_path / "derived.yaml"
+    derived.write_text(f"recipe: digits\nset: {{{path}: {value}}}")
+    for source, overrides, told in (
+        ("digits", [override, new], f"--set {override}"),
+        (recipe, [new], recipe),
+        (str(derived), [new], f"{derived}: set"),
+    ):
+        with pytest.raises(UserError, match=re.escape(MOVED[override])) as caught:
+            config.load(source, overrides)
+        assert str(caught.value).startswith(f"{told}: ")
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("override", FAULTS)
 def test_faults_name_the_keys_path(override: str) -> None:
     with pytest.raises(UserError, match=re.escape(FAULTS[override])) as caught:
@@ -237,7 +265,13 @@ def test_a_gate_that_cannot_learn_cannot_be_all_that_learns() -> None:
 
 
 def test_many_faults_are_counted() -> None:
-    overrides = ["seed=-1", "joint.epochs=0", "experts.width=0", "evaluate.eps=2", "mixing=sum"]
+    overrides = [
+        "seed=-1",
+        "joint.epochs=0",
+        "experts.backbone.width=0",
+        "evaluate.eps=2",
+        "mixing=sum",
+    ]
     with pytest.raises(UserError, match=r"and 2 more"):
         config.load("digits", overrides)
 
@@ -325,8 +359,8 @@ def test_fingerprint_depends_on_values_and_lists_order() -> None:
 
 
 def test_flat_has_dotted_keys_and_short_values() -> None:
-    flat = config.load("digits", ["experts.width=4", "data.val_images=null"]).flat()
-    assert flat["experts.width"] == "4"
+    flat = config.load("digits", ["experts.backbone.width=4", "data.val_images=null"]).flat()
+    assert flat["experts.backbone.width"] == "4"
     assert flat["experts.roles.fgsm.count"] == "4"
     assert flat["data.name"] == "digits"
     assert flat["data.val_images"] == "null"

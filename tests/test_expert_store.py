@@ -57,7 +57,7 @@ def store(tmp_path: Path) -> ExpertStore:
         "experts.roles.fgsm.attack.eps=0.05",
         "experts.roles.fgsm.attack.random_start=true",
         "experts.roles.fgsm.attack={kind: pgd}",
-        "experts.width=5",
+        "experts.backbone.width=5",
         "experts.train.epochs=2",
         "experts.train.batch_size=16",
         "experts.train.optimizer.lr=0.05",
@@ -306,6 +306,6 @@ def test_two_that_ask_at_once_train_it_once(tmp_path: Path) -> None:
 
 def test_an_expert_fits_the_mixture(digits: Data, store: ExpertStore) -> None:
     manifest = store.obtain(settings(), MEMBER, few(digits))
-    model = assembly.expert(settings())
+    model = assembly.expert(settings(), MEMBER)
     model.load_state_dict(store.weights(manifest["key"]))
     assert model.eval()(digits.test[:2].pixels()).shape == (2, 10)

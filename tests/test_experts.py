@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from fmoe.experts import Backbone, BasicBlock, Normalize, ResNet18, build_expert
+from fmoe.experts import Backbone, BasicBlock, Normalize, ResNet18, ResNet18Backbone
 
 RGB = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 GREY = (0.3053,), (0.3760,)
@@ -37,7 +36,9 @@ def test_width_scales_every_layer(width: int) -> None:
     assert parameters(ResNet18(mean=mean, std=std, classes=10, width=width)) == count
 
 
-@pytest.mark.parametrize("backbone", get_args(Backbone))
+@pytest.mark.parametrize(
+    "backbone", [ResNet18Backbone(width=4), ResNet18Backbone(width=3, stem="patch")]
+)
 @pytest.mark.parametrize(
     ("normalisation", "shape"), [(RGB, (3, 32, 32)), (GREY, (1, 8, 8)), (RGB, (3, 17, 23))]
 )
@@ -47,7 +48,7 @@ def test_images_become_logits(
     shape: tuple[int, int, int],
 ) -> None:
     mean, std = normalisation
-    net = build_expert(backbone, mean=mean, std=std, classes=7, width=4)
+    net = backbone.build(shape=shape, mean=mean, std=std, classes=7)
     logits = net(torch.rand(5, *shape))
     assert logits.shape == (5, 7)
     assert logits.dtype == torch.float32

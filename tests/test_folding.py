@@ -16,7 +16,7 @@ from tests.networks import settled
 @pytest.fixture(scope="module", params=["conv", "resnet", "linear", "uniform", "top1"])
 def mixture(request: pytest.FixtureRequest) -> nn.Module:
     width = [] if request.param in ("linear", "uniform") else ["gate.width=4"]
-    settings = [f"gate={{kind: {request.param}}}", *width, "experts.width=4"]
+    settings = [f"gate={{kind: {request.param}}}", *width, "experts.backbone.width=4"]
     return settled(assembly.mixture(config.load("digits", settings)))
 
 

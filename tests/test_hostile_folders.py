@@ -170,7 +170,7 @@ def many_experts(folder: Path) -> None:
 
 def whole(folder: Path) -> None:
     """Everything fits: the widest network, and a file of holes that is as long as it needs."""
-    recipe(lambda tree: tree["experts"].update(width=1024))(folder)
+    recipe(lambda tree: tree["experts"]["backbone"].update(width=1024))(folder)
     settings = config.load(str(folder / "config.yaml"))
     tree, end = {}, 0
     for name, tensor in assembly.mixture_state(settings).items():
@@ -204,30 +204,76 @@ DOCTORED: dict[str, tuple[Doctor, str]] = {
         "model.json: nested deeper",
     ),
     "card number": (
-        card_text(lambda text: text.replace('"format": 1', '"format": ' + "9" * 5000)),
+        card_text(lambda text: text.replace('"format": 2', '"format": ' + "9" * 5000)),
         "model.json: too large",
     ),
     "card twice": (
-        card_text(lambda text: text.replace('"format": 1', '"format": 1, "format": 1')),
+        card_text(lambda text: text.replace('"format": 2', '"format": 2, "format": 2')),
         "model.json: ambiguous",
     ),
     "card long": (card_text('{"a": "' + "x" * 20_000_000 + '"}'), "model.json: has 20000009 bytes"),
     "card list": (card_text("[]"), "model.json: not a JSON object"),
-    "card newer": (card(lambda c: c.update(format=2)), "model.json: format 2"),
+    "card newer": (card(lambda c: c.update(format=3)), "model.json: format 3"),
+    "card true": (card(lambda c: c.update(format=True)), "model.json: format True"),
+    "card old": (
+        card(lambda c: c.update(format=1, data={"name": "mine", "digest": ""})),
+        "model.json: data.name: format 1 does not hold the normalisation, and that of 'mine'",
+    ),
+    "card old without data": (
+        card(lambda c: (c.update(format=1), c.pop("data"))),
+        "model.json: data",
+    ),
+    "card old and a list": (
+        card(lambda c: c.update(format=1, data={"name": ["x"], "digest": ""})),
+        "model.json: data.name",
+    ),
     "card without data": (card(lambda c: c.pop("data")), "model.json: data"),
     "card data": (card(lambda c: c.update(data=[1])), "model.json: data"),
     "card digest": (card(lambda c: c["data"].update(digest=7)), "model.json: data.digest"),
     "card classes": (card(lambda c: c.update(classes="0123456789")), "model.json: classes"),
     "card class": (card(lambda c: c["classes"].append(["x"])), "model.json: classes"),
+    "card one class": (card(lambda c: c.update(classes=["x"])), "model.json: classes: List sho"),
+    "card fewer classes": (
+        card(lambda c: c.update(classes=list("012345678"))),
+        "safetensors: does not fit",
+    ),
     "card million classes": (
         card(lambda c: c.update(classes=["x"] * 1_000_000)),
         "model.json: classes",
     ),
     "card other classes": (
         card(lambda c: c.update(classes=[f"\x1b[2J{i}" for i in range(10)])),
-        "model.json: classes: not those of digits",
+        "model.json: classes.0: has characters that cannot be printed",
     ),
     "card shape": (card(lambda c: c.update(input_shape=[1, 10**18, 8])), "model.json: input_shape"),
+    "card flat shape": (card(lambda c: c.update(input_shape=[1, 8])), "model.json: input_shape"),
+    "card no channel": (card(lambda c: c.update(input_shape=[0, 8, 8])), "model.json: input_shape"),
+    "card colour": (
+        card(lambda c: c.update(input_shape=[3, 8, 8])),
+        "model.json: mean: 1 values for 3 channels",
+    ),
+    "card colour and normalised": (
+        card(lambda c: c.update(input_shape=[3, 8, 8], mean=[0.5] * 3, std=[0.5] * 3)),
+        "safetensors: does not fit",
+    ),
+    "card without mean": (card(lambda c: c.pop("mean")), "model.json: mean: Field required"),
+    "card long mean": (
+        card(lambda c: c.update(mean=[0.5] * 1_000_000)),
+        "model.json: mean: 1000000 values for 1 channels",
+    ),
+    "card mean": (card(lambda c: c.update(mean=["0.5"])), "model.json: mean.0"),
+    "card negative mean": (card(lambda c: c.update(mean=[-1e30])), "model.json: mean.0"),
+    "card short std": (card(lambda c: c.update(std=[])), "std: 0 values for 1 channels"),
+    "card std 0": (card(lambda c: c.update(std=[0.0])), "model.json: std.0: Input should be"),
+    "card tiny std": (card(lambda c: c.update(std=[1e-300])), "model.json: std.0: Input should be"),
+    "card std nan": (
+        card_text(lambda text: re.sub(r'"std": \[[^]]*]', '"std": [NaN]', text)),
+        "model.json: ",
+    ),
+    "card std infinite": (
+        card_text(lambda text: re.sub(r'"std": \[[^]]*]', '"std": [1e999]', text)),
+        "model.json: ",
+    ),
     "card float shape": (card(lambda c: c.update(input_shape=[1.0, 8, 8])), "model.json: input_sh"),
     "card sha": (card(lambda c: c.update(sha256=["x"])), "model.json: sha256"),
     "card metrics": (card(lambda c: c.update(metrics=None)), "model.json: metrics"),
@@ -265,14 +311,34 @@ DOCTORED: dict[str, tuple[Doctor, str]] = {
         recipe(lambda tree: tree["experts"]["roles"]["pgd"].update(count=10**9)),
         "config.yaml: experts.roles.pgd.count",
     ),
-    "width": (recipe(lambda t: t["experts"].update(width=1024)), "safetensors: does not fit"),
+    "width": (
+        recipe(lambda t: t["experts"]["backbone"].update(width=1024)),
+        "safetensors: does not fit",
+    ),
     "gate's width": (recipe(lambda t: t["gate"].update(width=1024)), "safetensors: does not fit"),
     "infinite temperature": (
         recipe(lambda t: t["gate"].update(temperature=float("inf"))),
         "config.yaml: gate.temperature",
     ),
     "no such data": (recipe(lambda t: t["data"].update(name="../x")), "config.yaml: data.name"),
-    "other data": (recipe(lambda t: t["data"].update(name="svhn")), "not those of svhn"),
+    "other data": (
+        recipe(lambda t: t["data"].update(name="svhn")),
+        "model.json: data.name: digits, and config.yaml names svhn",
+    ),
+    "keys of 0.1.0": (
+        recipe(lambda t: t["experts"].update(backbone="resnet18", width=4)),
+        "config.yaml: experts.width: is now experts.backbone.width",
+    ),
+    "backbone": (
+        recipe(lambda t: t["experts"]["backbone"].update(kind="../x")),
+        "config.yaml: experts.backbone: Input tag '../x'",
+    ),
+    "role's backbone": (
+        recipe(
+            lambda t: t["experts"]["roles"]["pgd"].update(backbone={"kind": "resnet18", "width": 5})
+        ),
+        "safetensors: does not fit",
+    ),
     # model.safetensors
     "length of 2^63": (raw_weights(struct.pack("<Q", 2**63) + b"{}"), "its header has no end"),
     "length beyond the file": (

@@ -25,7 +25,7 @@ from fmoe.storage import MANIFEST, Damaged, Folder
 from fmoe.study import Trial
 from pipelines import kept_files
 from pipelines.cli import main
-from tests.conftest import SMALL
+from tests.conftest import MEMBER, SMALL
 
 Tree = dict[str, Any]
 DEEP: Any = "DEEP"
@@ -286,9 +286,9 @@ def test_doctored_stage_is_done_again(tmp_path: Path) -> None:
 def kept(tmp_path: Path) -> Checkpoints:
     """Two epochs of a width-4 expert, each as it must be."""
     settings = config.load("digits", SMALL)
-    like = assembly.expert_state(settings)
+    like = assembly.expert_state(settings, MEMBER)
     made = Checkpoints(Folder.at(tmp_path), "key", like)
-    model = assembly.seeded_expert(settings, 0).state_dict()
+    model = assembly.seeded_expert(settings, MEMBER, 0).state_dict()
     momentum = {"head.bias": torch.zeros(10)}
     for epoch in (0, 1):
         history = [dict.fromkeys(metrics.names(), 0.5)] * (epoch + 1)
@@ -378,9 +378,9 @@ def test_doctored_expert_is_not_found(tmp_path: Path) -> None:
     from fmoe.tensors import pack
 
     settings = config.load("digits", SMALL)
-    like = assembly.expert_state(settings)
+    like = assembly.expert_state(settings, MEMBER)
     store, folder = ExpertStore(Folder.at(tmp_path)), Folder.at(tmp_path / "key")
-    whole = assembly.seeded_expert(settings, 0).state_dict()
+    whole = assembly.seeded_expert(settings, MEMBER, 0).state_dict()
     about: Tree = {"key": "key", "seconds": 1.0}
     folder.commit({WEIGHTS: pack(whole)}, about)
     assert store.find("key", like) is not None

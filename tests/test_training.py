@@ -24,7 +24,7 @@ from fmoe.place import Place
 from fmoe.precision import Numerics
 from fmoe.selection import best_epoch, overfitted, selection
 from fmoe.training import Epoch, Trainer
-from tests.conftest import SMALL
+from tests.conftest import MEMBER, SMALL
 
 QUICK = [
     "experts.train.batch_size=32",
@@ -127,7 +127,7 @@ GOLDEN = [2.655142, 2.767967, 2.559563]
 
 def test_golden_loss_of_three_steps(digits: Data) -> None:
     chosen = settings("experts.train.optimizer={lr: 0.02, schedule: {kind: constant}}")
-    model = assembly.seeded_expert(chosen, seed=0)
+    model = assembly.seeded_expert(chosen, MEMBER, seed=0)
     attack = PGD(eps=0.1, step_size=0.05, steps=2)
     made = trainer(model, digits, chosen.experts.train, attack)
     batches = list(made.batches.epoch(0))[:3]
@@ -276,7 +276,7 @@ def test_patience_counts_epochs_without_a_better_one(
     chosen = settings(
         "joint.epochs=6", f"joint.patience={patience or 'null'}", "joint.attack={kind: fgsm}"
     )
-    epochs = run(assembly.seeded_expert(chosen, 0), chosen, digits, images=32)
+    epochs = run(assembly.seeded_expert(chosen, MEMBER, 0), chosen, digits, images=32)
     assert [epoch.index for epoch in epochs] == seen
     assert [epoch.best for epoch in epochs] == [0, 1, 1, 3, 3, 3][: len(seen)]
 
@@ -306,13 +306,13 @@ def test_metrics_of_a_mixture(digits: Data) -> None:
 
 
 def test_an_expert_has_no_gate_weights(digits: Data) -> None:
-    (epoch,) = run(assembly.seeded_expert(settings(), 0), settings(), digits, images=32)
+    (epoch,) = run(assembly.seeded_expert(settings(), MEMBER, 0), settings(), digits, images=32)
     assert not [name for name in epoch.metrics if name.startswith("gate")]
 
 
 def test_training_learns(digits: Data) -> None:
     chosen = settings("joint.epochs=3", "joint.attack={kind: clean}", "joint.optimizer.lr=0.05")
-    epochs = run(assembly.seeded_expert(chosen, 0), chosen, digits, images=256)
+    epochs = run(assembly.seeded_expert(chosen, MEMBER, 0), chosen, digits, images=256)
     losses = [epoch.metrics["train_loss"] for epoch in epochs]
     assert losses[-1] < 0.9 * losses[0]
 
@@ -395,7 +395,7 @@ def test_progress_is_told_after_every_step(digits: Data) -> None:
     told: list[tuple[int, int, int]] = []
     chosen = settings("joint.epochs=2", "joint.attack={kind: clean}")
     run(
-        assembly.seeded_expert(chosen, 0),
+        assembly.seeded_expert(chosen, MEMBER, 0),
         chosen,
         digits,
         images=70,  # the incomplete third batch is left out
@@ -478,7 +478,7 @@ def test_overfitting_goes_back_to_the_last_good_epoch(
     monkeypatch.setattr(training, "validation_accuracies", validate)
     chosen = settings("joint.epochs=3", "joint.attack={kind: fgsm, eps: 0.1}",
                       "joint.validation.attack={kind: pgd, eps: 0.1, steps: 2}")  # fmt: skip
-    model = assembly.seeded_expert(chosen, 0)
+    model = assembly.seeded_expert(chosen, MEMBER, 0)
     states = []
     for epoch in running(model, chosen, digits):
         states.append({name: t.clone() for name, t in model.state_dict().items()})
@@ -495,7 +495,7 @@ def test_fgsm_is_judged_beside_pgd_only(digits: Data) -> None:
         ("joint.guard=false", False),
     ):
         chosen = settings("joint.validation.attack={kind: pgd, eps: 0.1, steps: 2}", override)
-        epoch, *_ = run(assembly.seeded_expert(chosen, 0), chosen, digits, images=32)
+        epoch, *_ = run(assembly.seeded_expert(chosen, MEMBER, 0), chosen, digits, images=32)
         assert ("val_fgsm" in epoch.metrics) == judged
 
 

@@ -19,7 +19,7 @@ from fmoe.draw import Draw
 from fmoe.storage import Folder
 from fmoe.training import Epoch
 from fmoe.warm_start import SCALE, WarmStart
-from tests.conftest import SMALL
+from tests.conftest import MEMBER, SMALL
 
 AUGMENT = Augment(crop=1, flip=True)
 
@@ -95,7 +95,7 @@ def train(
     digits: Data, warm: bool, folder: Path, epochs: int
 ) -> tuple[dict[str, Tensor], list[Epoch]]:
     chosen = config.load("digits", [*SETTINGS, f"joint.warm_start={str(warm).lower()}"])
-    model = assembly.seeded_expert(chosen, 0)
+    model = assembly.seeded_expert(chosen, MEMBER, 0)
     stream = training.epochs(
         model, digits.train[:48], digits.val, chosen.joint, chosen.joint.attack,
         augment=chosen.data.augment, seed=0, checkpoints=Checkpoints(Folder.at(folder), "warm"),

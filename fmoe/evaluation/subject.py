@@ -1,5 +1,4 @@
-"""What is judged, as another process makes it again: the module is built there, its tensors come
-apart from it."""
+"""What is judged, as another process makes it again: its tensors come apart from it."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from fmoe import assembly
 from fmoe.config import Config
+from fmoe.facts import Facts
 
 
 class Subject(Protocol):
@@ -28,9 +28,10 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class MixtureSubject:
-    """The mixture of a configuration."""
+    """The mixture of a configuration, for images of these facts."""
 
     config: Config
+    facts: Facts
 
     def build(self) -> nn.Module:
-        return assembly.mixture(self.config)
+        return assembly.mixture(self.config, self.facts)

@@ -17,8 +17,7 @@ def sections(text: str) -> dict[str, tuple[int, str]]:
     heads = list(HEADING.finditer(text))
     ends = [head.start() for head in heads[1:]] + [len(text)]
     return {
-        head[1]: (head.end(), text[head.end() : end])
-        for head, end in zip(heads, ends, strict=True)
+        head[1]: (head.end(), text[head.end() : end]) for head, end in zip(heads, ends, strict=True)
     }
 
 

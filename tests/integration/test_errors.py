@@ -42,7 +42,11 @@ def parquet_without_label(folder: Path) -> Path:
     [
         (["train", "nonesuch"], ["unknown recipe 'nonesuch'", "cifar10-small", "digits"]),
         (["train", "digits", "--set", "joint.epoch=3"], ["joint", "epoch", "epochs"]),
-        (["train", "digits", "--set", "experts.width=1000000000"], ["experts.width", "1024"]),
+        (
+            ["train", "digits", "--set", "experts.backbone.width=1000000000"],
+            ["experts.backbone.width", "1024"],
+        ),
+        (["train", "digits", "--set", "experts.width=8"], ["is now experts.backbone.width"]),
         (["train", "digits", "--set", "seed"], ["path=value"]),
         (["train", "digits", "--workers", "0"], ["--workers"]),
         (["train", "digits", "--nonesuch"], ["--nonesuch"]),

@@ -105,7 +105,8 @@ def test_killed_and_started_again_gives_the_same(
 @pytest.fixture
 def single(tmp_path: Path) -> Path:
     """A model folder of one untrained expert."""
-    recipe = config.load("digits", ["experts.roles={benign: {count: 1}}", "experts.width=4"])
+    one = ["experts.roles={benign: {count: 1}}", "experts.backbone.width=4"]
+    recipe = config.load("digits", one)
     model = assembly.seeded_mixture(recipe)
     extra = {"selected_on": "validation"}
     checkpoint.save_model(

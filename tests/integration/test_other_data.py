@@ -46,7 +46,7 @@ def save(folder: Path, seed: int, run_id: str = "") -> Path:
     """A model folder of one untrained expert, whose card says that it comes of the state `same`."""
     recipe = config.load(
         "cifar10-small",
-        ["experts.roles={benign: {count: 1}}", "experts.width=4", f"seed={seed}"],
+        ["experts.roles={benign: {count: 1}}", "experts.backbone.width=4", f"seed={seed}"],
     )
     made("same", folder / "data")
     whole = data.load("cifar10", folder / "data", val_images=2)

@@ -36,7 +36,7 @@ def test_training_learned(trained: Trained) -> None:
 def test_mlflow_run_is_complete(trained: Trained) -> None:
     run = MlflowClient(tracking.store_uri()).get_run(trained.answer["run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.params["experts.width"] == "4"
+    assert run.data.params["experts.backbone.width"] == "4"
     assert run.data.params["joint.epochs"] == str(EPOCHS)
     assert run.data.tags["fmoe.data_digest"] == data.load("digits").digest
     assert len(run.data.tags["fmoe.git_revision"]) >= 7

@@ -146,7 +146,7 @@ def test_answer_has_what_was_promised(studied: Studied) -> None:
     assert {"study", "trials", "best"} <= answer.keys()
     assert {"trial", "config", "metrics", "model_uri"} <= best.keys()
     assert best["trial"] in (0, 1, 3)
-    assert best["config"]["experts"]["width"] == 4
+    assert best["config"]["experts"]["backbone"]["width"] == 4
     assert set(best["metrics"]) == {"val_robust", "validation", "test"}
     assert set(best["metrics"]["validation"]) == {"clean", "pgd", "fgsm", "worst_case"}
     assert answer["counts"] == {"finished": 3, "pruned": 0, "stopped": 0, "failed": 2}

@@ -1,0 +1,69 @@
+"""A kind whose name stands in two unions: the path says which of them is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from fmoe import config
+from fmoe.config import Config
+from fmoe.gates import Linear
+from fmoe.kinds import kinds
+from fmoe.optim import Constant
+from fmoe.schema import Spec
+from tests.extending.unions import beside
+
+
+class LinearDecay(Spec):
+    """A schedule with a gate's name, and without a gate's fields."""
+
+    kind: Literal["linear"] = "linear"
+    end: float = 0.0
+
+    def factor(self, step: int, steps: int) -> float:
+        return 1 - (1 - self.end) * step / steps
+
+
+@pytest.fixture(autouse=True)
+def _added() -> Iterator[None]:
+    with beside(Constant, LinearDecay):
+        yield
+
+
+def test_a_gate_keeps_its_temperature_though_a_schedule_has_its_name() -> None:
+    loaded = config.load("digits", ["gate.temperature=3", "gate.kind=linear"])
+    assert loaded.gate == Linear(temperature=3)
+
+
+@pytest.mark.parametrize("phase", ["joint", "experts.train"])
+def test_the_schedule_is_named_by_its_own_path(phase: str) -> None:
+    path = f"{phase}.optimizer.schedule"
+    loaded = config.load("digits", [f"{path}.peak=0.3", f"{path}.kind=linear", f"{path}.end=0.5"])
+    tree = config.get(loaded.plain(), path)
+    assert tree == {"kind": "linear", "end": 0.5}
+    assert Config.model_validate(loaded.plain()) == loaded
+
+
+def test_kinds_are_those_of_the_union_that_the_path_names() -> None:
+    tree = config.load("digits").plain()
+
+    def at(path: str) -> set[str]:
+        return set(kinds(Config, tree, path.split(".")))
+
+    assert at("gate") == {"conv", "resnet", "linear", "uniform", "top1"}
+    assert at("joint.optimizer") == {"sgd", "muon"}
+    assert at("joint.optimizer.schedule") == {"cyclic", "piecewise", "constant", "linear"}
+    assert at("experts.backbone") == at("experts.roles.pgd.backbone") == {"resnet18"}
+    assert {"clean", "fgsm", "pgd", "mix"} <= at("experts.roles.any.attack")
+    assert at("joint.attack.of.1") == at("joint.attack") == at("joint.validation.attack")
+    for path in ("experts", "joint.attack.of", "joint.attack.of.x", "data.name", "nonesuch.a.b"):
+        assert at(path) == set()
+
+
+def test_the_values_on_the_way_decide_between_members() -> None:
+    assert (
+        kinds(Config, {"joint": {"attack": {"kind": "pgd"}}}, ["joint", "attack", "of", "0"]) == {}
+    )
+    assert "pgd" in kinds(Config, {}, ["joint", "attack", "of", "0"])

@@ -1,0 +1,154 @@
+"""A model folder is complete: nothing outside of it changes an output. Those of 0.1.0 are read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import fmoe
+from fmoe import assembly, checkpoint, config, data, format_1
+from fmoe.config import Config
+from fmoe.errors import UserError
+from fmoe.experts import ResNet18Backbone
+from fmoe.facts import Facts
+from fmoe.mixture import Mixture
+from fmoe.storage import Folder
+from pipelines.cli import main
+from tests.conftest import SMALL
+from tests.networks import settled
+
+OLD = Path(__file__).parent / "format_1"
+"""Two width-1 experts of `resnet18-patch` as fmoe 0.1.0 wrote them, and their answer to `RAMP`."""
+RAMP = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+MINE = Facts((3, 12, 20), ("cat", "dog"), (0.5, 0.25, 0.75), (0.5, 0.125, 0.25))
+"""Of a data set that fmoe has never heard of."""
+
+
+def outputs(model: torch.nn.Module, x: Tensor = RAMP) -> Tensor:
+    with torch.no_grad():
+        return model(x)  # type: ignore[no-any-return]
+
+
+def save(folder: Path, settings: Config, facts: Facts | None = None) -> Mixture:
+    """An untrained model with statistics of its own, and its folder."""
+    torch.manual_seed(0)
+    model = assembly.mixture(settings, facts)
+    settled(model)
+    checkpoint.save_model(
+        Folder.at(folder),
+        model.state_dict(),
+        settings,
+        data_digest="abc",
+        metrics={},
+        facts=facts,
+    )
+    return model
+
+
+def predicted(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The label that `model` in the folder gives to `a.png`."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["predict", str(folder / "model"), str(folder / "a.png"), "--json"])
+    (found,) = json.loads(capsys.readouterr().out.splitlines()[-1])["predictions"]
+    label: str = found["label"]
+    return label
+
+
+def edit_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    edited = replace(data.INFO["digits"], mean=(0.9,), std=(0.1,), classes=tuple("abcdefghij"))
+    monkeypatch.setitem(data.INFO, "digits", edited)
+
+
+def test_an_edited_table_changes_no_verified_models_outputs(
+    tmp_path: Path, small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = outputs(save(tmp_path, small))
+    edit_table(monkeypatch)
+    assert torch.equal(outputs(fmoe.load(str(tmp_path))), expected)
+    assert not torch.allclose(outputs(settled(assembly.seeded_mixture(small))), expected)
+    card = checkpoint.read_card(Folder.at(tmp_path))
+    assert card["classes"] == list("0123456789")
+    assert (card["mean"], card["std"]) == ([0.3053], [0.3760])
+
+
+def test_labels_are_those_of_the_folder(
+    tmp_path: Path,
+    small: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save(tmp_path / "model", small)
+    edit_table(monkeypatch)
+    Image.new("L", (8, 8), 99).save(tmp_path / "a.png")
+    assert predicted(tmp_path, capsys) in "0123456789"
+
+
+@pytest.fixture
+def mine() -> Config:
+    tree = config.load("digits", SMALL).plain()
+    tree["data"]["name"] = "mine"
+    return config.parsed(tree, "test")
+
+
+def test_a_model_of_an_unknown_data_set_is_loaded_and_predicts(
+    tmp_path: Path, mine: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save(tmp_path / "model", mine, MINE)
+    x = torch.rand(3, *MINE.shape)
+    loaded, found, card = checkpoint.load_model(Folder.at(tmp_path / "model"))
+    assert torch.equal(outputs(loaded, x), outputs(model, x))
+    assert outputs(loaded, x).shape == (3, 2)
+    assert found == mine
+    assert checkpoint.facts_of(card) == MINE
+    Image.new("RGB", (20, 12), (10, 200, 30)).save(tmp_path / "a.png")
+    assert predicted(tmp_path, capsys) in MINE.classes
+
+
+def test_a_recipe_cannot_name_an_unknown_data_set(mine: Config, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(mine.to_yaml())
+    with pytest.raises(UserError, match=r"data\.name: unknown data set 'mine'"):
+        config.load(str(tmp_path / "mine.yaml"))
+    with pytest.raises(UserError, match="unknown data set 'mine'"):
+        assembly.facts_of(mine)
+
+
+# of 0.1.0
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["as it was", "table edited since"])
+def test_a_folder_of_0_1_0_gives_what_it_gave(
+    edited: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if edited:
+        edit_table(monkeypatch)
+    model, settings, card = checkpoint.load_model(Folder.at(OLD))
+    expected = torch.tensor(json.loads((OLD / "outputs.json").read_text()))
+    torch.testing.assert_close(outputs(model)[0], expected, rtol=0, atol=1e-5)
+    assert settings.experts.backbone == ResNet18Backbone(width=1, stem="patch")
+    assert checkpoint.facts_of(card).mean == (0.3053,)
+
+
+@pytest.mark.parametrize(
+    ("experts", "backbone"),
+    [
+        ({"backbone": "resnet18", "width": 8}, ResNet18Backbone(width=8)),
+        ({"backbone": "resnet18-patch", "width": 24}, ResNet18Backbone(width=24, stem="patch")),
+        ({"width": 5}, ResNet18Backbone(width=5)),
+        ({"backbone": "resnet18-patch"}, ResNet18Backbone(stem="patch")),
+        ({"backbone": {"kind": "resnet18", "width": 3}}, ResNet18Backbone(width=3)),
+        ({}, ResNet18Backbone()),
+    ],
+)
+def test_a_configuration_of_0_1_0_in_todays_words(
+    experts: dict[str, object], backbone: ResNet18Backbone
+) -> None:
+    tree = {"seed": 3, "experts": {**experts, "train": {"epochs": 2}}}
+    found = config.parsed(format_1.config(tree), "test")
+    assert found.experts.backbone == backbone
+    assert (found.seed, found.experts.train.epochs) == (3, 2)
