@@ -81,6 +81,14 @@ def expert(chosen: Config, few: Data, folder: Path) -> Tensors:
     return store.weights(expert_key(chosen, MEMBER, few.train_digest))
 
 
+def history(chosen: Config, few: Data, folder: Path) -> list[dict[str, float]]:
+    key = expert_key(chosen, MEMBER, few.train_digest)
+    found = ExpertStore(Folder.at(folder)).find(key)
+    assert found is not None
+    timings = {"seconds", "train_seconds", "images_per_second"}
+    return [{n: v for n, v in epoch.items() if n not in timings} for epoch in found["history"]]
+
+
 class Killed(Exception):
     pass
 
@@ -112,10 +120,13 @@ def test_it_is_named_in_a_recipe_and_in_an_override(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sgd", "muon", "adamw"])
 def test_a_resumed_expert_is_the_same_bits(kind: str, few: Data, tmp_path: Path) -> None:
+    """The best epoch's weights, and what every epoch reported: the best may be the first."""
     chosen = settings(kind=kind)
     whole = expert(chosen, few, tmp_path / "whole")
     interrupted(chosen, few, tmp_path / "parts")
     assert different(expert(chosen, few, tmp_path / "parts"), whole) == []
+    histories = [history(chosen, few, tmp_path / name) for name in ("whole", "parts")]
+    assert histories[0] == histories[1]
 
 
 @pytest.mark.parametrize("kind", ["sgd", "muon", "adamw"])
