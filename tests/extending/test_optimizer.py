@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_it_is_named_in_a_recipe_and_in_an_override(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     tree = {"joint": {"optimizer": {"kind": "adamw", "lr": 0.01, "schedule": {"kind": "constant"}}}}
     file.write_text(yaml.safe_dump({"data": {"name": "digits"}, **tree}))
-    chosen = config.load(str(file), ["joint.optimizer.weight_decay=0.1"])
+    chosen: Any = config.load(str(file), ["joint.optimizer.weight_decay=0.1"])
     assert chosen.joint.optimizer == AdamW(lr=0.01, weight_decay=0.1, schedule=optim.Constant())
     assert Config.model_validate(chosen.plain()) == chosen
     with pytest.raises(UserError, match=r"joint.optimizer.*'adamw'"):
@@ -212,3 +213,26 @@ def test_state_of_another_kind_is_refused_where_nothing_was_adopted(
     with_checkpoint_of(settings(kind="sgd"), few, tmp_path, adopted=False)
     with pytest.raises(UserError, match=r"has optimizer:sgd, but .* optimizer:adamw"):
         expert(settings(), few, tmp_path)
+
+
+def test_a_trial_marks_what_it_takes_over_as_adopted(
+    few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fmoe.on_ray import trials
+
+    given = interrupted(settings(kind="muon"), few, tmp_path / "given").latest()
+    assert given is not None
+    offered = tmp_path / "offered"
+    Checkpoints(Folder.at(offered), trials.EXCHANGE).save(given, given.epoch)
+
+    class FromTune:
+        def as_directory(self) -> nullcontext[str]:
+            return nullcontext(str(offered))
+
+    monkeypatch.setattr("ray.tune.get_checkpoint", FromTune)
+    kept = Checkpoints(Folder.at(tmp_path / "own"), "key")
+    assert trials.adopt(kept) == 0
+    latest = kept.latest()
+    assert latest is not None
+    assert latest.adopted
+    assert latest.families.keys() == {"model", "optimizer:muon"}
