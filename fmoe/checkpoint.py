@@ -158,8 +158,9 @@ class Checkpoints:
         if unknown or MODEL not in families:
             name = unknown[0][:100] if unknown else f"no {MODEL}"
             raise Damaged(f"{header.source}: does not fit: {name} is none of the model's")
-        for family in {MODEL, DEPLOYED} & set(families) if self.like is not None else ():
-            header.require(self.like or {}, f"{family}.")
+        for family in (MODEL, DEPLOYED):
+            if family in families and self.like is not None:
+                header.require(self.like, f"{family}.")
 
     def _folder(self, epoch: int) -> Folder:
         return self.folder / f"epoch-{epoch:04d}"

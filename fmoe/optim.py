@@ -165,7 +165,7 @@ class Optimizers:
         self.known = {n: (made, tensor) for made, known in parts for n, tensor in known.items()}
         self.groups = [group for optimizer, _ in parts for group in optimizer.param_groups]
         self.peaks = [(group, group["lr"]) for group in self.groups]
-        self.built = [settings(group) for group in self.groups]
+        self.built = [unscheduled(group) for group in self.groups]
 
     def step(self, index: int, steps: int) -> None:
         """The global step `index` out of `steps`."""
@@ -182,7 +182,7 @@ class Optimizers:
         `parameter/` alone. Raises `UserError` for what would be lost: anything but tensors and
         numbers, what belongs to no parameter, a setting that a step has changed.
         """
-        if [settings(group) for group in self.groups] != self.built:
+        if [unscheduled(group) for group in self.groups] != self.built:
             raise UserError("the optimizer changes its own settings, which no checkpoint keeps")
         known = {id(tensor) for _, tensor in self.known.values()}
         if any(id(key) not in known for optimizer, _ in self.parts for key in optimizer.state):
@@ -195,10 +195,7 @@ class Optimizers:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave. Raises `UserError` where that is not all that, and only
-        what, these optimizers keep; then they are as before their first step.
-
-        Where nothing is remembered yet this makes a step, so restore the weights after it.
-        """
+        what, these optimizers keep; then they are as before their first step."""
         self._rehearse()
         for parameter, (optimizer, tensor) in self.known.items():
             if f"{parameter}/" in state:
@@ -219,23 +216,26 @@ class Optimizers:
                     memory[name] = type(value)(kept.item())
 
     def _rehearse(self) -> None:
-        """A step with gradients of 0 at a rate of 0: optimizers then hold all that they ever do."""
+        """A step with gradients of 0 at a rate of 0: optimizers then hold all that they ever do.
+        The weights stay as they are, gradients do not."""
         for optimizer, known in self.parts:
             if optimizer.state:
                 continue
+            before = {name: tensor.detach().clone() for name, tensor in known.items()}
             for tensor in known.values():
                 tensor.grad = torch.zeros_like(tensor)
             for group in optimizer.param_groups:
                 group["lr"] = 0.0
             optimizer.step()
-            for tensor in known.values():
+            for name, tensor in known.items():
+                tensor.detach().copy_(before[name])
                 tensor.grad = None
         for group, peak in self.peaks:
             group["lr"] = peak
 
 
-def settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an optimizer's group that no schedule changes, to be compared."""
+def unscheduled(group: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's settings for a group but for what the schedule changes, to be compared."""
     return {
         name: value.tolist() if isinstance(value, Tensor) else value
         for name, value in group.items()

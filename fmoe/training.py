@@ -151,21 +151,23 @@ class Trainer:
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizers = self.phase.optimizer.build(learning)
-        self.followers = self._followers()
         self.steps = self.phase.epochs * len(self.batches)
         self.twin: Twin | None = None
         if self.phase.crafting == "eval":
             self.twin = crafting_view(self.model, self.numerics)
+        self._begin()
+
+    def _begin(self) -> None:
+        """All that remembers steps, as before the first one, on the weights as they are now."""
+        learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizers = self.phase.optimizer.build(learning)
+        self.followers: dict[str, Follower] = {
+            one.kind: one.build(self.model) for one in self.phase.after_step
+        }
         images = self.batches.split.images
         self.warm: WarmStart | None = None
         if self.phase.warm_start:
             self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.place.device)
-
-    def _followers(self) -> dict[str, Follower]:
-        """On the model as it is now, by kind."""
-        return {one.kind: one.build(self.model) for one in self.phase.after_step}
 
     def craft(self, attack: Attack, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         """Adversarial images on the bare model as it is now, or on its folded twin."""
@@ -269,7 +271,7 @@ class Trainer:
         return {kind: state for kind, state in found if state is not None}
 
     def families(self) -> dict[str, Stateful]:
-        """What a checkpoint keeps besides the model's state, in the order of taking it back."""
+        """What a checkpoint keeps besides the model's state."""
         optimizer = family("optimizer", self.phase.optimizer.kind)
         after = {family("after", kind): follower for kind, follower in self.followers.items()}
         return {optimizer: self.optimizers, **({WARM: self.warm} if self.warm else {}), **after}
@@ -300,21 +302,16 @@ class Trainer:
                 f"the checkpoint of epoch {checkpoint.epoch} does not fit: it has "
                 f"{', '.join(sorted(kept))}, but this phase {', '.join(self.families())}: {REMEDY}"
             )
-        optimizer, *others = self.families()
-        self._take(optimizer, checkpoint)  # may move the weights
         self.model.load_state_dict(checkpoint.model)
-        self.followers = self._followers()
-        for name in others:
-            self._take(name, checkpoint)
-
-    def _take(self, name: str, checkpoint: Checkpoint) -> None:
-        if name not in checkpoint.families:
-            return
-        try:
-            self.families()[name].restore(checkpoint.families[name])
-        except UserError:
-            if not checkpoint.adopted:
-                raise
+        self._begin()
+        for name, part in self.families().items():
+            if name not in checkpoint.families:
+                continue
+            try:
+                part.restore(checkpoint.families[name])
+            except UserError:
+                if not checkpoint.adopted:
+                    raise
 
 
 def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None:

@@ -156,9 +156,11 @@ def test_muon_goes_on_from_its_momentum() -> None:
     stopped = built(first)
     descend(first, stopped, range(2))
     resumed = network()
+    resumed.load_state_dict(first.state_dict())
     optimizers = built(resumed)
     optimizers.restore({name: m.clone() for name, m in stopped.state().items()})
-    resumed.load_state_dict(first.state_dict())
+    for name, parameter in first.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name)), name
     descend(resumed, optimizers, range(2, 4))
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name

@@ -225,6 +225,36 @@ def test_validation_leaves_the_trained_weights_alone(ema: None, digits: Data) ->
     assert different(*states) == []
 
 
+def test_a_good_average_does_not_hide_that_training_overfits(
+    ema: None, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard judges the trained weights; all goes back to the last good epoch, and what that
+    one would deploy is deployed."""
+    scores = iter([(0.4, 0.5), (0.6, 0.6), (0.1, 0.9), (0.6, 0.6), (0.5, 0.5), (0.4, 0.4)])
+
+    def validate(*given: object) -> dict[str, float]:
+        robust, fgsm = next(scores)
+        return {"val_clean": 0.6, "val_robust": robust, "val_fgsm": fgsm}
+
+    monkeypatch.setattr(training, "validation_accuracies", validate)
+    pgd = "joint.validation.attack={kind: pgd, eps: 0.1, steps: 1}"
+    chosen, data = settings(*BOTH, pgd), few(digits)
+    kept = Checkpoints(Folder.at(tmp_path), "key")
+    epochs = training.epochs(
+        assembly.seeded_expert(chosen, 0), data.train, data.val, chosen.joint,
+        chosen.joint.attack, augment=chosen.data.augment, seed=0, checkpoints=kept,
+    )  # fmt: skip
+    first, second = next(epochs), next(epochs)
+    assert "overfitted" not in first.metrics
+    assert "overfitted" in second.metrics
+    assert second.metrics["val_robust"] == 0.6
+    good, after = kept.load(0).families, kept.load(1).families
+    assert good.keys() == after.keys() >= {"model", "deployed", "after:ema"}
+    assert [n for n in good if different(good[n], after[n])] == []
+    assert "overfitted" not in next(epochs).metrics
+    assert "deployed" not in kept.load(2).families
+
+
 # what a checkpoint must hold
 
 
@@ -279,6 +309,23 @@ def test_a_family_that_no_fmoe_knows_is_damage(tmp_path: Path) -> None:
     folder.write_json("manifest.json", {**manifest, "families": ["model", "other"]})
     with pytest.raises(Damaged, match="other is none of the model's"):
         kept.load(0)
+
+
+def test_going_back_to_adopted_weights_the_optimizer_begins_anew(ema: None, digits: Data) -> None:
+    """Of another kind there is nothing to go back to, and what has come since is forgotten."""
+    muon, _ = trainer(settings("joint.optimizer={kind: muon}").joint, digits)
+    x, y = next(muon.batches.epoch(0))
+    muon.step(0, x, y)
+    given = replace(muon.checkpoint(0, []), adopted=True)
+    made, _ = trainer(settings().joint, digits)
+    for _ in range(2):
+        made.restore(given)
+        kept = made.checkpoint(0, []).families
+        assert all(name.endswith("/") for name in kept["optimizer:sgd"])
+        assert different(kept["model"], given.model) == []
+        made.step(0, x, y)
+        kept = made.checkpoint(0, []).families
+        assert all(name.endswith("/momentum_buffer") for name in kept["optimizer:sgd"])
 
 
 def test_adopted_weights_without_it_begin_their_own(ema: None, digits: Data) -> None:
