@@ -70,7 +70,7 @@ def peak(run: Callable[[], object], kept: Iterable[Tensor]) -> int:
 
 
 def everything(made: Trainer, *more: Tensor) -> list[Tensor]:
-    state = made.optimizers.momentum().values()
+    state = made.optimizers.state().values()
     twin = made.twin.module.parameters() if made.twin else []
     return [*made.model.parameters(), *made.model.buffers(), *twin, *state, *more]
 

@@ -77,6 +77,29 @@ class Attack(Spec):
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def adversarial(self) -> bool:
+        """Whether it changes images: training against it is chosen by robust accuracy and guarded
+        against catastrophic overfitting."""
+        return True
+
+    @property
+    def knows_warm_start(self) -> bool:
+        """Whether `fmoe.warm_start` may be asked for in training against it."""
+        return False
+
+    @property
+    def warm_eps(self) -> float | None:
+        """Of a sampled attack: the eps that its random start multiplies `draw.noise` with, and in
+        which a warm start keeps its perturbation; None where there is none to keep."""
+        return None
+
+    @property
+    def one_step(self) -> Attack | None:
+        """The one-step attack whose accuracy beside this one's shows catastrophic overfitting
+        (arXiv 2001.03994, section 5.4); None where this one cannot show it."""
+        raise NotImplementedError
+
     def __call__(self, model: ModelFn, x: Tensor, y: Tensor, *, draw: Draw | None = None) -> Tensor:
         draw = draw or Draw.from_global()
         with eval_mode(model):
@@ -87,6 +110,18 @@ class Clean(Attack):
     """No attack: the images as they are."""
 
     kind: Literal["clean"] = "clean"
+
+    @property
+    def adversarial(self) -> bool:
+        return False
+
+    @property
+    def knows_warm_start(self) -> bool:
+        return True
+
+    @property
+    def one_step(self) -> None:
+        return None
 
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         return x
@@ -139,6 +174,18 @@ class FGSM(Attack):
     random_start: bool = False
     loss: Objective = "ce"
 
+    @property
+    def knows_warm_start(self) -> bool:
+        return True
+
+    @property
+    def warm_eps(self) -> float:
+        return scalar(self.eps)
+
+    @property
+    def one_step(self) -> None:
+        return None
+
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         eps = scalar(self.eps)
         lower, upper = ball(x, eps)
@@ -160,6 +207,10 @@ class NFGSM(Attack):
     eps: Drawn[Pixels] = 8 / 255
     noise: Annotated[float, Field(ge=0, le=8)] = 2.0
     loss: Objective = "ce"
+
+    @property
+    def one_step(self) -> None:
+        return None
 
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         eps = scalar(self.eps)
@@ -183,6 +234,18 @@ class PGD(Attack):
     restarts: PositiveInt = 1
     random_start: bool = True
     loss: Objective = "ce"
+
+    @property
+    def knows_warm_start(self) -> bool:
+        return True
+
+    @property
+    def warm_eps(self) -> float:
+        return scalar(self.eps)
+
+    @property
+    def one_step(self) -> FGSM:
+        return FGSM(eps=self.eps)
 
     def once(
         self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw, clean: Tensor | None
@@ -225,6 +288,14 @@ class Mix(Attack):
     kind: Literal["mix"] = "mix"
     of: list[AttackConfig] = Field(min_length=1)
     weights: list[Weight] | None = None
+
+    @property
+    def knows_warm_start(self) -> bool:
+        return all(attack.knows_warm_start for attack in self.of)
+
+    @property
+    def one_step(self) -> None:
+        return None
 
     @model_validator(mode="after")
     def _weights_match(self) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -31,7 +31,7 @@ from fmoe.errors import UserError, first_line
 from fmoe.facts import Facts
 from fmoe.mixture import Mixture
 from fmoe.storage import MANIFEST, Damaged, Folder, sha256
-from fmoe.tensors import Tensors, pack, read_header, unpack
+from fmoe.tensors import Header, Tensors, pack, read_header, unpack
 from fmoe.version import VERSION
 
 STATE = "state.safetensors"
@@ -40,6 +40,11 @@ FILES = (WEIGHTS, "config.yaml", "model.json")
 """Of a model folder; the last names the digests of the others."""
 FORMAT = 2
 """Of model folders. Format 1 (fmoe 0.1.0) did not hold mean and std; see `fmoe.format_1`."""
+CHECKPOINT_FORMAT = 2
+"""1 was 0.1.0's, which kept `momentum.*` and nothing else of an optimizer."""
+MODEL, DEPLOYED, WARM = "model", "deployed", "warm"
+FAMILY = re.compile(r"model|deployed|warm|(optimizer|after):[a-z][a-z0-9_-]{0,63}")
+FAMILIES = TypeAdapter(list[Annotated[str, Field(max_length=100)]])
 HISTORY = TypeAdapter(list[dict[str, float]])
 EPOCH = re.compile(r"epoch-([0-9]{4,9})")
 Line = Annotated[str, Field(max_length=1000)]
@@ -51,14 +56,33 @@ Std = Annotated[float, Field(ge=1e-4, le=1, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """model and momentum tensors after an epoch; history: metrics of every epoch so far; warm: what
-    `fmoe.warm_start` keeps."""
+    """Tensors after an epoch, in families; history: metrics of every epoch so far.
+
+    Families are `model`; `deployed`, the model's state to validate by and deploy where that is
+    another one; `optimizer:KIND`; `warm` (`fmoe.warm_start`); `after:KIND` (`fmoe.after_step`).
+    adopted: it comes from a training whose settings may differ (PBT).
+    """
 
     epoch: int
-    model: Tensors
-    momentum: Tensors
+    families: Mapping[str, Tensors]
     history: list[dict[str, float]]
-    warm: Tensors = field(default_factory=dict)
+    adopted: bool = False
+
+    @property
+    def model(self) -> Tensors:
+        return self.families[MODEL]
+
+    @property
+    def deployed(self) -> Tensors:
+        """The model's state that validation chose after this epoch."""
+        return self.families.get(DEPLOYED, self.model)
+
+
+def family(part: str, kind: str) -> str:
+    """The family of what another kind keeps in another form."""
+    name = f"{part}:{kind}"
+    assert FAMILY.fullmatch(name), name
+    return name
 
 
 @dataclass(frozen=True)
@@ -73,10 +97,17 @@ class Checkpoints:
     like: Mapping[str, Tensor] | None = None
 
     def save(self, checkpoint: Checkpoint, best_epoch: int) -> None:
-        tensors = {f"model.{name}": tensor for name, tensor in checkpoint.model.items()}
-        tensors |= {f"momentum.{name}": tensor for name, tensor in checkpoint.momentum.items()}
-        tensors |= {f"warm.{name}": tensor for name, tensor in checkpoint.warm.items()}
-        manifest = {"key": self.key, "epoch": checkpoint.epoch, "history": checkpoint.history}
+        families = checkpoint.families
+        assert all(FAMILY.fullmatch(family) for family in families), list(families)
+        tensors = {f"{family}.{n}": t for family, part in families.items() for n, t in part.items()}
+        manifest = {
+            "format": CHECKPOINT_FORMAT,
+            "key": self.key,
+            "epoch": checkpoint.epoch,
+            "families": sorted(families),
+            "adopted": checkpoint.adopted,
+            "history": checkpoint.history,
+        }
         self._folder(checkpoint.epoch).commit({STATE: pack(tensors)}, manifest)
         keep = {checkpoint.epoch, checkpoint.epoch - 1, best_epoch}
         for epoch in self.epochs():
@@ -103,23 +134,45 @@ class Checkpoints:
                 f"{folder.uri}: belongs to other settings, other data or another version of fmoe; "
                 "give another --name"
             )
+        if manifest.get("format") != CHECKPOINT_FORMAT:
+            raise UserError(
+                f"{folder.uri}: a checkpoint of another version of fmoe (0.1.0 kept an optimizer's "
+                "momentum alone); give another --name"
+            )
+        try:
+            history = HISTORY.validate_python(manifest.get("history"), strict=True)
+            names = FAMILIES.validate_python(manifest.get("families"), strict=True)
+        except ValidationError:
+            raise Damaged(f"{folder.uri}/{MANIFEST}: holds no history or no families") from None
         try:
             header = read_header(folder, STATE)
         except FileNotFoundError:
             raise Damaged(f"{folder.uri}/{STATE}: missing") from None
-        if self.like is not None:
-            header.require(self.like, "model.")
-            header.require_among(self.like, "momentum.")
-        tensors = unpack(folder.committed(STATE, manifest, header.size), header.source)
+        self._check(header, names)
+        families: dict[str, Tensors] = {name: {} for name in names}
+        for name, tensor in unpack(
+            folder.committed(STATE, manifest, header.size), header.source
+        ).items():
+            family, _, rest = name.partition(".")
+            families[family][rest] = tensor
+        return Checkpoint(epoch, families, history, manifest.get("adopted") is True)
 
-        def part(prefix: str) -> Tensors:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-        try:
-            history = HISTORY.validate_python(manifest.get("history"), strict=True)
-        except ValidationError:
-            raise Damaged(f"{folder.uri}/{MANIFEST}: holds no history") from None
-        return Checkpoint(epoch, part("model."), part("momentum."), history, part("warm."))
+    def _check(self, header: Header, families: list[str]) -> None:
+        """Raises `Damaged` for a tensor that belongs to none of the families, or to no parameter of
+        the model that this must be."""
+        unknown = [name for name in families if not FAMILY.fullmatch(name)]
+        for name in header.tensors:
+            family, _, rest = name.partition(".")
+            parameter = rest.rpartition("/")[0] if family.startswith("optimizer:") else None
+            of_none = parameter is not None and self.like is not None and parameter not in self.like
+            if family not in families or of_none:
+                unknown.append(name)
+        if unknown or MODEL not in families:
+            name = unknown[0][:100] if unknown else f"no {MODEL}"
+            raise Damaged(f"{header.source}: does not fit: {name} is none of the model's")
+        for family in (MODEL, DEPLOYED):
+            if family in families and self.like is not None:
+                header.require(self.like, f"{family}.")
 
     def _folder(self, epoch: int) -> Folder:
         return self.folder / f"epoch-{epoch:04d}"
@@ -326,6 +379,11 @@ def _read_weights(folder: Folder, config: Config, card: Mapping[str, Any]) -> Mi
     return model
 
 
+def copied(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The tensors as they are now, on the CPU."""
+    return {name: t.detach().cpu().clone() for name, t in tensors.items()}
+
+
 def copy_state(module: nn.Module) -> Tensors:
     """The module's tensors as they are now, on the CPU."""
-    return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
+    return copied(module.state_dict())

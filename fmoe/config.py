@@ -19,6 +19,7 @@ import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from fmoe import documents, format_1
+from fmoe.after_step import Following
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
 from fmoe.augment import Augment
 from fmoe.data import INFO
@@ -81,6 +82,8 @@ class Phase(Spec):
     (arXiv 1912.11969)."""
     guard: bool = True
     """Go back to the last good epoch when catastrophic overfitting sets in."""
+    after_step: Following = Field(default_factory=list)
+    """What follows every step, such as a running average of the weights."""
 
 
 class Role(Spec):

@@ -160,7 +160,7 @@ class ExpertStore:
             "seconds": time.perf_counter() - start,
         }
         try:
-            weights = checkpoints.load(best).model
+            weights = checkpoints.load(best).deployed
         except Damaged:  # the best epoch's file, while the newest is whole
             checkpoints.folder.delete()
             return self._train(key, config, member, data, place, progress, on_epoch)

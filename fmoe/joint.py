@@ -66,10 +66,10 @@ def joint_epochs(
 
 
 def trained(config: Config, run: Folder, train_digest: str, epoch: int) -> Mixture:
-    """The mixture as it was after an epoch that is kept."""
+    """The mixture that an epoch which is kept would deploy."""
     model = assembly.mixture(config)
     try:
-        model.load_state_dict(checkpoints(run, config, train_digest).load(epoch).model)
+        model.load_state_dict(checkpoints(run, config, train_digest).load(epoch).deployed)
     except Damaged as error:
         raise UserError(f"{error}: delete {run.uri}/joint and train again") from None
     return model.eval()

@@ -9,7 +9,9 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from fmoe.errors import UserError
 from fmoe.schema import Spec
+from fmoe.state import require
 
 Named = Mapping[str, nn.Parameter]
 Part = tuple[torch.optim.Optimizer, Mapping[str, Tensor]]
@@ -161,8 +163,9 @@ class Optimizers:
     def __init__(self, schedule: ScheduleConfig, parts: Sequence[Part]):
         self.schedule, self.parts = schedule, parts
         self.known = {n: (made, tensor) for made, known in parts for n, tensor in known.items()}
-        groups = [group for optimizer, _ in parts for group in optimizer.param_groups]
-        self.peaks = [(group, group["lr"]) for group in groups]
+        self.groups = [group for optimizer, _ in parts for group in optimizer.param_groups]
+        self.peaks = [(group, group["lr"]) for group in self.groups]
+        self.built = [unscheduled(group) for group in self.groups]
 
     def step(self, index: int, steps: int) -> None:
         """The global step `index` out of `steps`."""
@@ -172,19 +175,80 @@ class Optimizers:
         for optimizer, _ in self.parts:
             optimizer.step()
 
-    def momentum(self) -> dict[str, Tensor]:
-        """By parameter name, as the optimizer holds it; none before the first step."""
-        return {
-            name: kept
-            for name, (optimizer, tensor) in self.known.items()
-            if (kept := optimizer.state.get(tensor, {}).get("momentum_buffer")) is not None
-        }
+    def state(self) -> dict[str, Tensor]:
+        """All that the optimizers remember of each parameter, as `parameter/name`.
 
-    def restore(self, momentum: Mapping[str, Tensor]) -> None:
-        """Raises `KeyError` for a parameter that is not among these."""
-        for name, kept in momentum.items():
-            optimizer, tensor = self.known[name]
-            # another shape is another optimizer's: a trial of PBT may go over to one
-            if kept.shape == tensor.shape:
-                own = torch.empty_like(tensor).copy_(kept)
-                optimizer.state[tensor] = {"momentum_buffer": own}
+        A number is a tensor of no dimension; of a parameter that has not learned yet there is
+        `parameter/` alone. Raises `UserError` for what would be lost: anything but tensors and
+        numbers, what belongs to no parameter, a setting that a step has changed.
+        """
+        if [unscheduled(group) for group in self.groups] != self.built:
+            raise UserError("the optimizer changes its own settings, which no checkpoint keeps")
+        known = {id(tensor) for _, tensor in self.known.values()}
+        if any(id(key) not in known for optimizer, _ in self.parts for key in optimizer.state):
+            raise UserError("the optimizer's state of no parameter is kept by no checkpoint")
+        kept: dict[str, Tensor] = {}
+        for parameter, (optimizer, tensor) in self.known.items():
+            memory = optimizer.state.get(tensor) or {"": torch.empty(0)}
+            kept |= {f"{parameter}/{name}": keepable(name, v) for name, v in memory.items()}
+        return kept
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave. Raises `UserError` where that is not all that, and only
+        what, these optimizers keep; then they are as before their first step."""
+        self._rehearse()
+        for parameter, (optimizer, tensor) in self.known.items():
+            if f"{parameter}/" in state:
+                optimizer.state.pop(tensor, None)
+        try:
+            require(state, self.state(), "optimizer")
+        except UserError:
+            for optimizer, _ in self.parts:
+                optimizer.state.clear()
+            raise
+        for parameter, (optimizer, tensor) in self.known.items():
+            memory = optimizer.state.get(tensor, {})
+            for name, value in memory.items():
+                kept = state[f"{parameter}/{name}"]
+                if isinstance(value, Tensor):
+                    value.copy_(kept)
+                else:
+                    memory[name] = type(value)(kept.item())
+
+    def _rehearse(self) -> None:
+        """A step with gradients of 0 at a rate of 0: optimizers then hold all that they ever do.
+        The weights stay as they are, gradients do not."""
+        for optimizer, known in self.parts:
+            if optimizer.state:
+                continue
+            before = {name: tensor.detach().clone() for name, tensor in known.items()}
+            for tensor in known.values():
+                tensor.grad = torch.zeros_like(tensor)
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+            optimizer.step()
+            for name, tensor in known.items():
+                tensor.detach().copy_(before[name])
+                tensor.grad = None
+        for group, peak in self.peaks:
+            group["lr"] = peak
+
+
+def unscheduled(group: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's settings for a group but for what the schedule changes, to be compared."""
+    return {
+        name: value.tolist() if isinstance(value, Tensor) else value
+        for name, value in group.items()
+        if name not in ("params", "lr")
+    }
+
+
+def keepable(name: str, value: Any) -> Tensor:
+    """What an optimizer remembers under a name, as a tensor. Raises `UserError`."""
+    if "/" in str(name) or not isinstance(value, Tensor | int | float):
+        raise UserError(f"the optimizer's state {name} is a {type(value).__name__}, which no "
+                        "checkpoint keeps (tensors and numbers are kept)")  # fmt: skip
+    if isinstance(value, Tensor):
+        return value
+    dtype = {bool: torch.bool, int: torch.int64}.get(type(value), torch.float64)
+    return torch.tensor(value, dtype=dtype)

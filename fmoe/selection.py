@@ -8,12 +8,13 @@ from fmoe.attacks import Attack
 from fmoe.config import Phase
 
 LEFT = 0.5
+TRAINED = "trained"
 
 
 def selection(metrics: Mapping[str, float], attack: Attack) -> float:
     """What the best epoch is chosen by: validation accuracy under the validation attack, or clean
     accuracy where training itself is clean."""
-    return metrics["val_clean" if attack.kind == "clean" else "val_robust"]  # type: ignore[attr-defined]
+    return metrics["val_robust" if attack.adversarial else "val_clean"]
 
 
 def best_epoch(history: list[dict[str, float]], attack: Attack) -> int:
@@ -22,13 +23,18 @@ def best_epoch(history: list[dict[str, float]], attack: Attack) -> int:
 
 
 def overfitted(history: list[dict[str, float]], metrics: Mapping[str, float]) -> bool:
-    """Catastrophic overfitting: PGD accuracy falls below half of the best so far while FGSM
-    accuracy does not fall (arXiv 2001.03994, section 5.4)."""
+    """Catastrophic overfitting of the trained weights: PGD accuracy falls below half of the best so
+    far while FGSM accuracy does not fall (arXiv 2001.03994, section 5.4)."""
     if not history:
         return False
-    best = max(history, key=lambda epoch: epoch["val_robust"])
-    lost = metrics["val_robust"] < best["val_robust"] * LEFT
-    return lost and metrics["val_fgsm"] >= best["val_fgsm"]
+    best = max(history, key=lambda epoch: of_trained(epoch, "val_robust"))
+    lost = of_trained(metrics, "val_robust") < of_trained(best, "val_robust") * LEFT
+    return lost and of_trained(metrics, "val_fgsm") >= of_trained(best, "val_fgsm")
+
+
+def of_trained(metrics: Mapping[str, float], name: str) -> float:
+    """Of the weights that are trained, where an epoch would deploy others."""
+    return metrics.get(f"{TRAINED}_{name}", metrics[name])
 
 
 def over(phase: Phase, history: list[dict[str, float]], attack: Attack) -> bool:

@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from fmoe.documents import LARGEST_JSON, NotRead, parse_json
-from fmoe.errors import first_line
+from fmoe.errors import UserError, first_line
 from fmoe.storage import Damaged, Folder
 
 Tensors = dict[str, Tensor]
@@ -32,6 +32,8 @@ TYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
@@ -39,6 +41,10 @@ TYPES = {
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Raises `UserError` for a type that would not be read again."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in TYPES.values():
+            raise UserError(f"{name}: tensors of type {tensor.dtype} are not kept")
     data: bytes = save_tensors({n: tensor.detach().contiguous() for n, tensor in tensors.items()})
     return data
 
@@ -80,12 +86,6 @@ class Header:
                     f"{self.source}: does not fit: {prefix}{name} is {dtype} {list(shape)}, "
                     f"the model's is {tensor.dtype} {list(tensor.shape)}"
                 )
-
-    def require_among(self, expected: Mapping[str, Tensor], prefix: str) -> None:
-        """Those whose names start with `prefix` are some of these. Raises `Damaged`."""
-        for name in self.tensors:
-            if name.startswith(prefix) and name.removeprefix(prefix) not in expected:
-                raise Damaged(f"{self.source}: does not fit: {name[:100]} is none of the model's")
 
 
 def read_header(folder: Folder, name: str) -> Header:

@@ -19,19 +19,21 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, scalar
+from fmoe.after_step import Follower
+from fmoe.attacks import Attack, AttackConfig
 from fmoe.augment import Augment
 from fmoe.batches import Batches, Placed, check_size
-from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
+from fmoe.checkpoint import DEPLOYED, MODEL, WARM, Checkpoint, Checkpoints, copied, family
 from fmoe.config import Joint, Phase, Update
 from fmoe.crafting import crafting_view
 from fmoe.data import Split
@@ -44,8 +46,9 @@ from fmoe.objective import Objective
 from fmoe.place import Place, reduce_sum
 from fmoe.precision import Numerics
 from fmoe.selection import best_epoch, over, overfitted
+from fmoe.state import REMEDY, Stateful
 from fmoe.sync_batch_norm import synchronize
-from fmoe.validation import validation_accuracies, validation_attacks
+from fmoe.validation import choose, validation_accuracies, validation_attacks
 from fmoe.warm_start import WarmStart
 
 CHECK_LOSS_EVERY = 16  # steps; a check makes the host wait for the device
@@ -100,9 +103,16 @@ def check_batches(phase: Phase, images: int, workers: int) -> None:
         )
 
 
+def check_attack(phase: Phase, attack: Attack) -> None:
+    """Raises `UserError` for a training attack that the phase's other settings do not go with."""
+    if phase.warm_start and not attack.knows_warm_start:
+        raise UserError(f"warm_start: the attack {attack!r} knows none; set warm_start: false")
+    validation_attacks(phase, attack)
+
+
 @dataclass
 class Trainer:
-    """The state of one phase: model, optimizers, and how far it has come."""
+    """The state of one phase: model, optimizers, what follows them, what warm starts keep."""
 
     model: nn.Module
     phase: Phase
@@ -116,6 +126,7 @@ class Trainer:
         self.numerics = self.numerics.fitting(self.place.device)
         self.numerics.prepare(self.place.device)
         check_batches(self.phase, len(self.batches.split), self.place.world_size)
+        check_attack(self.phase, self.attack)
         self.model.to(self.place.device)
         set_trainable(self.model, self.update)
         if isinstance(self.model, Mixture) and isinstance(self.phase, Joint):
@@ -131,12 +142,19 @@ class Trainer:
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizers = self.phase.optimizer.build(learning)
         self.steps = self.phase.epochs * len(self.batches)
         self.twin: Twin | None = None
         if self.phase.crafting == "eval":
             self.twin = crafting_view(self.model, self.numerics)
+        self._begin()
+
+    def _begin(self) -> None:
+        """All that remembers steps, as before the first one, on the weights as they are now."""
+        learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizers = self.phase.optimizer.build(learning)
+        self.followers: dict[str, Follower] = {
+            one.kind: one.build(self.model) for one in self.phase.after_step
+        }
         images = self.batches.split.images
         self.warm: WarmStart | None = None
         if self.phase.warm_start:
@@ -149,7 +167,7 @@ class Trainer:
 
     def craft(self, attack: Attack, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         """Adversarial images on the bare model as it is now, or on its folded twin."""
-        if isinstance(attack, Clean):
+        if not attack.adversarial:
             return x
         if self.twin is None:
             with on_batch_statistics(self.model) as model:
@@ -171,7 +189,7 @@ class Trainer:
         draw = self.batches.draw("attack", index)
         attack = self.attack.sample(draw)
         self.model.zero_grad()
-        if self.twin and not isinstance(attack, Clean):
+        if self.twin and attack.adversarial:
             self.twin.refresh()
         crafted, sums, parts = [], [], self.phase.accumulate
         for part in range(parts):
@@ -182,9 +200,11 @@ class Trainer:
             crafted.append(self.craft(attack, x[rows], y[rows], own))
             sums.append(self._descend(x[rows], crafted[-1], y[rows], last=part == parts - 1))
         self.optimizers.step(index, self.steps)
-        if self.warm and placed and isinstance(attack, FGSM | PGD):
+        for follower in self.followers.values():
+            follower.after_step(index)
+        if self.warm and placed and attack.warm_eps is not None:
             moved = torch.cat(crafted) - x
-            self.warm.keep(placed, moved / max(scalar(attack.eps), TINY))
+            self.warm.keep(placed, moved / max(attack.warm_eps, TINY))
         return torch.stack(sums).sum(0), attack
 
     def _descend(self, x: Tensor, x_adv: Tensor, y: Tensor, *, last: bool) -> Tensor:
@@ -239,16 +259,53 @@ class Trainer:
         ):
             buffer.copy_(mean.view_as(buffer))
 
-    def checkpoint(self, epoch: int, history: list[dict[str, float]]) -> Checkpoint:
-        warm = self.warm.state() if self.warm else {}
-        momentum = {n: m.cpu().clone() for n, m in self.optimizers.momentum().items()}
-        return Checkpoint(epoch, copy_state(self.model), momentum, list(history), warm)
+    def offers(self) -> dict[str, Mapping[str, Tensor]]:
+        """Other states of the model than the trained one, by the kind that offers them."""
+        found = ((kind, follower.offer()) for kind, follower in self.followers.items())
+        return {kind: state for kind, state in found if state is not None}
+
+    def families(self) -> dict[str, Stateful]:
+        """What a checkpoint keeps besides the model's state."""
+        optimizer = family("optimizer", self.phase.optimizer.kind)
+        after = {family("after", kind): follower for kind, follower in self.followers.items()}
+        return {optimizer: self.optimizers, **({WARM: self.warm} if self.warm else {}), **after}
+
+    def checkpoint(
+        self,
+        epoch: int,
+        history: list[dict[str, float]],
+        deployed: Mapping[str, Tensor] | None = None,
+    ) -> Checkpoint:
+        """deployed: the state that validation chose, where it is not the trained one."""
+        families = {MODEL: copied(self.model.state_dict())}
+        if deployed is not None:
+            families[DEPLOYED] = copied(deployed)
+        families |= {name: copied(part.state()) for name, part in self.families().items()}
+        return Checkpoint(epoch, families, list(history))
 
     def restore(self, checkpoint: Checkpoint) -> None:
+        """Raises `UserError` unless it holds what this phase keeps, and nothing else.
+
+        Of one that is adopted from other settings the model must fit; any other family that is not
+        there or does not fit entirely begins anew (an optimizer of another kind is another family).
+        """
+        kept = {name for name in checkpoint.families if name not in (MODEL, DEPLOYED)}
+        differing = kept ^ self.families().keys()
+        if differing and not checkpoint.adopted:
+            raise UserError(
+                f"the checkpoint of epoch {checkpoint.epoch} does not fit: it has "
+                f"{', '.join(sorted(kept))}, but this phase {', '.join(self.families())}: {REMEDY}"
+            )
         self.model.load_state_dict(checkpoint.model)
-        if self.warm and checkpoint.warm:
-            self.warm.restore(checkpoint.warm)
-        self.optimizers.restore(checkpoint.momentum)
+        self._begin()
+        for name, part in self.families().items():
+            if name not in checkpoint.families:
+                continue
+            try:
+                part.restore(checkpoint.families[name])
+            except UserError:
+                if not checkpoint.adopted:
+                    raise
 
 
 def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None:
@@ -262,17 +319,12 @@ def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None
             )
 
 
-def check(checkpoint: Checkpoint, warm: WarmStart | None) -> None:
-    """Raises `UserError` where it is not one of such a phase."""
+def check(checkpoint: Checkpoint) -> None:
+    """Raises `UserError` where its epochs do not tell what every epoch reports."""
     lacking = sorted({n for epoch in checkpoint.history for n in names() if n not in epoch})
-    if warm and checkpoint.warm:
-        shapes = {name: tensor.shape for name, tensor in checkpoint.warm.items()}
-        if shapes != {"kept": warm.kept.shape, "known": warm.known.shape}:
-            lacking.append("as many adversaries as there are images")
     if lacking:
         raise UserError(
-            f"the checkpoint of epoch {checkpoint.epoch} lacks {', '.join(lacking)}: delete the "
-            "checkpoints and train again"
+            f"the checkpoint of epoch {checkpoint.epoch} lacks {', '.join(lacking)}: {REMEDY}"
         )
 
 
@@ -305,7 +357,7 @@ def epochs(
     history: list[dict[str, float]] = []
     latest = checkpoints.latest() if checkpoints else None
     if latest is not None:
-        check(latest, trainer.warm)
+        check(latest)
         trainer.restore(latest)
         history = copy.deepcopy(latest.history)
     for index, metrics in enumerate(history):
@@ -317,16 +369,19 @@ def epochs(
             return
         start = time.perf_counter()
         metrics = trainer.epoch(index, progress)
-        metrics |= validation_accuracies(model, val, judged_by, seed, place)
+        judge = partial(validation_accuracies, model, val, judged_by, seed, place)
+        judged, deployed = choose(model, trainer.offers(), judge, attack)
+        metrics |= judged
         metrics |= computed(Measured(metrics, trainer.images, model, val, place))
         metrics["workers"] = float(place.world_size)
         if good and "val_fgsm" in judged_by and overfitted(history, metrics):
             trainer.restore(good)
+            deployed = good.families.get(DEPLOYED)
             metrics["overfitted"] = 1.0
         metrics["seconds"] = time.perf_counter() - start
         history.append(metrics)
         best = best_epoch(history, attack)
-        good = trainer.checkpoint(index, history)
+        good = trainer.checkpoint(index, history, deployed)
         if checkpoints and place.rank == 0:
             checkpoints.save(good, best)
         yield Epoch(index, metrics, best)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fmoe.batches import Placed
 from fmoe.draw import Draw, shard
+from fmoe.state import require
 
 SCALE = 127
 
@@ -55,9 +56,10 @@ class WarmStart:
         self.known[batch.rows] = True
 
     def state(self) -> dict[str, Tensor]:
-        return {"kept": self.kept.cpu().clone(), "known": self.known.cpu().clone()}
+        return {"kept": self.kept, "known": self.known}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        require(state, self.state(), "warm")
         self.kept.copy_(state["kept"])
         self.known.copy_(state["known"])
 

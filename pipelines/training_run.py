@@ -28,7 +28,7 @@ from fmoe.on_ray.tasks import Event
 from fmoe.paths import home
 from fmoe.storage import Folder
 from fmoe.tracking import Tracker, finishing
-from fmoe.training import check_batches
+from fmoe.training import check_attack, check_batches
 from fmoe.workers import Workers
 from pipelines.data_claim import claim_data, reading
 from pipelines.kept_files import RunFile, RunResult, read, read_settings
@@ -75,6 +75,9 @@ def run(request: Request) -> dict[str, Any]:
             return still_registered(folder, name, finished, display)
         check_batches(settings.experts.train, len(loaded.train), 1)
         check_batches(settings.joint, len(loaded.train), request.workers.most)
+        check_attack(settings.joint, settings.joint.attack)
+        for role in settings.experts.roles.values():
+            check_attack(settings.experts.train, role.attack)
         # from here on an outage of the storage is waited out
         folder, store = folder.patient(), ExpertStore(store.folder.patient())
         tracking.readiness.check()  # a server that is away fails the run now

@@ -18,7 +18,7 @@ from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.mixture import Mixture
 from fmoe.storage import MANIFEST, Damaged, Folder, sha256
-from fmoe.tensors import unpack
+from fmoe.tensors import pack, unpack
 
 
 @pytest.fixture
@@ -30,11 +30,17 @@ def state(epoch: int) -> Checkpoint:
     """Tensors filled with the epoch, and metrics of every epoch so far."""
     return Checkpoint(
         epoch,
-        model={
-            "conv.weight": torch.full((2, 3), float(epoch)),
-            "bn.num_batches_tracked": torch.tensor(epoch),
+        {
+            "model": {
+                "conv.weight": torch.full((2, 3), float(epoch)),
+                "bn.num_batches_tracked": torch.tensor(epoch),
+            },
+            "optimizer:adamw": {
+                "conv.weight/exp_avg": torch.full((2, 3), epoch / 3),
+                "conv.weight/step": torch.tensor(float(epoch)),
+            },
+            "optimizer:plain": {},
         },
-        momentum={"conv.weight": torch.full((2, 3), epoch / 3)},
         history=[{"epoch": float(i), "loss": 1 / (i + 3)} for i in range(epoch + 1)],
     )
 
@@ -47,10 +53,9 @@ def save(kept: Checkpoints, epochs: int, best: Callable[[int], int] = lambda epo
 def assert_same(found: Checkpoint | None, expected: Checkpoint) -> None:
     assert found is not None
     assert (found.epoch, found.history) == (expected.epoch, expected.history)
-    for tensors, others in (
-        (found.model, expected.model),
-        (found.momentum, expected.momentum),
-    ):
+    assert found.families.keys() == expected.families.keys()
+    for family, tensors in found.families.items():
+        others = expected.families[family]
         assert tensors.keys() == others.keys()
         for name, tensor in tensors.items():
             assert tensor.dtype == others[name].dtype
@@ -86,7 +91,7 @@ def test_a_former_best_goes(kept: Checkpoints) -> None:
 
 def test_epochs_are_ordered_as_numbers(kept: Checkpoints) -> None:
     for epoch in (9_999, 10_000):
-        kept.save(Checkpoint(epoch, {"w": torch.tensor([1.0])}, {}, []), best_epoch=epoch)
+        kept.save(Checkpoint(epoch, {"model": {"w": torch.tensor([1.0])}}, []), best_epoch=epoch)
     latest = kept.latest()
     assert latest is not None
     assert latest.epoch == 10_000
@@ -94,7 +99,7 @@ def test_epochs_are_ordered_as_numbers(kept: Checkpoints) -> None:
 
 def test_tensors_need_not_be_contiguous_or_detached(kept: Checkpoints) -> None:
     weight = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
-    kept.save(Checkpoint(0, {"w": weight}, {}, []), best_epoch=0)
+    kept.save(Checkpoint(0, {"model": {"w": weight}}, []), best_epoch=0)
     assert torch.equal(kept.load(0).model["w"], weight)
 
 
@@ -143,6 +148,32 @@ def test_checkpoints_of_other_settings_are_refused(kept: Checkpoints) -> None:
     other = Checkpoints(kept.folder, "another key")
     with pytest.raises(UserError, match=r"epoch-0000: belongs to other .* data .* --name"):
         other.latest()
+
+
+def test_a_checkpoint_of_0_1_0_is_refused_in_one_line(kept: Checkpoints) -> None:
+    """It kept `momentum.*` of an optimizer and named no families."""
+    tensors = {"model.w": torch.ones(2), "momentum.w": torch.ones(2)}
+    manifest = {"key": kept.key, "epoch": 0, "history": []}
+    (kept.folder / "epoch-0000").commit({STATE: pack(tensors)}, manifest)
+    with pytest.raises(UserError, match=r"epoch-0000: a checkpoint .* --name$") as caught:
+        kept.latest()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_would_be_deployed_is_kept_where_it_is_not_what_is_trained(kept: Checkpoints) -> None:
+    weights, average = {"w": torch.ones(2)}, {"w": torch.zeros(2)}
+    kept.save(Checkpoint(0, {"model": weights}, []), best_epoch=0)
+    assert torch.equal(kept.load(0).deployed["w"], weights["w"])
+    kept.save(Checkpoint(1, {"model": weights, "deployed": average}, []), best_epoch=1)
+    assert torch.equal(kept.load(1).deployed["w"], average["w"])
+    assert torch.equal(kept.load(1).model["w"], weights["w"])
+
+
+def test_a_type_that_would_not_be_read_is_not_written(kept: Checkpoints) -> None:
+    odd = {"model": {"w": torch.zeros(2, dtype=torch.complex64)}}
+    with pytest.raises(UserError, match=r"model\.w: tensors of type torch\.complex64 are not kept"):
+        kept.save(Checkpoint(0, odd, []), best_epoch=0)
+    assert kept.latest() is None
 
 
 def test_stray_names_are_no_checkpoints(kept: Checkpoints) -> None:

@@ -289,10 +289,10 @@ def kept(tmp_path: Path) -> Checkpoints:
     like = assembly.expert_state(settings, MEMBER)
     made = Checkpoints(Folder.at(tmp_path), "key", like)
     model = assembly.seeded_expert(settings, MEMBER, 0).state_dict()
-    momentum = {"head.bias": torch.zeros(10)}
+    momentum = {"head.bias/momentum_buffer": torch.zeros(10)}
     for epoch in (0, 1):
         history = [dict.fromkeys(metrics.names(), 0.5)] * (epoch + 1)
-        made.save(Checkpoint(epoch, model, momentum, history), epoch)
+        made.save(Checkpoint(epoch, {"model": model, "optimizer:sgd": momentum}, history), epoch)
     return made
 
 
@@ -341,7 +341,17 @@ DOCTORED_CHECKPOINTS: dict[str, Callable[[Folder], None]] = {
     "shape": state(lambda t: t.update({BIAS: torch.zeros(11)})),
     "type": state(lambda t: t.update({BIAS: torch.zeros(10).double()})),
     "nan": state(lambda t: t[BIAS].fill_(torch.nan)),
-    "momentum of nothing": state(lambda t: t.update({"momentum.x": torch.zeros(1)})),
+    "state of nothing": state(lambda t: t.update({"optimizer:sgd.x/step": torch.zeros(1)})),
+    "state of no name": state(lambda t: t.update({"optimizer:sgd.head.bias": torch.zeros(1)})),
+    "family unnamed": state(lambda t: t.update({"warm.kept": torch.zeros(1)})),
+    "family unknown": state(lambda t: t.update({"x.y": torch.zeros(1)})),
+    "no family": state(lambda t: t.update({"x": torch.zeros(1)})),
+    "families unknown": manifest(families=["model", "optimizer:sgd", "x"]),
+    "families less": manifest(families=["optimizer:sgd"]),
+    "families a text": manifest(families="model"),
+    "families numbers": manifest(families=[1]),
+    "families long": manifest(families=["model", "optimizer:" + "x" * 90]),
+    "deployed none": manifest(families=["deployed", "model", "optimizer:sgd"]),
     "history a text": manifest(history="x"),
     "history of texts": manifest(history=[{"loss": "x"}]),
     "history huge": manifest(history=[{"loss": 10**350}]),

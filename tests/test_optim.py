@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from fmoe.errors import UserError
 from fmoe.optim import SGD, Constant, Cyclic, Muon, OptimizerConfig, Optimizers, Piecewise
 
 
@@ -64,11 +67,11 @@ def test_one_step_by_hand() -> None:
     parameter = nn.Parameter(torch.ones(()))
     sgd = SGD(lr=0.1, momentum=0.9, weight_decay=0.5, schedule=Constant())
     optimizers = sgd.build({"p": parameter})
-    assert optimizers.momentum() == {}
+    assert list(optimizers.state()) == ["p/"]  # has not learned yet
     torch.autograd.backward(2 * parameter)
     optimizers.step(0, 1)
     assert parameter.item() == pytest.approx(0.525)
-    assert optimizers.momentum()["p"].item() == pytest.approx(2.5)
+    assert optimizers.state()["p/momentum_buffer"].item() == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize("sgd", [SGD(momentum=0), SGD(nesterov=False)])
@@ -155,24 +158,125 @@ def test_muon_goes_on_from_its_momentum() -> None:
     resumed = network()
     resumed.load_state_dict(first.state_dict())
     optimizers = built(resumed)
-    optimizers.restore({name: m.clone() for name, m in stopped.momentum().items()})
+    optimizers.restore({name: m.clone() for name, m in stopped.state().items()})
+    for name, parameter in first.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name)), name
     descend(resumed, optimizers, range(2, 4))
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
 
 
-def test_momentum_of_another_optimizer_is_not_taken_over() -> None:
+def test_state_of_another_optimizer_is_refused_and_nothing_of_it_kept() -> None:
     model = network()
     sgd = SGD().build(dict(model.named_parameters()))
     descend(model, sgd, range(1))
     optimizers = built(model)
-    optimizers.restore(sgd.momentum())
-    assert set(optimizers.momentum()) == {n for n, p in model.named_parameters() if p.ndim < 4}
+    with pytest.raises(UserError, match=r"0.weight/momentum_buffer is .*\[8, 3, 3, 3\], not "):
+        optimizers.restore(sgd.state())
+    assert all(not optimizer.state for optimizer, _ in optimizers.parts)
 
 
-def test_momentum_of_an_unknown_parameter_is_refused() -> None:
-    with pytest.raises(KeyError, match="other"):
-        built(network()).restore({"other": torch.zeros(2)})
+DOCTORED: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "of no parameter": (lambda s: s.update({"x/momentum_buffer": torch.zeros(2)}), "is unknown"),
+    "of no name": (lambda s: s.update({"5.bias/step": torch.zeros(())}), "is unknown"),
+    "one less": (lambda s: s.pop("5.bias/momentum_buffer"), "is missing"),
+    "none": (lambda s: s.clear(), "is missing"),
+    "shape": (lambda s: s.update({"5.bias/momentum_buffer": torch.zeros(5)}), r"not .* \[4\]"),
+    "type": (lambda s: s.update({"5.bias/momentum_buffer": torch.zeros(4).double()}), "float64"),
+}
+
+
+@pytest.mark.parametrize("kind", DOCTORED)
+def test_state_that_is_not_all_or_not_only_this_optimizers_is_refused(kind: str) -> None:
+    model = network()
+    stopped = built(model)
+    descend(model, stopped, range(1))
+    state = stopped.state()
+    change, message = DOCTORED[kind]
+    change(state)
+    with pytest.raises(UserError, match=message) as caught:
+        built(network()).restore(state)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_that_has_not_learned_yet_stays_so() -> None:
+    """It got no gradient: its first step is still to come after the resume."""
+    used, unused = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    stopped = SGD().build({"used": used, "unused": unused})
+    torch.autograd.backward(used.sum())
+    stopped.step(0, 1)
+    state = stopped.state()
+    assert sorted(state) == ["unused/", "used/momentum_buffer"]
+    resumed = SGD().build({"used": used, "unused": unused})
+    resumed.restore(state)
+    assert sorted(resumed.state()) == sorted(state)
+
+
+def test_without_momentum_nothing_is_remembered() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    plain = SGD(momentum=0).build({"p": parameter})
+    torch.autograd.backward(parameter.sum())
+    plain.step(0, 1)
+    assert list(plain.state()) == ["p/"]
+    SGD(momentum=0).build({"p": parameter}).restore(plain.state())
+    # nothing is what an optimizer with momentum keeps of a parameter before its first gradient
+    SGD().build({"p": parameter}).restore(plain.state())
+
+
+class Remembering(torch.optim.Optimizer):
+    """One that keeps what it is told to keep."""
+
+    def __init__(self, parameter: nn.Parameter, **memory: object):
+        super().__init__([parameter], {"lr": 0.1})
+        self.memory = memory
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter] = dict(self.memory)
+
+
+def remembering(**memory: object) -> Optimizers:
+    parameter = nn.Parameter(torch.ones(2))
+    return Optimizers(Constant(), [(Remembering(parameter, **memory), {"p": parameter})])
+
+
+def test_numbers_are_kept_as_the_numbers_that_they_are() -> None:
+    stopped = remembering(count=3, share=0.1, seen=True)
+    stopped.step(0, 1)
+    state = stopped.state()
+    assert {name: tensor.shape for name, tensor in state.items()} == {
+        "p/count": (), "p/share": (), "p/seen": (),
+    }  # fmt: skip
+    resumed = remembering(count=0, share=0.0, seen=False)
+    resumed.restore(state)
+    ((optimizer, _),) = resumed.parts
+    (memory,) = optimizer.state.values()
+    assert memory == {"count": 3, "share": 0.1, "seen": True}
+    assert [type(value) for value in memory.values()] == [int, float, bool]
+
+
+@pytest.mark.parametrize("value", ["text", None, [torch.zeros(2)], {"a": 1}])
+def test_state_that_cannot_be_kept_is_refused_when_it_is_saved(value: object) -> None:
+    optimizers = remembering(odd=value)
+    optimizers.step(0, 1)
+    with pytest.raises(UserError, match=r"the optimizer's state odd is a \w+, which no checkpoint"):
+        optimizers.state()
+
+
+def test_state_of_no_parameter_is_refused_when_it_is_saved() -> None:
+    optimizers = remembering()
+    optimizers.parts[0][0].state[torch.zeros(1)] = {"total": torch.zeros(())}
+    with pytest.raises(UserError, match="state of no parameter"):
+        optimizers.state()
+
+
+def test_settings_that_a_step_changes_are_refused_when_they_are_saved() -> None:
+    optimizers = remembering()
+    optimizers.groups[0]["lr"] = 0.5  # the schedule's
+    optimizers.state()
+    optimizers.groups[0]["d"] = 2.0
+    with pytest.raises(UserError, match="changes its own settings"):
+        optimizers.state()
 
 
 @pytest.mark.parametrize("part", [2, 5])

@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -89,7 +89,8 @@ def adopt(kept: Checkpoints) -> int:
         checkpoint = Checkpoints(Folder.at(folder), EXCHANGE).latest()
     assert checkpoint is not None
     kept.folder.delete()
-    kept.save(checkpoint, checkpoint.epoch)
+    # of what differs in kind or shape from this trial's, nothing but the weights goes on
+    kept.save(replace(checkpoint, adopted=True), checkpoint.epoch)
     return checkpoint.epoch
 
 
