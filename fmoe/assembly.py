@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fmoe.config import Config, Member
+from fmoe.config import Config, Member, faults
 from fmoe.data import INFO, known
 from fmoe.draw import Draw
+from fmoe.errors import UserError
 from fmoe.experts import BackboneConfig
 from fmoe.facts import Facts
 from fmoe.mixture import Mixture
@@ -16,10 +18,16 @@ State = dict[str, Tensor]
 
 
 def facts_of(config: Config) -> Facts:
-    """Of the data set that the configuration names. Raises `UserError` for one that is not known
-    here: a model's folder has its own."""
+    """Of the data set that the configuration names.
+
+    Raises `UserError` for one that is not known here (a model's folder has its own), and for what
+    no images have.
+    """
     info = INFO[known(config.data.name)]
-    return Facts(info.shape, info.classes, info.mean, info.std)
+    try:
+        return Facts(shape=info.shape, classes=info.classes, mean=info.mean, std=info.std)
+    except ValidationError as error:
+        raise UserError(f"data set {config.data.name}: {faults(error, vars(info))}") from None
 
 
 def backbone(spec: BackboneConfig, facts: Facts) -> nn.Module:

@@ -13,22 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor, nn
 
 from fmoe import assembly, format_1
 from fmoe.config import Config, faults, parse_yaml, parsed
 from fmoe.documents import LARGEST_YAML
 from fmoe.errors import UserError, first_line
-from fmoe.facts import Facts
+from fmoe.facts import MOST_CLASSES, ClassName, Facts, Mean, Side, Std, check_channels
 from fmoe.mixture import Mixture
 from fmoe.storage import MANIFEST, Damaged, Folder, sha256
 from fmoe.tensors import Header, Tensors, pack, read_header, unpack
@@ -49,9 +41,6 @@ HISTORY = TypeAdapter(list[dict[str, float]])
 EPOCH = re.compile(r"epoch-([0-9]{4,9})")
 Line = Annotated[str, Field(max_length=1000)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Side = Annotated[int, Field(ge=1, le=1024)]
-Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Std = Annotated[float, Field(ge=1e-4, le=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -221,12 +210,6 @@ def save_model(
     return sha256(data)
 
 
-def printable(name: str) -> str:
-    if not name.isprintable():
-        raise ValueError("has characters that cannot be printed")
-    return name
-
-
 class Trained(BaseModel):
     """Of a card: what the model was trained on."""
 
@@ -248,9 +231,7 @@ class Card(Origin):
     """What `model.json` holds at least, and of which types. More is allowed."""
 
     model_config = ConfigDict(strict=True)
-    classes: Annotated[
-        list[Annotated[Line, AfterValidator(printable)]], Field(min_length=2, max_length=10_000)
-    ]
+    classes: Annotated[list[ClassName], Field(min_length=2, max_length=MOST_CLASSES)]
     input_shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
     mean: list[Mean]
     std: list[Std]
@@ -263,10 +244,7 @@ class Card(Origin):
 
     @model_validator(mode="after")
     def _a_value_a_channel(self) -> Card:
-        channels = self.input_shape[0]
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                raise ValueError(f"{name}: {len(values)} values for {channels} channels")
+        check_channels(self.input_shape[0], self.mean, self.std)
         return self
 
 

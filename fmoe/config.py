@@ -177,10 +177,9 @@ class Config(Spec):
     def _possible(self) -> Config:
         if self.joint.update == "gate" and self.gate.kind == "uniform":
             raise ValueError("joint.update: gate, but gate.kind: uniform has nothing to learn")
-        for name, info in INFO.items():
-            if name == self.data.name and self.data.augment.crop >= info.shape[1]:
-                height = info.shape[1]
-                raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
+        height = next((i.shape[1] for name, i in INFO.items() if name == self.data.name), None)
+        if height is not None and self.data.augment.crop >= height:
+            raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
         return self
 
     @property

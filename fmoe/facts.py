@@ -1,21 +1,52 @@
-"""What a network must know of the images that it is for."""
+"""What a network must know of the images that it is for; a model folder holds it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+def printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("has characters that cannot be printed")
+    return name
+
+
+Side = Annotated[int, Field(ge=1, le=1024)]
+Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Std = Annotated[float, Field(ge=1e-4, le=1, allow_inf_nan=False)]
+ClassName = Annotated[str, Field(max_length=1000), AfterValidator(printable)]
+MOST_CLASSES = 10_000
+
+
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Facts:
     """shape: [C,H,W]; classes: their names, in the order of the labels; mean, std: per channel, of
-    pixels in [0,1]. A model's outputs depend on these as they do on its weights."""
+    pixels in [0,1]. A model's outputs depend on these as they do on its weights.
 
-    shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    Raises `ValueError` for what no images have.
+    """
+
+    shape: tuple[Side, Side, Side]
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=MOST_CLASSES)]
+    mean: tuple[Mean, ...]
+    std: tuple[Std, ...]
+
+    @model_validator(mode="after")
+    def _a_value_a_channel(self) -> Self:
+        check_channels(self.shape[0], self.mean, self.std)
+        return self
 
     def plain(self) -> dict[str, Any]:
         """As JSON-like values."""
         return {name: list(value) for name, value in asdict(self).items()}
+
+
+def check_channels(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise ValueError(f"{name}: {len(values)} values for {channels} channels")

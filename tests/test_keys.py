@@ -101,7 +101,7 @@ def test_the_lists_name_what_is_there(all_changes: list[Change]) -> None:
 
 
 OTHER: dict[type, Callable[[Any], Any]] = {
-    tuple: lambda value: (value[0] * 2, *value[1:]),
+    tuple: lambda value: (*value[:-1], 2 * value[-1]),
     int: lambda value: value + 1,
 }
 

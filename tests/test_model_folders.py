@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,3 +154,24 @@ def test_a_configuration_of_0_1_0_in_todays_words(
     found = config.parsed(format_1.config(tree), "test")
     assert found.experts.backbone == backbone
     assert (found.seed, found.experts.train.epochs) == (3, 2)
+
+
+IMPOSSIBLE = [
+    ({"std": (0.0,)}, "std: Input should be greater than or equal to 0.0001"),
+    ({"mean": (float("nan"),)}, "mean: Input should be a finite"),
+    ({"mean": (0.5, 0.5)}, "mean: 2 values for 1 channels"),
+    ({"shape": (1, 10**18, 8)}, "shape: Input should be less than or equal to 1024"),
+    ({"classes": ("one",)}, "classes: Tuple should have at least 2 items"),
+    ({"classes": ("one", "\x1b[2J")}, "classes: has characters that cannot be printed"),
+]
+
+
+@pytest.mark.parametrize(("edited", "message"), IMPOSSIBLE)
+def test_impossible_facts_are_told_before_training(
+    edited: dict[str, Any], message: str, small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could be saved and not be loaded again."""
+    monkeypatch.setitem(data.INFO, "digits", replace(data.INFO["digits"], **edited))
+    with pytest.raises(UserError, match=f"^data set digits: .*{re.escape(message)}") as caught:
+        assembly.seeded_mixture(small)
+    assert "\n" not in str(caught.value)

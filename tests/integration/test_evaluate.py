@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fmoe import assembly, checkpoint, config
+from fmoe import assembly, checkpoint, config, data
 from fmoe.evaluation import STANDARD
 from fmoe.storage import Folder
 from tests.integration.conftest import (
@@ -24,6 +25,7 @@ from tests.integration.conftest import (
     evaluate_environment,
 )
 from tests.integration.test_errors import refused
+from tests.networks import settled
 
 Fmoe = Callable[..., Outcome]
 
@@ -114,6 +116,27 @@ def single(tmp_path: Path) -> Path:
         extra=extra,
     )  # fmt: skip
     return tmp_path / "one"
+
+
+def test_workers_normalise_as_the_folder_says(fmoe: Fmoe, tmp_path: Path) -> None:
+    """And not as the table of data sets does today."""
+    one = ["experts.roles={benign: {count: 1}}", "experts.backbone.width=4"]
+    recipe, digits = config.load("digits", one), data.load("digits")
+    own = replace(assembly.facts_of(recipe), mean=(0.9,), std=(0.05,))
+    model, other = assembly.mixture(recipe, own), assembly.mixture(recipe)
+    other.load_state_dict(settled(model).state_dict())
+    x = digits.test[:40].pixels()
+    with torch.no_grad():
+        expected, by_table = (net.eval()(x).argmax(1).tolist() for net in (model, other))
+    assert expected != by_table
+    folder, page = tmp_path / "model", tmp_path / "page"
+    checkpoint.save_model(
+        Folder.at(folder), model.state_dict(), recipe, data_digest="", metrics={}, facts=own
+    )
+    options = ("--attacks", "fgsm", "--limit", "40", "--report", page, "--json")
+    assert fmoe("evaluate", folder, *options).json["images"] == 40
+    rows = pq.read_table(page / "verdicts.parquet").to_pylist()
+    assert [row["prediction"] for row in rows] == expected
 
 
 @pytest.mark.parametrize("attacks", ["fgsm", "fgsm,pgd,mixture", "transfer"])
