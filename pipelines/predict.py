@@ -23,8 +23,7 @@ def predict(
     """
     import torch
 
-    from fmoe import checkpoint
-    from fmoe.data import INFO
+    from fmoe import checkpoint, data
     from fmoe.errors import UserError
     from fmoe.images import read_image
     from fmoe.locate import located
@@ -32,7 +31,7 @@ def predict(
     with result(json) as answer:
         with located(model) as folder:
             network, config, _ = checkpoint.load_model(folder)
-        info = INFO[config.data.name]
+        info = data.info(config.data.name)
         x = torch.stack([read_image(image, info.shape) for image in images])
         with torch.no_grad():
             probabilities, weights = network(x).exp(), network.gate_weights(x)
