@@ -42,7 +42,7 @@ def _layout(kind: Kind, hub: Hub, place: Path, naming: Naming) -> Layout:
             raise UserError(
                 f"{place}: no {part}-*.parquet beside the {_other(part)} files (no {pattern})"
             )
-        pieces = [_file(file, kind, hub.label) for file in complete(naming.parts[part])]
+        pieces = [_file(file, kind, hub) for file in complete(naming.parts[part])]
         images, labels = zip(*pieces, strict=True)
         return np.concatenate(images), np.concatenate(labels)
 
@@ -54,25 +54,25 @@ def _other(part: Part) -> Part:
     return PARTS[1 - PARTS.index(part)]
 
 
-def _file(file: Path, kind: Kind, label: str) -> Arrays:
+def _file(file: Path, kind: Kind, hub: Hub) -> Arrays:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     ensure_whole(file)
     try:
         with pq.ParquetFile(file) as opened:
-            picture = _columns(file, opened, kind, label)
-            images, labels = _rows(file, opened, (picture, label), kind)
+            picture = _columns(file, opened, kind, hub)
+            images, labels = _rows(file, opened, (picture, hub.label), kind)
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise UserError(f"{file}: not a readable Parquet file ({first_line(error)})") from None
     return checked(str(file), images, labels, kind)
 
 
-def _columns(file: Path, opened: Any, kind: Kind, label: str) -> str:
+def _columns(file: Path, opened: Any, kind: Kind, hub: Hub) -> str:
     """The column of pictures, where all that can be known before reading is in order."""
     import pyarrow as pa
 
-    schema, metadata = opened.schema_arrow, opened.metadata
+    schema, metadata, label = opened.schema_arrow, opened.metadata, hub.label
     names = list(schema.names)
     pictures = [name for name in names if name in PICTURES]
     if len(pictures) != 1:
@@ -90,7 +90,7 @@ def _columns(file: Path, opened: Any, kind: Kind, label: str) -> str:
         )
     if not pa.types.is_integer(_plain(schema.field(label).type)):
         raise UserError(f"{file}: column `{label}` is not of integers")
-    _same_classes(file, schema.metadata, kind, label)
+    _same_classes(file, schema.metadata, kind, hub)
     size = sum(
         metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)
     )
@@ -109,16 +109,16 @@ def _plain(kind: Any) -> Any:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _same_classes(file: Path, metadata: dict[bytes, bytes] | None, kind: Kind, label: str) -> None:
+def _same_classes(file: Path, metadata: dict[bytes, bytes] | None, kind: Kind, hub: Hub) -> None:
     """Labels count the names of the file's own list: another order is another meaning."""
     text = (metadata or {}).get(b"huggingface")
     if text is None:
         return
     try:
-        names = json.loads(text)["info"]["features"][label].get("names")
+        names = json.loads(text)["info"]["features"][hub.label].get("names")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{file}: its Hugging Face metadata cannot be read") from None
-    if names is not None and names != list(kind.classes):
+    if names is not None and names not in (list(kind.classes), list(hub.names or kind.classes)):
         given = quoted(names) if isinstance(names, list) else "no list"
         raise UserError(f"{file}: label names are {given}; {kind.name} has {quoted(kind.classes)}")
 

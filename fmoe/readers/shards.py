@@ -32,13 +32,14 @@ FEW = 3
 class Hub:
     """How the Hugging Face hub has a data set.
 
-    config: the folder of its files; label: the column of the classes, of which a file may hold
-    several (CIFAR-100: `fine_label` and `coarse_label`); others: folders that are another task and
-    never read, such as SVHN's `full_numbers`.
+    config: the folder of its files; label: the column of the classes, beside which a file may hold
+    other labels; names: the classes as its metadata spells them, where that is not as the set does;
+    others: folders that are another task and never read, such as SVHN's `full_numbers`.
     """
 
     config: str = "default"
     label: str = "label"
+    names: tuple[str, ...] | None = None
     others: tuple[str, ...] = ()
 
 

@@ -1,7 +1,7 @@
 """A third party's data set, added here alone: a class, and its name in `DATA_SETS`.
 
 Tiles has 12x12 pixels in colour, five classes, a file format of its own, and a Parquet mirror whose
-column of classes is named `colour`.
+column of classes is named `colour`, one of which it spells in another way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import http.server
 import json
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -51,7 +52,7 @@ class Tiles(Published):
 
     name: Literal["tiles"] = "tiles"
     info: Info = Info(SHAPE, CLASSES, (0.49, 0.49, 0.34), (0.35, 0.35, 0.28), 30)
-    hub: Hub | None = Hub(config="tiles", label="colour")
+    hub: Hub | None = Hub(config="tiles", label="colour", names=(*CLASSES[:4], "gray"))
     original: str | None = "tiles-{train,test}.bin"
 
     def originals(self, place: Path) -> list[Layout]:
@@ -94,11 +95,11 @@ def write_original(folder: Path) -> None:
         (folder / f"tiles-{part}.bin").write_bytes(b"".join(rows))
 
 
-def write_mirror(folder: Path) -> None:
+def write_mirror(folder: Path, last: str = "gray") -> None:
     """As the hub has it, with a `label` that is not the class."""
     inner = folder / "tiles"
-    inner.mkdir(parents=True)
-    names = {"info": {"features": {"colour": {"names": CLASSES}}}}
+    inner.mkdir(parents=True, exist_ok=True)
+    names = {"info": {"features": {"colour": {"names": [*CLASSES[:4], last]}}}}
     for part in PARTS:
         images, labels = tiles(part)
         cells = [{"bytes": encode(image), "path": None} for image in images]
@@ -126,6 +127,15 @@ def test_it_is_loaded_and_prepared_out_of_every_layout(layout: str, tmp_path: Pa
     prepared = data.prepare("tiles", tmp_path)
     assert data.load("tiles").digest == prepared.digest == loaded.digest
     assert data.origin("tiles") == str(data.prepared_path("tiles"))
+
+
+@pytest.mark.parametrize("last", ["gray", "grey"])
+def test_the_hubs_spelling_of_a_class_is_known(last: str, tmp_path: Path) -> None:
+    write_mirror(tmp_path, last)
+    assert len(data.read("tiles", "test", tmp_path)) == 20
+    write_mirror(tmp_path, "white")
+    with pytest.raises(UserError, match=r"label names are red, .*white; tiles has red, .*grey$"):
+        data.read("tiles", "test", tmp_path)
 
 
 def test_two_layouts_at_once_are_refused(tmp_path: Path) -> None:
@@ -218,9 +228,13 @@ def test_what_is_downloaded_is_its_own(
     assert prepared.digest == data.load("tiles").digest == data.load("tiles", folder).digest
 
 
-def test_without_downloads_a_folder_is_asked_for() -> None:
+def test_without_downloads_a_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is fetched: neither its own files nor another set's in their place."""
+    asked: list[object] = []
+    monkeypatch.setattr(urllib.request, "urlopen", asked.append)
     with pytest.raises(UserError, match="tiles cannot be downloaded: give --data-dir"):
         data.prepare("tiles")
+    assert asked == []
     with pytest.raises(UserError, match=r"^tiles is not here: give --data-dir"):
         data.load("tiles")
 
