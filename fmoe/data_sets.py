@@ -19,6 +19,28 @@ from fmoe.readers import Arrays, Download, Hub, Layout, Part, cifar, svhn_mat
 
 TEN_DIGITS = tuple("0123456789")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100 = (
+    *("apple", "aquarium_fish", "baby", "bear", "beaver"),
+    *("bed", "bee", "beetle", "bicycle", "bottle"),
+    *("bowl", "boy", "bridge", "bus", "butterfly"),
+    *("camel", "can", "castle", "caterpillar", "cattle"),
+    *("chair", "chimpanzee", "clock", "cloud", "cockroach"),
+    *("couch", "crab", "crocodile", "cup", "dinosaur"),
+    *("dolphin", "elephant", "flatfish", "forest", "fox"),
+    *("girl", "hamster", "house", "kangaroo", "keyboard"),
+    *("lamp", "lawn_mower", "leopard", "lion", "lizard"),
+    *("lobster", "man", "maple_tree", "motorcycle", "mountain"),
+    *("mouse", "mushroom", "oak_tree", "orange", "orchid"),
+    *("otter", "palm_tree", "pear", "pickup_truck", "pine_tree"),
+    *("plain", "plate", "poppy", "porcupine", "possum"),
+    *("rabbit", "raccoon", "ray", "road", "rocket"),
+    *("rose", "sea", "seal", "shark", "shrew"),
+    *("skunk", "skyscraper", "snail", "snake", "spider"),
+    *("squirrel", "streetcar", "sunflower", "sweet_pepper", "table"),
+    *("tank", "telephone", "television", "tiger", "tractor"),
+    *("train", "trout", "tulip", "turtle", "wardrobe"),
+    *("whale", "willow_tree", "wolf", "woman", "worm"),
+)
 
 
 class Digits(Embedded):
@@ -74,6 +96,42 @@ class Cifar10(Published):
         return cifar.found(self.kind, self.pickles, place)
 
 
+class Cifar100(Published):
+    """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels; the 20 coarse ones are not read."""
+
+    name: Literal["cifar100"] = "cifar100"
+    info: Info = Info(
+        (3, 32, 32), CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 5000
+    )
+    hub: Hub | None = Hub(
+        config="cifar100",
+        label="fine_label",
+        names=tuple("cra" if name == "crab" else name for name in CIFAR100),
+    )
+    original: str | None = "cifar-100-python.tar.gz"
+    downloads: tuple[Download, ...] = (
+        Download(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            md5="eb9058c3a382ffc7106e4002c42a8d85",
+        ),
+    )
+    pickles: cifar.Pickles = cifar.Pickles(
+        title="CIFAR-100",
+        archive="cifar-100-python.tar.gz",
+        folder="cifar-100-python",
+        train=("train",),
+        test=("test",),
+        alike="train|test",
+        meta="meta",
+        labels="fine_labels",
+        names="fine_label_names",
+        most_bytes=256 << 20,  # train has 155 MB, or 232 MB of Python 3
+    )
+
+    def originals(self, place: Path) -> list[Layout]:
+        return cifar.found(self.kind, self.pickles, place)
+
+
 class Svhn(Published):
     """SVHN's cropped digits (Netzer et al. 2011), without `extra`."""
 
@@ -99,7 +157,7 @@ class Svhn(Published):
 
 
 DataSet = Embedded | Published
-DATA_SETS: tuple[DataSet, ...] = (Digits(), Cifar10(), Svhn())
+DATA_SETS: tuple[DataSet, ...] = (Digits(), Cifar10(), Svhn(), Cifar100())
 
 
 def named(name: str) -> DataSet:
