@@ -1,4 +1,4 @@
-"""What is said about the project: the package's metadata and its licence."""
+"""What is said about the project: the package's metadata, its licence and how it is cited."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.licenses import canonicalize_license_expression
 from packaging.metadata import Metadata
 
@@ -27,6 +28,12 @@ APACHE = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
     entry: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return entry
+
+
+@pytest.fixture(scope="module")
+def citation() -> dict[str, Any]:
+    entry: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     return entry
 
 
@@ -68,3 +75,24 @@ def test_the_metadata_is_what_a_package_index_takes(
     assert "Typing :: Typed" in built.classifiers
     assert set(built.keywords or []) == set(project["keywords"])
     assert built.requires_python == project["requires-python"]
+
+
+def test_citation_has_what_the_format_asks_for(
+    citation: dict[str, Any], project: dict[str, Any]
+) -> None:
+    """The required keys of the Citation File Format 1.2.0, and what pyproject.toml says."""
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["type"] == "software"
+    assert citation["version"] == project["version"] == VERSION
+    assert citation["license"] == project["license"]
+    assert citation["authors"] == project["authors"] == [{"name": AUTHORS}]
+
+
+def test_citation_names_the_paper(citation: dict[str, Any], project: dict[str, Any]) -> None:
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    assert paper["title"].startswith("Divided We Fall: ")
+    assert [each["family-names"] for each in paper["authors"]] == ["Meymani", "Razavi-Far"]
+    assert paper["url"] == project["urls"]["Paper"] == PAPER
+    assert paper["identifiers"][0]["value"] == f"arXiv:{PAPER.rpartition('/')[2]}"
