@@ -96,3 +96,14 @@ def test_citation_names_the_paper(citation: dict[str, Any], project: dict[str, A
     assert [each["family-names"] for each in paper["authors"]] == ["Meymani", "Razavi-Far"]
     assert paper["url"] == project["urls"]["Paper"] == PAPER
     assert paper["identifiers"][0]["value"] == f"arXiv:{PAPER.rpartition('/')[2]}"
+
+
+def test_contributing_names_targets_and_files_that_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines()}
+    named = {part.split("`")[0] for part in text.split("`make ")[1:]}
+    assert {"setup", "test", "test-cluster", "lint", "format", "bench"} == named
+    assert named <= targets
+    for file in ("benchmarks/LOG.md", "benchmarks/results", "tests/extending", "constraints.txt"):
+        assert f"`{file}" in text
+        assert (ROOT / file).exists()
