@@ -25,7 +25,7 @@ from fmoe import config
 from fmoe.attacks import PGD
 from fmoe.batches import Batches
 from fmoe.crafting import crafting_view
-from fmoe.data import INFO, Split
+from fmoe.data import Split, info
 from fmoe.place import Place
 from fmoe.precision import Numerics, Precision
 from fmoe.training import Trainer
@@ -45,7 +45,7 @@ def trainer(
         [f"joint.batch_size={batch}", f"joint.checkpointing={str(checkpointing).lower()}"],
     )
     count = images or 4 * batch
-    noise = torch.randint(256, (count, *INFO["cifar10"].shape), dtype=torch.uint8)
+    noise = torch.randint(256, (count, *info("cifar10").shape), dtype=torch.uint8)
     split = Split(noise, torch.randint(10, (count,))).to(measure.device())
     batches = Batches(split, batch, settings.data.augment, 0)
     attack = PGD(eps=8 / 255, step_size=4 / 255, steps=steps)

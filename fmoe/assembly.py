@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fmoe.config import Config, Member, faults
-from fmoe.data import INFO, known
+from fmoe.data_sets import info
 from fmoe.draw import Draw
 from fmoe.errors import UserError
 from fmoe.experts import BackboneConfig
@@ -23,11 +23,11 @@ def facts_of(config: Config) -> Facts:
     Raises `UserError` for one that is not known here (a model's folder has its own), and for what
     no images have.
     """
-    info = INFO[known(config.data.name)]
+    given = info(config.data.name)
     try:
-        return Facts(shape=info.shape, classes=info.classes, mean=info.mean, std=info.std)
+        return Facts(shape=given.shape, classes=given.classes, mean=given.mean, std=given.std)
     except ValidationError as error:
-        raise UserError(f"data set {config.data.name}: {faults(error, vars(info))}") from None
+        raise UserError(f"data set {config.data.name}: {faults(error, vars(given))}") from None
 
 
 def backbone(spec: BackboneConfig, facts: Facts) -> nn.Module:

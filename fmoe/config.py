@@ -22,7 +22,7 @@ from fmoe import documents, format_1
 from fmoe.after_step import Following
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
 from fmoe.augment import Augment
-from fmoe.data import INFO
+from fmoe.data_sets import info, names
 from fmoe.documents import LARGEST_YAML, NotRead
 from fmoe.errors import UserError, first_line
 from fmoe.experts import BackboneConfig, ResNet18Backbone
@@ -177,9 +177,10 @@ class Config(Spec):
     def _possible(self) -> Config:
         if self.joint.update == "gate" and self.gate.kind == "uniform":
             raise ValueError("joint.update: gate, but gate.kind: uniform has nothing to learn")
-        height = next((i.shape[1] for name, i in INFO.items() if name == self.data.name), None)
-        if height is not None and self.data.augment.crop >= height:
-            raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
+        if self.data.name in names():
+            height = info(self.data.name).shape[1]
+            if self.data.augment.crop >= height:
+                raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
         return self
 
     @property
@@ -349,8 +350,8 @@ def validate(tree: dict[str, Any], source: str) -> Config:
     Raises `UserError` naming each faulty key's path.
     """
     config = parsed(tree, source)
-    if config.data.name not in INFO:
-        there = ", ".join(INFO)
+    if config.data.name not in names():
+        there = ", ".join(names())
         raise UserError(
             f"{source}: data.name: unknown data set {config.data.name!r} (there are: {there})"
         )

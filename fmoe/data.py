@@ -13,37 +13,38 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, assert_never
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fmoe import readers
+from fmoe import data_sets, readers
+from fmoe.data_kinds import Embedded, Info, Published
+from fmoe.data_sets import Name, info, known, named
 from fmoe.errors import UserError, first_line
 from fmoe.paths import home
 
-Name = Literal["digits", "cifar10", "svhn"]
-
-
-@dataclass(frozen=True)
-class Info:
-    """What is fixed about a data set. mean, std: per channel, of pixels in [0,1]."""
-
-    shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    val_images: int
-
-
-DIGITS = tuple("0123456789")
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-INFO: dict[Name, Info] = {
-    "digits": Info((1, 8, 8), DIGITS, (0.3053,), (0.3760,), 137),
-    "cifar10": Info((3, 32, 32), CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 5000),
-    "svhn": Info((3, 32, 32), DIGITS, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 5000),
-}
+__all__ = [
+    "Before",
+    "Data",
+    "Info",
+    "Name",
+    "Prepared",
+    "Split",
+    "TrainingData",
+    "check",
+    "cut",
+    "digest",
+    "info",
+    "known",
+    "load",
+    "load_training",
+    "prepare",
+    "prepared_path",
+    "read",
+    "split",
+]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class TrainingData:
 
     @property
     def info(self) -> Info:
-        return INFO[self.name]
+        return info(self.name)
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,9 @@ def digest(*splits: Split) -> str:
     return sha.hexdigest()
 
 
-def kind(name: Name) -> readers.Kind:
-    """What the readers must know of a data set."""
-    return readers.Kind(name, INFO[name].shape, INFO[name].classes)
-
-
 def check(name: Name, part: str, images: Any, labels: Any) -> Split:
     """Arrays of a reader as a `Split`, or `UserError` where they are not this data set."""
-    images, labels = readers.checked(f"{name} {part}", images, labels, kind(name))
+    images, labels = readers.checked(f"{name} {part}", images, labels, named(name).kind)
     return Split(
         torch.from_numpy(np.ascontiguousarray(images)),
         torch.from_numpy(np.ascontiguousarray(labels, np.int64)),
@@ -121,37 +117,56 @@ def prepared_path(name: Name) -> Path:
     return home() / "data" / f"{name}.safetensors"
 
 
-def known(name: str) -> Name:
-    found: Name | None = next((key for key in INFO if key == name), None)
-    if found is None:
-        raise UserError(f"unknown data set {name!r} (there are: {', '.join(INFO)})")
-    return found
-
-
 def read(name: str, part: readers.Part, data_dir: str | Path | None = None) -> Split:
     """Train or test as it is published. Raises `UserError` where it cannot be read."""
-    chosen = known(name)
-    arrays = readers.digits(part) if chosen == "digits" else _read_files(chosen, part, data_dir)
-    return check(chosen, part, *arrays)
+    data_set = named(name)
+    match data_set:
+        case Embedded():
+            arrays = data_set.read(part)
+        case Published():
+            arrays = _read_files(data_set, part, data_dir)
+        case _:
+            assert_never(data_set)
+    return check(name, part, *arrays)
 
 
-def _read_files(name: Name, part: readers.Part, data_dir: str | Path | None) -> readers.Arrays:
-    folder = data_dir or os.environ.get("FMOE_DATA_DIR") or None
+def _read_files(
+    data_set: Published, part: readers.Part, data_dir: str | Path | None
+) -> readers.Arrays:
+    folder, kept = _given(data_dir), prepared_path(data_set.name)
     if folder is not None:
-        return readers.published(kind(name), Path(folder), part)
-    if prepared_path(name).exists():
-        return readers.read_prepared(prepared_path(name), kind(name), part)
+        return data_sets.read_folder(data_set, Path(folder), part)
+    if kept.exists():
+        return readers.read_prepared(kept, data_set.kind, part)
+    prepare = f"run `fmoe data prepare {data_set.name}` (downloads it), or "
     raise UserError(
-        f"{name} is not here: run `fmoe data prepare {name}` (downloads it), "
-        "or give --data-dir (or FMOE_DATA_DIR)"
+        f"{data_set.name} is not here: {prepare if data_set.downloads else ''}give --data-dir "
+        "(or FMOE_DATA_DIR)"
     )
+
+
+def _given(data_dir: str | Path | None) -> str | Path | None:
+    """The folder that the user names."""
+    return data_dir or os.environ.get("FMOE_DATA_DIR") or None
+
+
+def origin(name: str, data_dir: str | Path | None = None) -> str:
+    """Where the data set is read from, for messages."""
+    data_set = named(name)
+    match data_set:
+        case Embedded():
+            return data_set.origin
+        case Published():
+            return str(Path(_given(data_dir) or prepared_path(name)).resolve())
+        case _:
+            assert_never(data_set)
 
 
 def cut(
     name: Name, train: Split, val_images: int | None = None, train_images: int | None = None
 ) -> TrainingData:
     """Cuts the fixed validation split out of train; the same images whatever the run's seed."""
-    count = INFO[name].val_images if val_images is None else val_images
+    count = info(name).val_images if val_images is None else val_images
     if not 0 < count < len(train):
         raise UserError(
             f"data.val_images: {count} is not possible with {len(train)} training images"
@@ -182,7 +197,7 @@ def load(
     val_images: int | None = None,
     train_images: int | None = None,
 ) -> Data:
-    """Train, val and test of `digits`, `cifar10` or `svhn`; see `DataConfig` for the numbers.
+    """Train, val and test of one of `fmoe.data_sets`; see `DataConfig` for the numbers.
 
     Raises `UserError` where the data set is unknown, missing or damaged.
     """
@@ -213,7 +228,7 @@ class Prepared:
 
     @property
     def info(self) -> Info:
-        return INFO[self.name]
+        return info(self.name)
 
 
 @dataclass(frozen=True)
@@ -230,14 +245,23 @@ def prepare(name: str, data_dir: str | Path | None = None) -> Prepared:
 
     Nothing is written and nothing replaced before all of it is known to be good.
     """
-    chosen = known(name)
-    if chosen == "digits":
-        return _read_whole(chosen, None)
+    data_set = named(name)
+    match data_set:
+        case Embedded():
+            return _read_whole(name, None)
+        case Published():
+            return _prepare(data_set, data_dir)
+        case _:
+            assert_never(data_set)
+
+
+def _prepare(data_set: Published, data_dir: str | Path | None) -> Prepared:
+    name, downloads = data_set.name, data_set.downloads
     try:
-        if data_dir is not None or os.environ.get("FMOE_DATA_DIR"):
-            return _keep(_read_whole(chosen, data_dir))
-        with readers.downloaded(chosen, home() / "data" / "raw" / chosen) as folder:
-            found = _read_whole(chosen, folder)
+        if _given(data_dir) is not None:
+            return _keep(_read_whole(name, data_dir))
+        with readers.downloaded(name, downloads, home() / "data" / "raw" / name) as folder:
+            found = _read_whole(name, folder)
         return _keep(found)
     except OSError as error:
         raise UserError(f"{home() / 'data'}: cannot be written ({first_line(error)})") from None
@@ -273,7 +297,7 @@ def _keep(new: Prepared) -> Prepared:
 def _kept(name: Name) -> Before:
     try:
         train, test = (
-            check(name, part, *readers.read_prepared(prepared_path(name), kind(name), part))
+            check(name, part, *readers.read_prepared(prepared_path(name), named(name).kind, part))
             for part in readers.PARTS
         )
     except UserError:

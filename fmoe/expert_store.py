@@ -19,7 +19,7 @@ from torch import Tensor
 from fmoe import assembly
 from fmoe.checkpoint import WEIGHTS, Checkpoints
 from fmoe.config import Config, Member, fingerprint
-from fmoe.data import INFO, TrainingData, known
+from fmoe.data import TrainingData, info
 from fmoe.draw import Draw
 from fmoe.lease import Held, exclusive
 from fmoe.place import Place
@@ -199,7 +199,7 @@ def expert_settings(config: Config, member: Member, train_digest: str) -> dict[s
 def data_settings(config: Config, train_digest: str) -> dict[str, Any]:
     """What else than the configuration decides which images are trained on, and how these are
     normalised."""
-    published = INFO[known(config.data.name)].val_images
+    published = info(config.data.name).val_images
     split = {"digest": train_digest, "val_images": config.data.val_images or published}
     return {**split, **assembly.facts_of(config).plain()}
 

@@ -40,7 +40,7 @@ class HeldOut:
 
     @property
     def info(self) -> Info:
-        return data.INFO[self.name]
+        return data.info(self.name)
 
     @classmethod
     def read(cls, name: str, data_dir: str | Path | None = None) -> HeldOut:
@@ -81,7 +81,7 @@ def check_classes(card: Mapping[str, Any], name: Name, model: str) -> list[str]:
 
     card: the model's `model.json`. Raises `UserError` where it cannot be judged on them at all.
     """
-    info, known, sides = data.INFO[name], card["classes"], card["input_shape"]
+    info, known, sides = data.info(name), card["classes"], card["input_shape"]
     if list(info.shape) != sides:
         raise UserError(
             f"--data {name}: its images are {_by(info.shape)}, and {model} takes {_by(sides)}"

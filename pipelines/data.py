@@ -18,12 +18,12 @@ app: typer.Typer = typer.Typer(help="Data sets.", no_args_is_help=True)
 
 @app.callback()
 def _group() -> None:
-    """Data sets: digits (embedded), cifar10, svhn."""
+    """Data sets, by their names; one that is not known is answered with those there are."""
 
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="digits, cifar10 or svhn.")],
+    name: Annotated[str, typer.Argument(help="Of a data set, such as digits or cifar10.")],
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -34,7 +34,7 @@ def prepare(
 
     \b
     fmoe data prepare digits
-    fmoe data prepare svhn                          # downloads through torchvision
+    fmoe data prepare svhn                          # downloads it
     fmoe data prepare cifar10 --data-dir ~/data     # from ~/data/cifar10, or ~/data itself:
       Hugging Face   {train,test}-00000-of-00001.parquet, {train,test}/0000.parquet,
                      cifar10-{train,test}.parquet; in the folder itself, plain_text/

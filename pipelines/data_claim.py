@@ -6,7 +6,6 @@ files are the same data. Asked for again on other data it is refused, finished o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,7 @@ def claim_data(
     evaluated: where a version that kept no `data.json` has left its `evaluation.json`.
     Raises `UserError` where the folder is other data's.
     """
-    place = whence(loaded.name, data_dir)
+    place = data.origin(loaded.name, data_dir)
     digests = {"train_digest": loaded.train_digest}
     if isinstance(loaded, Data):
         digests |= {"test_digest": loaded.test_digest, "digest": loaded.digest}
@@ -73,12 +72,6 @@ def _digests(folder: Folder, file: str) -> dict[str, Any]:
     if not all(isinstance(entry.get(key, ""), str) for key in (*PARTS, "from")):
         raise Damaged(f"{folder.uri}/{file}: digests of data are text")
     return entry
-
-
-def whence(name: data.Name, data_dir: Path | None) -> str:
-    """Where the data set is read from, for messages."""
-    folder = data_dir or os.environ.get("FMOE_DATA_DIR") or data.prepared_path(name)
-    return "of scikit-learn" if name == "digits" else str(Path(folder).resolve())
 
 
 @contextmanager

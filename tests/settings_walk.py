@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from fmoe.config import Config, get
-from fmoe.data import INFO
+from fmoe.data_sets import names
 from fmoe.kinds import kind_of, options
 
 Tree = dict[str, Any]
@@ -104,7 +104,7 @@ def _others(possible: list[Any], value: Any) -> Iterator[Any]:
     elif isinstance(value, int | float):
         yield from (value + 1, 2 * value, value / 2, 1, 2, 0.5)
     elif isinstance(value, str):
-        yield from chain(INFO, [f"{value}x"])
+        yield from chain(names(), [f"{value}x"])
     elif isinstance(value, list):
         yield from (value[:-1], [*value, *value[-1:]], value[::-1])
         of = [option for option in possible if get_origin(option) is list]

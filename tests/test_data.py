@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fmoe import data
+from fmoe import data, data_sets
 from fmoe.augment import Augment
 from fmoe.batches import Batches
 from fmoe.data import Data, Split
@@ -258,6 +259,20 @@ def test_flip_mirrors_columns_of_the_drawn_half() -> None:
 def test_no_augmentation_by_default() -> None:
     x = torch.rand(4, 3, 5, 5)
     assert Augment()(x, Draw(0)) is x
+
+
+@pytest.mark.parametrize("name", data_sets.names())
+def test_facts_of_a_data_set_fit_each_other(name: str) -> None:
+    info = data.info(name)
+    channels, height, width = info.shape
+    assert len(info.mean) == len(info.std) == channels
+    assert all(0 < mean < 1 for mean in info.mean)
+    assert all(0 < std <= 0.5 for std in info.std)  # of values in [0,1]
+    assert min(height, width) >= 8
+    assert len(set(info.classes)) == len(info.classes) > 1
+    assert info.val_images > 0
+    assert re.fullmatch("[a-z][a-z0-9-]*", name), "a folder and a file go by it"
+    assert data_sets.names().count(name) == 1
 
 
 def test_unknown_data_set_names_the_known_ones() -> None:

@@ -106,7 +106,7 @@ def test_few_leaks_are_no_flag(tmp_path: Path) -> None:
 
 
 def card(name: data.Name, **other: Any) -> dict[str, Any]:
-    info = data.INFO[name]
+    info = data.info(name)
     return {"classes": [*info.classes], "input_shape": [*info.shape], **other}
 
 
@@ -120,7 +120,7 @@ def test_class_names() -> None:
 
 
 def test_the_same_class_names_in_another_order_are_others() -> None:
-    names = [*data.CIFAR10]
+    names = [*data.info("cifar10").classes]
     names[3], names[5] = names[5], names[3]
     (flag,) = check_classes(card("cifar10", classes=names), "cifar10", "m")
     assert "what is 'cat' in cifar10 is 'dog' to the model (2 of 10" in flag

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from fnmatch import fnmatch
 from typing import Any
 
@@ -14,6 +14,7 @@ from fmoe.config import Config, fingerprint
 from fmoe.data import Info
 from fmoe.expert_store import expert_key
 from fmoe.joint import joint_key
+from tests.edited import edit_info
 from tests.settings_walk import Change, changes
 
 MEMBER = ("own", 0)
@@ -114,11 +115,11 @@ def test_what_the_table_says_of_a_data_set_changes_the_key(
     """Shape, classes, mean, std; how many images are cut out where the recipe does not say."""
     settings = config.load("digits", ["data.val_images=null"])
     settings = settings.model_copy(update={"experts": BASE.experts})
-    before, info = key(settings), data.INFO["digits"]
+    before, info = key(settings), data.info("digits")
     value = getattr(info, field)
     changed = OTHER[type(value)](value)
     assert changed != value
-    monkeypatch.setitem(data.INFO, "digits", replace(info, **{field: changed}))
+    edit_info(monkeypatch, **{field: changed})
     assert key(settings) != before
 
 

@@ -241,9 +241,13 @@ COLUMNS: dict[str, tuple[Any, str]] = {
         pa.table({"img": cells(encode(X[0])), "image": cells(encode(X[1])), "label": ONE}),
         "two columns of pictures",
     ),
+    "two labels": (
+        pa.Table.from_arrays([cells(encode(X[0])), ONE, ONE], ["img", "label", "label"]),
+        "two columns `label`",
+    ),
     "CIFAR-100": (
         pa.table({"img": cells(encode(X[0])), "fine_label": ONE, "coarse_label": ONE}),
-        "CIFAR-100 is not CIFAR-10",
+        r"no column `label` \(has: img, fine_label, coarse_label\)",
     ),
     "full numbers": (
         pa.table({"image": cells(encode(X[0])), "digits": pa.array([[1, 2]])}),
@@ -269,7 +273,7 @@ def features(label: Any) -> dict[str, str]:
     return {"huggingface": json.dumps({"info": {"features": {"img": {}, "label": label}}})}
 
 
-CLASSES = list(data.CIFAR10)
+CLASSES = list(data.info("cifar10").classes)
 
 
 def _write_named(folder: Path, metadata: Any) -> None:

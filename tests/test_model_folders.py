@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import fmoe
-from fmoe import assembly, checkpoint, config, data, format_1
+from fmoe import assembly, checkpoint, config, format_1
 from fmoe.config import Config
 from fmoe.errors import UserError
 from fmoe.experts import ResNet18Backbone
@@ -23,6 +22,7 @@ from fmoe.mixture import Mixture
 from fmoe.storage import Folder
 from pipelines.cli import main
 from tests.conftest import SMALL
+from tests.edited import edit_info
 from tests.networks import settled
 
 OLD = Path(__file__).parent / "format_1"
@@ -63,8 +63,7 @@ def predicted(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def edit_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    edited = replace(data.INFO["digits"], mean=(0.9,), std=(0.1,), classes=tuple("abcdefghij"))
-    monkeypatch.setitem(data.INFO, "digits", edited)
+    edit_info(monkeypatch, mean=(0.9,), std=(0.1,), classes=tuple("abcdefghij"))
 
 
 def test_an_edited_table_changes_no_verified_models_outputs(
@@ -171,7 +170,7 @@ def test_impossible_facts_are_told_before_training(
     edited: dict[str, Any], message: str, small: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could be saved and not be loaded again."""
-    monkeypatch.setitem(data.INFO, "digits", replace(data.INFO["digits"], **edited))
+    edit_info(monkeypatch, **edited)
     with pytest.raises(UserError, match=f"^data set digits: .*{re.escape(message)}") as caught:
         assembly.seeded_mixture(small)
     assert "\n" not in str(caught.value)

@@ -14,15 +14,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 
-from fmoe import data, readers
+from fmoe import data, data_sets, readers
 from fmoe.errors import UserError
 from fmoe.paths import home
 from tests.published import (
@@ -67,7 +67,7 @@ def test_small_set_is_kept_and_the_refusal_is_trainings(tmp_path: Path) -> None:
     done = command("cifar10", "--data-dir", str(tmp_path), "--json")
     answer = json.loads(done.stdout.splitlines()[-1])
     assert (answer["train"], answer["test"], answer["val"]) == (40, 20, None)
-    assert answer["classes"] == list(data.CIFAR10)
+    assert answer["classes"] == list(data.info("cifar10").classes)
     assert answer["replaced"] is None
     loaded = data.load("cifar10", val_images=8)
     assert loaded.digest == answer["digest"]
@@ -208,70 +208,72 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@dataclass(frozen=True)
+class Site:
     """SVHN's site: a folder, served, in the place of the official one."""
+
+    folder: Path
+    url: str
+    monkeypatch: pytest.MonkeyPatch
+
+    def publish(self, parts: Any) -> None:
+        """New files on the site, with their md5 where it is looked for."""
+        write_mat(self.folder, parts)
+        files = [self.folder / f"{part}_32x32.mat" for part in readers.PARTS]
+        downloads = tuple(
+            readers.Download(f"{self.url}/{file.name}", hashlib.md5(file.read_bytes()).hexdigest())
+            for file in files
+        )
+        there = (data_sets.Digits(), data_sets.Svhn(downloads=downloads))
+        self.monkeypatch.setattr(data_sets, "DATA_SETS", there)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     folder = tmp_path / "site"
     folder.mkdir()
     handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        split_list = {
-            part: [
-                f"http://127.0.0.1:{server.server_port}/{part}_32x32.mat",
-                f"{part}_32x32.mat",
-                "",
-            ]
-            for part in ("train", "test")
-        }
-        monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", split_list)
-        yield folder
+        yield Site(folder, f"http://127.0.0.1:{server.server_port}", monkeypatch)
         server.shutdown()
 
 
-def publish(site: Path, parts: Any) -> None:
-    """New files on the site, with their md5 where torchvision looks."""
-    write_mat(site, parts)
-    for file in site.iterdir():
-        entry = torchvision.datasets.SVHN.split_list[file.name.split("_")[0]]
-        entry[2] = hashlib.md5(file.read_bytes()).hexdigest()
-
-
-def test_download_is_kept_and_not_fetched_again(site: Path) -> None:
-    publish(site, GOOD)
+def test_download_is_kept_and_not_fetched_again(site: Site) -> None:
+    site.publish(GOOD)
     prepared = data.prepare("svhn")
     assert data.load("svhn", val_images=2).digest == prepared.digest
     names = ["raw", "raw/svhn", "raw/svhn/test_32x32.mat", "raw/svhn/train_32x32.mat"]
     assert list(kept()) == [*names, "svhn.safetensors"]
-    for file in site.iterdir():
+    for file in site.folder.iterdir():
         file.unlink()
     assert data.prepare("svhn").digest == prepared.digest
 
 
 @pytest.mark.parametrize("kind", ["another md5", "not there", "faulty labels"])
-def test_broken_download_replaces_nothing(kind: str, site: Path) -> None:
-    publish(site, GOOD)
+def test_broken_download_replaces_nothing(kind: str, site: Site) -> None:
+    site.publish(GOOD)
     data.prepare("svhn")
     before = kept()
-    publish(site, {"train": made(20, 5), "test": (X_TEST, [1, 2, 3, 11])})
+    site.publish({"train": made(20, 5), "test": (X_TEST, [1, 2, 3, 11])})
     if kind == "another md5":
-        write_mat(site, GOOD)
+        write_mat(site.folder, GOOD)
     elif kind == "not there":
-        (site / "test_32x32.mat").unlink()
+        (site.folder / "test_32x32.mat").unlink()
     with pytest.raises(UserError):
         data.prepare("svhn")
     assert kept() == before
 
 
-def test_new_download_replaces_the_old_one(site: Path) -> None:
-    publish(site, GOOD)
+def test_new_download_replaces_the_old_one(site: Site) -> None:
+    site.publish(GOOD)
     old = data.prepare("svhn").digest
-    publish(site, {"train": made(20, 5), "test": (X_TEST, Y_TEST)})
+    site.publish({"train": made(20, 5), "test": (X_TEST, Y_TEST)})
     new = data.prepare("svhn")
     assert new.before is not None
     assert (new.before.digest, new.before.train, len(new.train)) == (old, TRAIN, 20)
     assert (home() / "data" / "raw" / "svhn" / "train_32x32.mat").read_bytes() == (
-        site / "train_32x32.mat"
+        site.folder / "train_32x32.mat"
     ).read_bytes()
 
 

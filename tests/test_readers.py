@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import urllib.error
+import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -353,12 +354,12 @@ def test_faulty_svhn_file_is_refused_by_name(kind: str, tmp_path: Path) -> None:
         data.load("svhn", tmp_path, val_images=3)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("cifar10", "CIFAR10"), ("svhn", "SVHN")])
-def test_no_network_is_a_users_error(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["cifar10", "svhn"])
+def test_no_network_is_a_users_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr(torchvision.datasets, kind, offline)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
     with pytest.raises(UserError, match=rf"{name} could not be downloaded .*known.*--data-dir"):
         data.prepare(name)
     assert not list(home().rglob("*.safetensors"))
@@ -386,13 +387,16 @@ def test_prepared_data_load_without_a_data_folder(tmp_path: Path) -> None:
 def test_preparing_downloads_where_no_folder_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = [i % 10 for i in range(5005)]
 
-    def published(root: str, *, split: str, download: bool) -> None:
-        assert download
-        if split == "train":
+    fetched = []
+
+    def published(url: str, root: str, filename: str, md5: str) -> None:
+        fetched.append((url, filename, md5))
+        if len(fetched) == 1:
             write_svhn(Path(root), np.zeros((5005, 3, 32, 32), np.uint8), labels)
 
-    monkeypatch.setattr(torchvision.datasets, "SVHN", published)
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", published)
     prepared = data.prepare("svhn")
+    assert fetched == [tuple(torchvision.datasets.SVHN.split_list[part]) for part in readers.PARTS]
     assert data.load("svhn").digest == prepared.digest
 
 

@@ -24,10 +24,23 @@ NAME = re.compile(
     r"(-(?P<index>\d{1,6})(-of-(?P<total>\d{1,6})(?P<fingerprint>-[0-9a-f]{6,64})?)?)?\.parquet"
 )
 NUMBER = re.compile(r"(?P<index>\d{1,6})\.parquet")
-CONFIGS = {"cifar10": "plain_text", "svhn": "cropped_digits"}
-"""The hub's folder of a set. SVHN's other one, `full_numbers`, is another task."""
 FEW = 3
 """File names in a message."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """How the Hugging Face hub has a data set.
+
+    config: the folder of its files; label: the column of the classes, beside which a file may hold
+    other labels; names: the classes as its metadata spells them, where that is not as the set does;
+    others: folders that are another task and never read, such as SVHN's `full_numbers`.
+    """
+
+    config: str = "default"
+    label: str = "label"
+    names: tuple[str, ...] | None = None
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,15 +60,15 @@ class Naming:
     parts: dict[Part, list[Shard]] = field(default_factory=lambda: {part: [] for part in PARTS})
 
 
-def subfolders(name: str) -> tuple[str, ...]:
+def subfolders(hub: Hub) -> list[str]:
     """Where the hub and its mirrors put the files, beneath a folder of the set."""
-    return (".", CONFIGS[name], "data", "default")
+    return list(dict.fromkeys((".", hub.config, "data", "default")))
 
 
-def namings(name: str, place: Path) -> list[Naming]:
+def namings(name: str, hub: Hub, place: Path) -> list[Naming]:
     """Every way in which a set's Parquet files are named in `place` and its subfolders."""
     found: dict[str, Naming] = {}
-    for subfolder in subfolders(name):
+    for subfolder in subfolders(hub):
         for part, pattern, shard in _shards(name, place / subfolder):
             pattern = str(Path(subfolder) / pattern)
             found.setdefault(pattern, Naming(pattern)).parts[part].append(shard)
@@ -64,7 +77,7 @@ def namings(name: str, place: Path) -> list[Naming]:
 
 def _shards(name: str, folder: Path) -> Iterable[tuple[Part, str, Shard]]:
     names = names_in(folder)
-    ours = re.compile(rf"({name}-)?({'|'.join(PARTS)})")
+    ours = re.compile(rf"({re.escape(name)}-)?({'|'.join(PARTS)})")
     refuse_unfinished(folder, names, lambda base: bool(ours.match(base)) and _is_parquet(base))
     for file in names:
         if ours.match(file) and _is_parquet(file):

@@ -30,7 +30,6 @@ from fmoe.state import require
 from fmoe.storage import Damaged, Folder
 from fmoe.training import Trainer
 from fmoe.validation import validation_accuracies, validation_attacks
-from tests.conftest import MEMBER
 from tests.extending.added import added
 from tests.extending.whole_way import different, few, joint_phase, latest, resumed, settings
 
