@@ -91,9 +91,9 @@ class KeepsBaseline:
         if baseline and self.spared and not self.hears_on:
             return str(TrialScheduler.CONTINUE)
         decision = str(super().on_trial_result(controller, trial, result))  # type: ignore[misc]
-        if not baseline:
+        if not baseline or decision != TrialScheduler.STOP:
             return decision
-        self.spared |= decision != TrialScheduler.CONTINUE
+        self.spared = True
         return str(TrialScheduler.CONTINUE)
 
 

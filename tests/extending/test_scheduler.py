@@ -25,7 +25,10 @@ class Median(SchedulerSpec):
 
     def build(self, ray: RayTune) -> Any:
         return ray.stock(
-            "MedianStoppingRule", grace_period=self.grace, min_samples_required=2, hard_stop=True
+            "MedianStoppingRule",
+            grace_period=self.grace,
+            min_samples_required=2,
+            min_time_slice=1000,  # no trial is paused for another
         )
 
 
