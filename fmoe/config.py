@@ -24,6 +24,7 @@ from fmoe.augment import Augment
 from fmoe.data import INFO, Name
 from fmoe.documents import LARGEST_YAML, NotRead
 from fmoe.errors import UserError, first_line
+from fmoe.evaluation.stages import AttackName as AttackName
 from fmoe.experts import Backbone
 from fmoe.gates import Conv, GateConfig
 from fmoe.losses import CrossEntropy, LossConfig
@@ -31,6 +32,7 @@ from fmoe.mixture import Mixing
 from fmoe.optim import SGD, OptimizerConfig, ScheduleConfig
 from fmoe.precision import Numerics, Precision
 from fmoe.schema import Pixels, Spec
+from fmoe.threat import Norm, Threat, threat_model
 
 KINDS: dict[str, type[BaseModel]] = {
     member.model_fields["kind"].default: member
@@ -39,7 +41,6 @@ KINDS: dict[str, type[BaseModel]] = {
 }
 LONGEST = 500  # characters of a fault: a key or a value may have any length
 Update = Literal["all", "heads", "gate"]
-AttackName = Literal["fgsm", "pgd", "pgd50", "autoattack"]
 BatchNorm = Literal["local", "sync"]
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
@@ -142,12 +143,17 @@ class Evaluate(Spec):
     """The protocol's settings; see `fmoe.evaluation`."""
 
     eps: Pixels = 8 / 255
+    norm: Norm = "linf"
     attacks: list[AttackName] = Field(default_factory=default_attacks, min_length=1)
     images: PositiveInt | None = None
     """How many test images, from the first; null for all."""
     batch_size: PositiveInt = 250
     gate_collapse: Literal["stop", "report"] = "stop"
     """Whether a gate that gives nearly everything to one expert stops promotion."""
+
+    @property
+    def threat(self) -> Threat:
+        return threat_model(self.norm, self.eps)
 
 
 class Config(Spec):

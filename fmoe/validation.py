@@ -46,5 +46,5 @@ def validation_attacks(phase: Phase, trained_against: Attack) -> dict[str, Attac
     chosen = phase.validation.attack
     judged: dict[str, Attack] = {"val_clean": Clean(), "val_robust": chosen}
     if phase.guard and isinstance(chosen, PGD) and not isinstance(trained_against, Clean):
-        judged["val_fgsm"] = FGSM(eps=chosen.eps)
+        judged["val_fgsm"] = FGSM(eps=chosen.eps, norm=chosen.norm)
     return judged

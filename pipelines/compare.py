@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.evaluate import Attacks, Data, Eps, Fast, Full, Limit, Seed
+from pipelines.evaluate import Attacks, Data, Eps, Fast, Full, Limit, Norm, Seed
 from pipelines.options import DataDir, Gpu, Json, Processes
 from pipelines.output import Display, percent, result, say
 
@@ -21,6 +21,7 @@ def compare(
     attacks: Attacks = None,
     full: Full = False,
     eps: Eps = None,
+    norm: Norm = None,
     limit: Limit = None,
     workers: Processes = 1,
     seed: Seed = 0,
@@ -47,7 +48,7 @@ def compare(
 
     if len(models) < 2:
         raise UserError("compare takes two models or more")
-    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu, fast)
+    request = Request(data, data_dir, attacks, full, eps, limit, workers, seed, gpu, fast, norm)
     with result(json) as answer, Display() as display:
         judged: list[Judged] = []
         for model in models:

@@ -78,7 +78,7 @@ class Finals:
             self.model(trial),
             self.config(trial),
             split,
-            Settings(attacks, wanted.eps, wanted.batch_size, self.config(trial).seed),
+            Settings(attacks, wanted.threat, wanted.batch_size, self.config(trial).seed),
             resources=self.resources,
             progress=lambda done, _: self.display.progressed(bar, done),
         )

@@ -224,6 +224,7 @@ class TrainingRun:
             "epochs": len(history),
             "images": found.images,
             "eps": self.config.evaluate.eps,
+            "norm": self.config.evaluate.norm,
             "seconds": seconds,
         }
         self.folder.write_json("result.json", answer)
@@ -317,7 +318,7 @@ class TrainingRun:
             joint.trained(self.config, self.folder, self.data.train_digest, epoch),
             self.config,
             test,
-            Settings(tuple(wanted.attacks), wanted.eps, wanted.batch_size, self.config.seed),
+            Settings(tuple(wanted.attacks), wanted.threat, wanted.batch_size, self.config.seed),
             resources=resources,
             progress=lambda done, _: self.display.update(bar, done),
         )
