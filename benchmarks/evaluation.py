@@ -25,6 +25,7 @@ from fmoe import data
 from fmoe.evaluation.chunk import Chunk
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.folding import folded
+from fmoe.threat import Linf
 
 EPS, STEPS, BATCH = 8 / 255, 50, 250
 Judge = Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +40,10 @@ def ours(model: nn.Module, fast: bool) -> Judge:
             start: Tensor = model(x).argmax(1) == y
         chunk = Chunk(x, y, (0,), model if fast else None)
         run = ascending(attacked, y)
-        return start & ~until_broken(run, chunk, start, "pgd", eps=EPS, steps=STEPS).broken
+        return (
+            start
+            & ~until_broken(run, chunk, start, "pgd", threat=Linf(eps=EPS), steps=STEPS).broken
+        )
 
     return judge
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -105,3 +107,14 @@ def seeded_mixture(config: Config) -> Mixture:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Draw(config.seed, "init").seed)
         return mixture(config)
+
+
+@dataclass(frozen=True)
+class MixtureSubject:
+    """The mixture of a configuration, for images of these facts: a `fmoe.evaluation.Subject`."""
+
+    config: Config
+    facts: Facts
+
+    def build(self) -> nn.Module:
+        return mixture(self.config, self.facts)

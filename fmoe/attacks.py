@@ -1,9 +1,9 @@
-"""l-infinity attacks. The configuration *is* the attack: a frozen value that can be called.
+"""Gradient attacks. The configuration *is* the attack: a frozen value that can be called.
 
 `attack(model, x, y)` maps float images [B,C,H,W] in [0,1] and labels [B] to adversarial images in
-[0,1], always within eps (pixels of [0,1]; but for N-FGSM). `model` is any callable from images to
-logits or log-probabilities [B,K]. A parameter that is a list is drawn from uniformly, once a call
-(Divided We Fall, arXiv 2512.20821: randomized adversarial training).
+[0,1], always within eps (pixels of [0,1]; but for N-FGSM) in its `norm` (`fmoe.threat`). `model` is
+any callable from images to logits or log-probabilities [B,K]. A parameter that is a list is drawn
+from uniformly, once a call (Divided We Fall, arXiv 2512.20821: randomized adversarial training).
 
 The gradient is asked for the input alone: parameters, buffers and `.grad` stay as they are.
 """
@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, assert_never
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from fmoe.draw import Draw
 from fmoe.precision import at_least_float32
 from fmoe.schema import Drawn, Pixels, Spec
+from fmoe.threat import Ball, Norm, threat_model
 
 ModelFn = Callable[[Tensor], Tensor]
 Objective = Literal["ce", "margin", "kl"]
@@ -39,12 +40,16 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def objective_loss(kind: Objective, logits: Tensor, y: Tensor, clean: Tensor | None) -> Tensor:
     """What the attack ascends, per image [B]. `kl` is TRADES' (arXiv 1901.08573, eq. 4)."""
     logits = at_least_float32(logits)
-    if kind == "margin":
-        return margin(logits, y)
-    if kind == "kl":
-        assert clean is not None
-        return F.kl_div(F.log_softmax(logits, 1), clean, reduction="none").sum(1)
-    return F.cross_entropy(logits, y, reduction="none")
+    match kind:
+        case "ce":
+            return F.cross_entropy(logits, y, reduction="none")
+        case "margin":
+            return margin(logits, y)
+        case "kl":
+            assert clean is not None
+            return F.kl_div(F.log_softmax(logits, 1), clean, reduction="none").sum(1)
+        case _:
+            assert_never(kind)
 
 
 @contextmanager
@@ -132,18 +137,6 @@ def scalar(value: float | list[float]) -> float:
     return float(value)
 
 
-def ball(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
-
-
-def starting_point(attack: FGSM | PGD, x: Tensor, draw: Draw, eps: float) -> Tensor:
-    """Uniform in the ball, or the image. At the image itself `kl` is 0 and flat: its gradient
-    would be rounding noise, so there it starts a hair away (TRADES starts at 0.001)."""
-    if attack.random_start:
-        return x + eps * draw.noise(x)
-    return x + KL_START * draw.noise(x) if attack.loss == "kl" else x
-
-
 def input_gradient(
     model: ModelFn, x: Tensor, y: Tensor, kind: Objective, clean: Tensor | None
 ) -> Tensor:
@@ -161,8 +154,56 @@ def clean_probabilities(model: ModelFn, x: Tensor, kind: Objective) -> Tensor | 
         return F.softmax(at_least_float32(model(x)), 1)
 
 
+Look = Callable[[Tensor], tuple[Tensor | None, Tensor | None]]
+"""Images [b,C,H,W] to which of them go on (bool [b]; None for all), and the gradient at those
+(None where nothing depends on the images)."""
+
+
+def climb(look: Look, ball: Ball, x_adv: Tensor, *, steps: int, step_size: float) -> Tensor:
+    """Projected gradient ascent (arXiv 1706.06083): the images that are left, after the last step.
+
+    Ends early where `look` lets no image go on.
+    """
+    for _ in range(steps):
+        left, gradient = look(x_adv)
+        if left is not None:
+            x_adv, ball = x_adv[left], ball[left]
+        if len(x_adv) == 0:
+            break
+        if gradient is not None:
+            x_adv = ball.project(ball.threat.ascend(x_adv, gradient, step_size))
+    return x_adv
+
+
+def crafted(
+    attack: FGSM | PGD,
+    model: ModelFn,
+    x: Tensor,
+    y: Tensor,
+    draw: Draw,
+    clean: Tensor | None,
+    *,
+    steps: int,
+    step_size: float,
+) -> Tensor:
+    """All steps on all images, from a uniform point of the ball or from the image. At the image
+    itself `kl` is 0 and flat: its gradient would be rounding noise, so there it starts a hair away
+    (TRADES starts at 0.001)."""
+    threat, start = threat_model(attack.norm, scalar(attack.eps)), x
+    if attack.random_start:
+        start = threat.random_point(x, draw)
+    elif attack.loss == "kl":
+        start = x + KL_START * draw.noise(x)
+    ball = threat.ball(x)
+
+    def look(x_adv: Tensor) -> tuple[None, Tensor]:
+        return None, input_gradient(model, x_adv, y, attack.loss, clean)
+
+    return climb(look, ball, ball.project(start), steps=steps, step_size=step_size).detach()
+
+
 class FGSM(Attack):
-    """x + eps * sign(gradient) (arXiv 1412.6572), by default from the image itself.
+    """One step of eps, x + eps * sign(gradient) (arXiv 1412.6572), by default from the image.
 
     With `random_start` it is the one-step attack of "Fast is better than free" (arXiv 2001.03994):
     uniform noise in the ball, then a step of `step_size` (eps where it is not given), then clip.
@@ -173,10 +214,11 @@ class FGSM(Attack):
     step_size: Pixels | None = None
     random_start: bool = False
     loss: Objective = "ce"
+    norm: Norm = "linf"
 
     @property
     def knows_warm_start(self) -> bool:
-        return True
+        return threat_model(self.norm, 0).box
 
     @property
     def warm_eps(self) -> float:
@@ -187,18 +229,21 @@ class FGSM(Attack):
         return None
 
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
-        eps = scalar(self.eps)
-        lower, upper = ball(x, eps)
-        start = starting_point(self, x, draw, eps).clamp(lower, upper)
+        step_size = scalar(self.eps) if self.step_size is None else self.step_size
         clean = clean_probabilities(model, x, self.loss)
-        gradient = input_gradient(model, start, y, self.loss, clean)
-        step_size = eps if self.step_size is None else self.step_size
-        return (start + step_size * gradient.sign()).clamp(lower, upper).detach()
+        return crafted(self, model, x, y, draw, clean, steps=1, step_size=step_size)
+
+
+def linf_alone(norm: str) -> str:
+    if norm != "linf":
+        raise ValueError(f"nfgsm is for linf alone, not {norm}: take fgsm or pgd")
+    return norm
 
 
 class NFGSM(Attack):
     """N-FGSM (arXiv 2202.01181): a step of eps on top of noise of up to `noise` times eps, without
-    clipping to the ball. For training at FGSM's cost with less catastrophic overfitting.
+    clipping to the ball. For training at FGSM's cost with less catastrophic overfitting; in linf
+    alone.
 
     What it gives is up to (1 + noise) * eps away from x: it is no attack to be judged by.
     """
@@ -207,6 +252,7 @@ class NFGSM(Attack):
     eps: Drawn[Pixels] = 8 / 255
     noise: Annotated[float, Field(ge=0, le=8)] = 2.0
     loss: Objective = "ce"
+    norm: Annotated[Norm, AfterValidator(linf_alone)] = "linf"
 
     @property
     def one_step(self) -> None:
@@ -221,7 +267,7 @@ class NFGSM(Attack):
 
 
 class PGD(Attack):
-    """Projected gradient ascent on the sign (arXiv 1706.06083).
+    """Projected gradient ascent (arXiv 1706.06083), in linf on the gradient's sign.
 
     step_size defaults to eps/4. With several restarts the one kept for an image is a misclassified
     one before any other, then the one of the highest loss.
@@ -234,10 +280,11 @@ class PGD(Attack):
     restarts: PositiveInt = 1
     random_start: bool = True
     loss: Objective = "ce"
+    norm: Norm = "linf"
 
     @property
     def knows_warm_start(self) -> bool:
-        return True
+        return threat_model(self.norm, 0).box
 
     @property
     def warm_eps(self) -> float:
@@ -245,20 +292,14 @@ class PGD(Attack):
 
     @property
     def one_step(self) -> FGSM:
-        return FGSM(eps=self.eps)
+        return FGSM(eps=self.eps, norm=self.norm)
 
     def once(
         self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw, clean: Tensor | None
     ) -> Tensor:
-        eps, steps = scalar(self.eps), self.steps
-        assert isinstance(steps, int)
-        step_size = eps / 4 if self.step_size is None else scalar(self.step_size)
-        lower, upper = ball(x, eps)
-        x_adv = starting_point(self, x, draw, eps).clamp(lower, upper)
-        for _ in range(steps):
-            gradient = input_gradient(model, x_adv, y, self.loss, clean)
-            x_adv = (x_adv + step_size * gradient.sign()).clamp(lower, upper)
-        return x_adv.detach()
+        assert isinstance(self.steps, int)
+        step_size = scalar(self.eps) / 4 if self.step_size is None else scalar(self.step_size)
+        return crafted(self, model, x, y, draw, clean, steps=self.steps, step_size=step_size)
 
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         clean = clean_probabilities(model, x, self.loss)

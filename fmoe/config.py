@@ -25,6 +25,7 @@ from fmoe.augment import Augment
 from fmoe.data_sets import info, names
 from fmoe.documents import LARGEST_YAML, NotRead
 from fmoe.errors import UserError, first_line
+from fmoe.evaluation.stages import AttackName as AttackName
 from fmoe.experts import BackboneConfig, ResNet18Backbone
 from fmoe.gates import Conv, GateConfig
 from fmoe.kinds import kinds
@@ -33,10 +34,10 @@ from fmoe.mixture import Mixing
 from fmoe.optim import SGD, OptimizerConfig
 from fmoe.precision import Numerics, Precision
 from fmoe.schema import Pixels, Spec
+from fmoe.threat import Norm, Threat, threat_model
 
 LONGEST = 500  # characters of a fault: a key or a value may have any length
 Update = Literal["all", "heads", "gate"]
-AttackName = Literal["fgsm", "pgd", "pgd50", "autoattack"]
 BatchNorm = Literal["local", "sync"]
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 DataName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
@@ -148,12 +149,17 @@ class Evaluate(Spec):
     """The protocol's settings; see `fmoe.evaluation`."""
 
     eps: Pixels = 8 / 255
+    norm: Norm = "linf"
     attacks: list[AttackName] = Field(default_factory=default_attacks, min_length=1)
     images: PositiveInt | None = None
     """How many test images, from the first; null for all."""
     batch_size: PositiveInt = 250
     gate_collapse: Literal["stop", "report"] = "stop"
     """Whether a gate that gives nearly everything to one expert stops promotion."""
+
+    @property
+    def threat(self) -> Threat:
+        return threat_model(self.norm, self.eps)
 
 
 class Config(Spec):

@@ -15,6 +15,7 @@ from fmoe.attacks import PGD
 from fmoe.data import Split
 from fmoe.draw import Draw
 from fmoe.errors import plain
+from fmoe.threat import Threat
 
 History = Sequence[dict[str, float]]
 WIDEST = 24  # characters of a name
@@ -69,17 +70,17 @@ def gate_weights(history: History, names: Sequence[str]) -> Figure:
 
 
 def adversarial_row(
-    model: nn.Module, split: Split, eps: float, classes: Sequence[str], images: int = 8
+    model: nn.Module, split: Split, threat: Threat, classes: Sequence[str], images: int = 8
 ) -> Figure:
     """Images, their PGD-20 versions and the difference (scaled to be seen)."""
     part = split[:images]
     x, y = part.pixels(), part.labels
-    x_adv = PGD(eps=eps, steps=20)(model, x, y, draw=Draw(0, "plot"))
+    x_adv = PGD(eps=threat.eps, norm=threat.norm, steps=20)(model, x, y, draw=Draw(0, "plot"))
     with torch.no_grad():
         before, after = model(x).argmax(1).tolist(), model(x_adv).argmax(1).tolist()
     figure = Figure(figsize=(1.4 * images, 4.8), layout="constrained")
     grid = figure.subplots(3, images, squeeze=False)
-    rows = ((x, before), (x_adv, after), ((x_adv - x) / (2 * eps) + 0.5, None))
+    rows = ((x, before), (x_adv, after), ((x_adv - x) / (2 * threat.eps) + 0.5, None))
     for axes, (pictures, labels) in zip(grid, rows, strict=True):
         for i, axis in enumerate(axes):
             show(axis, pictures[i])
@@ -87,7 +88,7 @@ def adversarial_row(
                 right = labels[i] == y[i].item()
                 name = label(classes[labels[i]])
                 axis.set_title(name, fontsize=8, color="black" if right else "red")
-    for axes, row in zip(grid, ("clean", f"PGD-20, ε={eps:.3f}", "difference"), strict=True):
+    for axes, row in zip(grid, ("clean", f"PGD-20, ε={threat.eps:.3f}", "difference"), strict=True):
         axes[0].text(
             -0.1, 0.5, row, rotation=90, va="center", ha="right", transform=axes[0].transAxes
         )

@@ -26,6 +26,7 @@ ROUNDING = 1e-9
 SAME = {
     "protocol": "protocol",
     "test_digest": "test images",
+    "norm": "norm",
     "eps": "eps",
     "images": "number of images",
     "seed": "seed",
@@ -75,6 +76,10 @@ def lacks(report: Mapping[str, Any]) -> list[str]:
     if report.get("eps") != report.get("recipe_eps"):
         found.append(
             f"evaluated at eps {report.get('eps')}, the recipe's is {report.get('recipe_eps')}"
+        )
+    if report.get("norm", "linf") != report.get("recipe_norm", "linf"):
+        found.append(
+            f"evaluated in norm {report.get('norm')}, the recipe's is {report.get('recipe_norm')}"
         )
     found += [why] if (why := foreign(report)) else leaks_unknown(report)
     images, whole = report.get("images", 0), min(ENOUGH, report.get("test_images", ENOUGH))

@@ -165,10 +165,12 @@ def pictures(
     said = y.clone()
     alive = torch.ones(len(y), dtype=torch.bool)
     chunk = Chunk(x, y, (Draw(found.settings.seed, "pictures").seed,))
-    for size in sorted({*grid(found.settings.eps), found.settings.eps}):
-        tried = until_broken(ascending(model, y), chunk, alive, "pictures", eps=size)
+    threat = found.settings.threat
+    sizes = {size.eps: size for size in (*grid(threat), threat)}
+    for _, size in sorted(sizes.items()):
+        tried = until_broken(ascending(model, y), chunk, alive, "pictures", threat=size)
         adversarial = torch.where(alive[:, None, None, None], tried.x, adversarial)
-        eps = torch.where(alive, size, eps)
+        eps = torch.where(alive, size.eps, eps)
         said = torch.where(alive, tried.prediction, said)
         alive = alive & ~tried.broken
         if not alive.any():

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.evaluate import Attacks, Data, Eps, Fast, Full, Limit, Seed
+from pipelines.evaluate import Attacks, Data, Eps, Fast, Full, Limit, Norm, Seed
 from pipelines.options import DataDir, Gpu, Json, Processes, asked
 from pipelines.output import Display, percent, result, say
 
@@ -21,6 +21,7 @@ def compare(
     attacks: Attacks = None,
     full: Full = False,
     eps: Eps = None,
+    norm: Norm = None,
     limit: Limit = None,
     workers: Processes = 1,
     seed: Seed = 0,

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, mcnemar, paired
 from fmoe.evaluation.chunk import share
+from fmoe.evaluation.stages import after_suite
 from fmoe.plots import label
 from fmoe.report_plots import against_eps
 from pipelines.judging import Judged, Request
@@ -28,17 +29,16 @@ def same_for_all(request: Request, judged: Sequence[Judged]) -> Request:
         data=judged[0].data.name,
         attacks=None if request.full else ",".join(settings.attacks),
         eps=repr(settings.eps),
+        norm=settings.threat.norm,
         limit=judged[0].found.images,
     )
-
-
-AFTER_THE_SUITE = ("autoattack", "worst_case")
-"""Count what attacks on mixtures have broken: no comparison with a network that has had none."""
 
 
 def differences(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """Each model against the first, by attack: on which images only one of the two is right."""
     first, *others = judged
+    # they count what attacks on mixtures have broken: no comparison with a network without any
+    after = (*after_suite(), "worst_case")
     rows = []
     for other in others:
         if not same_images(first, other):
@@ -47,7 +47,7 @@ def differences(judged: Sequence[Judged]) -> list[dict[str, Any]]:
         unlike = set(first.found.skipped) != set(other.found.skipped)
         for attack, ours in verdicts(other.found).items():
             # an attack on mixtures, and the first is none; or what such attacks have gone into
-            if attack not in theirs or (unlike and attack in AFTER_THE_SUITE):
+            if attack not in theirs or (unlike and attack in after):
                 continue
             reference = theirs[attack]
             rows.append(
@@ -98,6 +98,7 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
         title="Robustness side by side",
         answer=answer,
         first=answer["models"][0],
+        norm=judged[0].found.settings.threat.symbol,
         names=columns(one.found.figures for one in judged),
         figures=written(charts, folder),
     )

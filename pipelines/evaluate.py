@@ -23,6 +23,7 @@ Full = Annotated[
     bool, typer.Option("--full", help="All attacks: what `fmoe promote` asks for. Takes long.")
 ]
 Eps = Annotated[str | None, typer.Option(help="Such as 8/255; default: the recipe's.")]
+Norm = Annotated[str | None, typer.Option(help="Such as linf; default: the recipe's.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")]
 Seed = Annotated[int, typer.Option(help="Of random starts.")]
 Fast = Annotated[
@@ -42,6 +43,7 @@ def evaluate(
     attacks: Attacks = None,
     full: Full = False,
     eps: Eps = None,
+    norm: Norm = None,
     limit: Limit = None,
     workers: Processes = 1,
     seed: Seed = 0,
@@ -80,7 +82,8 @@ def evaluate(
     found = judged.found
     say(
         json,
-        f"{judged.data.name}: {found.images} test images, linf eps {found.settings.eps:.5f}",
+        f"{judged.data.name}: {found.images} test images, "
+        f"{found.settings.threat.norm} eps {found.settings.eps:.5f}",
     )
     for name, value in found.figures.items():
         low, high = answer["interval95"][name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fmoe.paths import aside, home, writable
 from fmoe.promotion import foreign, lacks, leaks_unknown
 from fmoe.schema import parse_ratio
 from fmoe.storage import Folder
+from fmoe.threat import threat_model
 from fmoe.version import VERSION
 from pipelines.opened import Opened, opened
 from pipelines.output import Display
@@ -41,6 +42,7 @@ class Request:
     seed: int = 0
     gpu: bool | None = None
     fast: bool = False
+    norm: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Judged:
             "selected_on": self.model.card.get("selected_on"),
             "attacks": list(self.found.settings.attacks),
             "recipe_eps": self.model.wanted.eps,
+            "recipe_norm": self.model.wanted.norm,
             "test_images": len(self.data.test),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "revision": provenance.git_revision(),
@@ -128,7 +131,7 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
     key = {
         "model": it.key,
         "images": data.digest(test),
-        "settings": asdict(settings),
+        "settings": settings.plain(),
         "code": [PROTOCOL, VERSION, provenance.source()],
     }
     stages = home() / "evaluations"
@@ -159,6 +162,7 @@ def chosen(request: Request, model: Opened) -> Settings:
         raise UserError(f"--eps {request.eps}: expected a number such as 0.1 or 8/255") from None
     if not 0 <= eps <= 1:
         raise UserError(f"--eps {request.eps}: must lie in [0, 1] (pixels of [0,1])")
+    norm = wanted.norm if request.norm is None else request.norm
     if request.limit is not None and request.limit < 1:
         raise UserError(f"--limit {request.limit}: at least 1 image is judged")
     if request.full and request.attacks:
@@ -171,7 +175,7 @@ def chosen(request: Request, model: Opened) -> Settings:
     selected_on = model.card.get("selected_on")
     return Settings(
         names,
-        eps,
+        threat_model(norm, eps),
         wanted.batch_size,
         request.seed,
         experts=model.experts,

@@ -33,6 +33,7 @@ class RunResult(BaseModel):
     test: dict[str, float]
     images: int
     eps: float
+    norm: str = "linf"
 
 
 class Measured(BaseModel):

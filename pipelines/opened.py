@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from fmoe import checkpoint
+from fmoe.assembly import MixtureSubject
 from fmoe.config import Evaluate, fingerprint
 from fmoe.data import Name, Split
 from fmoe.evaluation import inputs
-from fmoe.evaluation.subject import MixtureSubject, Subject
+from fmoe.evaluation.subject import Subject
 from fmoe.held_out import check_classes
 from fmoe.locate import fixed, located
 

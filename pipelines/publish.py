@@ -40,7 +40,7 @@ def publish(
         "training_curves": plots.training_curves(history),
         "gate_weights": plots.gate_weights(history, names),
         "adversarial_images": plots.adversarial_row(
-            model, data.test, config.evaluate.eps, data.info.classes
+            model, data.test, config.evaluate.threat, data.info.classes
         ),
     }
     for title, figure in charts.items():

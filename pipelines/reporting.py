@@ -51,6 +51,7 @@ def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Pat
     page = template("report.html").render(
         title=f"{judged.name}: robustness",
         answer=answer,
+        norm=found.settings.threat.symbol,
         accuracies=list(found.figures.items()),
         figures=written(charts, folder),
         skipped=skipped,

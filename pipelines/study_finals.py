@@ -10,7 +10,6 @@ from fmoe.config import Config
 from fmoe.data import Split
 from fmoe.errors import TrainingFailed
 from fmoe.evaluation import Evaluation, Settings
-from fmoe.evaluation.subject import MixtureSubject
 from fmoe.mixture import Mixture
 from fmoe.on_ray import evaluate
 from fmoe.on_ray.session import Resources
@@ -77,9 +76,9 @@ class Finals:
         bar = self.display.task(f"trial {trial.number}, {where}", len(split))
         found = evaluate.evaluate(
             self.model(trial),
-            MixtureSubject(self.config(trial), assembly.facts_of(self.config(trial))),
+            assembly.MixtureSubject(self.config(trial), assembly.facts_of(self.config(trial))),
             split,
-            Settings(attacks, wanted.eps, wanted.batch_size, self.config(trial).seed),
+            Settings(attacks, wanted.threat, wanted.batch_size, self.config(trial).seed),
             resources=self.resources,
             progress=lambda done, _: self.display.progressed(bar, done),
         )

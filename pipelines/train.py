@@ -59,7 +59,7 @@ def train(
         json,
         f"run    {answer['run_dir']}",
         f"test   {figures(answer['test'])}  "
-        f"({answer['images']} images, linf eps {answer['eps']:.5f})",
+        f"({answer['images']} images, {answer.get('norm', 'linf')} eps {answer['eps']:.5f})",
         f"model  {answer['model_uri']}",
     )
 

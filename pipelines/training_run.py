@@ -17,7 +17,6 @@ from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError, first_line
 from fmoe.evaluation import Evaluation, Settings
-from fmoe.evaluation.subject import MixtureSubject
 from fmoe.expert_store import ExpertStore
 from fmoe.lease import Held, exclusive
 from fmoe.on_ray import evaluate, pool, shared_storage
@@ -230,6 +229,7 @@ class TrainingRun:
             "epochs": len(history),
             "images": found.images,
             "eps": self.config.evaluate.eps,
+            "norm": self.config.evaluate.norm,
             "seconds": seconds,
         }
         self.folder.write_json("result.json", answer)
@@ -321,9 +321,9 @@ class TrainingRun:
         bar = self.display.task(f"evaluate {which}", len(test))
         return evaluate.evaluate(
             joint.trained(self.config, self.folder, self.data.train_digest, epoch),
-            MixtureSubject(self.config, assembly.facts_of(self.config)),
+            assembly.MixtureSubject(self.config, assembly.facts_of(self.config)),
             test,
-            Settings(tuple(wanted.attacks), wanted.eps, wanted.batch_size, self.config.seed),
+            Settings(tuple(wanted.attacks), wanted.threat, wanted.batch_size, self.config.seed),
             resources=resources,
             progress=lambda done, _: self.display.update(bar, done),
         )

@@ -31,6 +31,7 @@ from fmoe.evaluation.chunk import Chunk, assert_within, so_far
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.protocol import stand_in
 from fmoe.evaluation.standard import pgd
+from fmoe.threat import Linf
 from tests.networks import learnt
 
 EPS = 0.1
@@ -157,7 +158,7 @@ def test_the_worst_case_is_an_intersection_and_no_minimum() -> None:
         "broken.fgsm": torch.tensor([False, False, True, True]),
         "broken.pgd": torch.tensor([True, False, False, True]),
     }
-    result = Evaluation(Settings(("fgsm", "pgd"), EPS), labels, columns)
+    result = Evaluation(Settings(("fgsm", "pgd"), Linf(eps=EPS)), labels, columns)
     assert (result.clean, result.worst_case) == (0.75, 0.25)
     assert result.robust == {"fgsm": 0.5, "pgd": 0.5}
 
@@ -184,7 +185,7 @@ def test_the_seed_moves_the_random_starts(net: nn.Module, part: Split) -> None:
 
 
 def test_chunks_may_be_judged_anywhere_in_any_order(net: nn.Module, part: Split) -> None:
-    settings = Settings(("fgsm", "pgd"), 0.06, batch_size=16)
+    settings = Settings(("fgsm", "pgd"), Linf(eps=0.06), batch_size=16)
     starts = range(0, len(part), 16)
     judged: dict[int, dict[str, Found]] = {}
     for start in reversed(starts):
@@ -223,8 +224,8 @@ def test_leaving_an_image_out_changes_no_others_verdict(net: nn.Module, part: Sp
         said = net(chunk.x).argmax(1)
     fewer = said.clone()
     fewer[::2] = (chunk.y[::2] + 1) % 10  # as if they were wrong
-    all_of_them, _ = pgd(net, chunk, {"prediction.clean": said}, 0.06)
-    some_of_them, _ = pgd(net, chunk, {"prediction.clean": fewer}, 0.06)
+    all_of_them, _ = pgd(net, chunk, {"prediction.clean": said}, Linf(eps=0.06))
+    some_of_them, _ = pgd(net, chunk, {"prediction.clean": fewer}, Linf(eps=0.06))
     some, every = some_of_them["broken.pgd"], all_of_them["broken.pgd"]
     assert torch.equal(some[1::2], every[1::2])
     assert some[::2].all()
@@ -241,7 +242,7 @@ def test_an_image_leaves_when_it_breaks_and_others_go_on(net: nn.Module, part: S
         return white_box(x, rows)
 
     everything = torch.ones(len(part), dtype=torch.bool)
-    found = until_broken(counting, chunk, everything, "pgd", eps=0.06)
+    found = until_broken(counting, chunk, everything, "pgd", threat=Linf(eps=0.06))
     x = chunk.x + 0.06 * Draw(0, 0, "pgd", total=len(part)).noise(chunk.x)
     broken_at = torch.full((len(part),), -1)
     for step in range(21):
@@ -311,14 +312,14 @@ def test_refuses_an_unknown_attack(part: Split, attacks: list[str]) -> None:
 def test_a_cheating_attack_is_caught(part: Split, shift: float, message: str) -> None:
     x = part.pixels()
     with pytest.raises(AssertionError, match=message):
-        assert_within(x + shift, x, EPS)
+        assert_within(x + shift, x, Linf(eps=EPS))
 
 
 def test_rounding_is_within() -> None:
     x = torch.full((1, 1, 2, 2), 0.5)
-    assert_within(x + EPS + 5e-7, x, EPS)
+    assert_within(x + EPS + 5e-7, x, Linf(eps=EPS))
     with pytest.raises(AssertionError, match="away"):
-        assert_within(x + EPS + 5e-6, x, EPS)
+        assert_within(x + EPS + 5e-6, x, Linf(eps=EPS))
 
 
 # autoattack
@@ -399,7 +400,7 @@ def test_what_the_model_itself_withstands_is_not_broken(net: nn.Module, part: Sp
         return F.one_hot(torch.full((len(x),), 3), 10).float()
 
     threes = replace(chunk, confirm=steadfast)
-    found = until_broken(ascending(net, chunk.y), threes, start, "pgd", eps=EPS)
+    found = until_broken(ascending(net, chunk.y), threes, start, "pgd", threat=Linf(eps=EPS))
     assert asked
     assert not found.broken[chunk.y == 3].any()
 

@@ -15,6 +15,7 @@ from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Settings, evaluate
 from fmoe.experts import ResNet18
 from fmoe.mixture import Mixture
+from fmoe.threat import Linf
 from tests.networks import learnt
 from tests.test_mixture import Fixed
 
@@ -110,7 +111,7 @@ def test_gate_that_collapses(net: nn.Module, part: Split) -> None:
 
 def test_a_collapse_may_be_just_a_note(net: nn.Module, part: Split) -> None:
     found = judged(Mixture([net, net], Fixed(0, 9)), part, "pgd")
-    settings = Settings(("pgd",), EPS, collapse_stops=False)
+    settings = Settings(("pgd",), Linf(eps=EPS), collapse_stops=False)
     allowed = Evaluation(settings, found.labels, found.columns)
     assert allowed.flags == []
     assert "gate-collapse" in allowed.notes[0]
@@ -154,7 +155,7 @@ def flagged(**found: Tensor) -> set[str]:
     given["prediction.clean"] = labels
     for name in ("standardised", "bytes"):
         given[f"scaled.{name}"] = labels
-    return codes(Evaluation(Settings((), EPS), labels, given))
+    return codes(Evaluation(Settings((), Linf(eps=EPS)), labels, given))
 
 
 def first(count: int) -> Tensor:

@@ -16,6 +16,7 @@ from fmoe.data import Data, Split
 from fmoe.errors import UserError
 from fmoe.evaluation import FULL, Settings, evaluate
 from fmoe.mixture import Mixture
+from fmoe.threat import Linf, threat_model
 from tests.test_hostile_models import mlp, seeded, trained
 
 EPS = 0.1
@@ -145,9 +146,9 @@ def test_options_that_are_refused(
 @pytest.mark.parametrize("eps", [float("nan"), -0.1, 1.5, float("inf"), True])
 def test_settings_are_the_gate_for_every_caller(eps: float) -> None:
     with pytest.raises(UserError, match=r"^eps: "):
-        Settings(("pgd",), eps)
+        Settings(("pgd",), threat_model("linf", eps))
     with pytest.raises(UserError, match=r"^batch_size: "):
-        Settings(("pgd",), 0.1, 0)
+        Settings(("pgd",), Linf(eps=0.1), 0)
 
 
 class Answering(nn.Module):
@@ -276,6 +277,6 @@ def test_a_targeted_part_alone_breaks_what_has_two_classes(digits: Data) -> None
     part = Part(digits.test.images[rows], digits.test.labels[rows])
     chunk, before = Chunk(part.pixels(), part.labels, (0, 0)), {"prediction.clean": part.labels}
     for targeted in ("apgd-t", "fab-t"):
-        columns, raised = autoattack(targeted, model, chunk, before, 0.4)
+        columns, raised = autoattack(targeted, model, chunk, before, Linf(eps=0.4))
         assert columns["broken.autoattack"].all()
         assert raised == []

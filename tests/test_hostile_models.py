@@ -19,6 +19,7 @@ from fmoe.evaluation import Evaluation, evaluate, judge, plan, summarise
 from fmoe.evaluation.chunk import so_far
 from fmoe.evaluation.settings import Settings
 from fmoe.mixture import Mixture
+from fmoe.threat import Linf
 
 EPS = 0.1
 IMAGES = 100
@@ -422,7 +423,7 @@ def test_a_model_that_cannot_be_copied_is_said_to_be_one(net: nn.Module, part: S
 
 def test_stages_apart_raise_what_one_process_raises(net: nn.Module, part: Split) -> None:
     """As over Ray, where each has a model of its own."""
-    settings, few = Settings(("fgsm", "pgd"), EPS, 10), part[:30]
+    settings, few = Settings(("fgsm", "pgd"), Linf(eps=EPS), 10), part[:30]
     for name in ("memory of the class", "NaN gradient off the data", "a vote of the batch"):
         build = HOSTILE[name].build
         names, skipped = plan(net, settings)

@@ -25,9 +25,11 @@ from fmoe.evaluation.mixture_suite import (
     transfer,
 )
 from fmoe.mixture import Mixture
+from fmoe.threat import Linf
 from tests.test_mixture import Fixed
 
 EPS = 0.1
+THREAT = Linf(eps=EPS)
 
 
 class Pixel(nn.Module):
@@ -55,14 +57,14 @@ STEERED = Mixture([Fixed(4, 0), Fixed(0, 4)], Pixel(20.0))
 
 def test_the_gate_alone_can_be_the_soft_spot() -> None:
     given, before = chunk(0.55, 0.59, 0.9)
-    found, _ = gate_only(STEERED, given, before, EPS)
+    found, _ = gate_only(STEERED, given, before, THREAT)
     assert found["broken.gate-only"].tolist() == [True, True, False]
     assert found["prediction.gate-only"].tolist() == [1, 1, 0]
 
 
 def test_without_routing_nothing_moves_experts_that_never_change() -> None:
     given, before = chunk(0.59, 0.59, 0.9)
-    found, _ = frozen_gate(STEERED, given, before, EPS)
+    found, _ = frozen_gate(STEERED, given, before, THREAT)
     assert found["frozen"].tolist() == [True, True, True]
     assert not found["broken.frozen-gate"].any()
 
@@ -70,7 +72,7 @@ def test_without_routing_nothing_moves_experts_that_never_change() -> None:
 def test_what_an_earlier_attack_broke_is_not_attacked_again() -> None:
     given, before = chunk(0.55, 0.55)
     before["broken.pgd"] = torch.tensor([True, False])
-    found, _ = gate_only(STEERED, given, before, EPS)
+    found, _ = gate_only(STEERED, given, before, THREAT)
     assert found["attacked.gate-only"].tolist() == [False, True]
     assert found["broken.gate-only"].tolist() == [True, True]
 
@@ -80,9 +82,9 @@ def test_a_saturated_softmax_hides_nothing_from_the_soft_surrogate() -> None:
     model = Mixture([Pixel(1e5), Pixel(1e5)], Fixed(0, 0))
     given, before = chunk(0.59, 0.59)
     everything = torch.ones(2, dtype=torch.bool)
-    white_box = until_broken(ascending(model, given.y), given, everything, "pgd", eps=EPS)
+    white_box = until_broken(ascending(model, given.y), given, everything, "pgd", threat=THREAT)
     assert not white_box.broken.any()
-    found, _ = mixings(model, given, before, EPS)
+    found, _ = mixings(model, given, before, THREAT)
     assert found["broken.surrogate"].all()
     assert (found["by.surrogate"] == 3).all()  # logits, two uniform ones, then the soft one
 
@@ -98,7 +100,7 @@ def test_a_member_that_dominates_the_gradient_hides_another() -> None:
     everything = torch.ones(1, dtype=torch.bool)
 
     def broken(run: Pass) -> bool:
-        found = until_broken(run, given, everything, eps=EPS, random_start=False)
+        found = until_broken(run, given, everything, threat=THREAT, random_start=False)
         return bool(found.broken.item())
 
     assert not broken(ascending(model, given.y))
@@ -114,7 +116,7 @@ def test_an_expert_that_is_sure_is_reached_all_the_same() -> None:
     model = Mixture(experts, Fixed(math.log(0.4), math.log(0.6)))
     given, _ = chunk(0.5)
     found = [
-        until_broken(run, given, torch.ones(1, dtype=torch.bool), eps=EPS, random_start=False)
+        until_broken(run, given, torch.ones(1, dtype=torch.bool), threat=THREAT, random_start=False)
         for run in (ascending(model, given.y), *(toward(model, given.y, e) for e in (0, 1)))
     ]
     assert [bool(one.broken.item()) for one in found] == [False, False, True]
@@ -125,14 +127,16 @@ def test_an_expert_without_weight_costs_no_gradient() -> None:
     model = Mixture([Pixel(10.0, 0.45), Pixel(10.0)], Fixed(0.0, -200.0))
     given, _ = chunk(0.5)
     everything = torch.ones(1, dtype=torch.bool)
-    found = until_broken(toward(model, given.y, 0), given, everything, eps=EPS, random_start=False)
+    found = until_broken(
+        toward(model, given.y, 0), given, everything, threat=THREAT, random_start=False
+    )
     assert found.broken.item()
 
 
 def test_reweighting_has_a_restart_for_each_expert() -> None:
     model = Mixture([Pixel(-10.0, 0.55), Pixel(40.0, 0.45)], Fixed(math.log(0.4), math.log(0.6)))
     given, before = chunk(*[0.5] * 12, 0.9)
-    found, _ = reweighted(model, given, before, EPS)
+    found, _ = reweighted(model, given, before, THREAT)
     assert found["broken.reweighted"][:12].sum() >= 10  # a start above goes up, twice
     assert not found["broken.reweighted"][12]
     assert {0, 1} <= set(found["by.reweighted"].tolist())
@@ -142,7 +146,7 @@ def test_transfer_matrix_is_that_of_pgd_on_each() -> None:
     """Expert 0 is right above 0.5, expert 1 above 0.2: only examples of their own move them."""
     model = Mixture([Pixel(30.0), Pixel(30.0, 0.2)], Fixed(0, 0))
     given, before = chunk(0.55, 0.28, 0.9)
-    found, _ = transfer(model, given, before, EPS)
+    found, _ = transfer(model, given, before, THREAT)
     assert found["experts"].tolist() == [[True, True], [False, True], [True, True]]
     for place, source in enumerate([*model.experts, model]):
         draw = Draw(3, 0, "transfer", place, total=3)
@@ -156,7 +160,7 @@ def test_transfer_matrix_is_that_of_pgd_on_each() -> None:
 
 def test_saturation_tells_gate_from_experts() -> None:
     given, before = chunk(0.55, 0.9)
-    found, _ = saturation(STEERED, given, before, EPS)
+    found, _ = saturation(STEERED, given, before, THREAT)
     assert (found["gradient.gate"] > 0).all()
     assert (found["gradient.experts"] == 0).all()
     assert torch.equal(found["scale"], torch.full((2, 2), 4.0))
@@ -178,7 +182,7 @@ def test_another_model_skips_the_suite_and_says_so() -> None:
     assert "gate-only" in found.skipped
     assert list(found.robust) == ["pgd"]
     one = Mixture([Pixel(20.0)], Fixed(0))
-    assert plan(one, Settings(("transfer",), EPS))[1] == {"transfer": "one expert"}
+    assert plan(one, Settings(("transfer",), Linf(eps=EPS)))[1] == {"transfer": "one expert"}
 
 
 def test_the_suite_counts_in_the_worst_case() -> None:

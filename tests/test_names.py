@@ -26,6 +26,7 @@ from fmoe.errors import plain
 from fmoe.search_space import load as load_space
 from fmoe.storage import Folder
 from fmoe.study import Trial
+from fmoe.threat import Linf
 from pipelines.output import Display
 from pipelines.reporting import template
 from pipelines.study_display import StudyDisplay
@@ -235,6 +236,7 @@ def report_page(name: str) -> str:
     }
     figures = [{"png": "", "caption": name, "width": 1, "height": 1}]
     return template("report.html").render(
+        norm="ℓ∞",
         title=f"{name}: robustness",
         answer=answer,
         accuracies=[(name, 0.5)],
@@ -250,6 +252,7 @@ def comparison_page(name: str) -> str:
     row = {"model": name, "attack": name, "difference": 0.1, "interval95": [0.0, 0.2]}
     row |= {"only_it": 1, "only_first": 0, "p_value": 0.5}
     return template("comparison.html").render(
+        norm="ℓ∞",
         title=name,
         answer={"models": [one, one], "differences": [row]},
         first={**one, "eps": 0.1},
@@ -277,7 +280,7 @@ def test_names_in_plots_are_drawn_as_they_are(kind: str, digits: Data) -> None:
     name = NAMES[kind]
     model = assembly.seeded_mixture(config.load("digits", SMALL)).eval()
     figures = [
-        plots.adversarial_row(model, digits.test[:2], 0.1, [name] * 10, images=2),
+        plots.adversarial_row(model, digits.test[:2], Linf(eps=0.1), [name] * 10, images=2),
         plots.gate_weights([{"gate_weight_0": 0.4, "gate_weight_1": 0.6}] * 2, [name, "b"]),
         report_plots.curves({name: [(0, 1.0), (1, 0.5)], "b": [(0, 1.0), (1, 0.5)]}, "steps"),
         report_plots.matrix([[0.5, 0.5], [0.5, 0.5]], [name, "b"]),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fmoe.data import Data, Split
 from fmoe.evaluation import Settings, judge, projection
 from fmoe.evaluation.projection import projection_linf
+from fmoe.threat import Linf
 from tests.networks import learnt
 
 
@@ -56,7 +57,7 @@ def test_fab_projects_so_in_a_fast_evaluation_alone(
         return projection_linf(*tensors)
 
     monkeypatch.setattr(projection, "projection_linf", counted)
-    plain = Settings(("autoattack",), 0.06, fast=False)
+    plain = Settings(("autoattack",), Linf(eps=0.06), fast=False)
     verdicts = [broken(net, digits.test[:6], plain)]
     assert asked == 0
     verdicts.append(broken(net, digits.test[:6], replace(plain, fast=True)))

@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from fmoe import tracking
 from fmoe.evaluation import Evaluation, Settings
 from fmoe.study import Trial
+from fmoe.threat import Linf
 from fmoe.tracking import Tracker
 from pipelines.study_log import StudyLog
 
@@ -63,6 +64,8 @@ def test_finals_leave_no_run_of_an_earlier_try_running(parent: Tracker) -> None:
     again.resume([trial])
     assert again.trackers == {}  # nothing to mend
     labels = torch.tensor([1, 2, 3])
-    found = Evaluation(Settings((), 0.1), labels, {"prediction.clean": torch.tensor([1, 2, 0])})
+    found = Evaluation(
+        Settings((), Linf(eps=0.1)), labels, {"prediction.clean": torch.tensor([1, 2, 0])}
+    )
     again.evaluated(trial, "final_val", found)
     assert status(trial) == "FINISHED"

@@ -10,9 +10,16 @@ from torch import Tensor
 
 from fmoe.evaluation.outputs import classes
 from fmoe.evaluation.witness import Aside, Witness
+from fmoe.threat import Threat
 
 ROUNDING = 1e-6
 BROKEN, ATTACKED, PREDICTION = "broken.", "attacked.", "prediction."
+"""Before an attack's name: its columns."""
+BY = "by."
+"""Before the name of an attack of several parts: int8 [B], the place of the part that broke an
+image, -1 where none did."""
+WEIGHTS = "weights."
+"""Before `clean` or `pgd`: the gate's weights [B,E] there."""
 CLEAN = PREDICTION + "clean"
 
 
@@ -92,7 +99,7 @@ def gate_weights(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`clean`: of all images [N,E]; `pgd`: of those that were attacked, if any was."""
     found = {}
     for where in ("clean", "pgd"):
-        weights, moved = columns.get(f"weights.{where}"), columns.get(f"attacked.{where}")
+        weights, moved = columns.get(WEIGHTS + where), columns.get(ATTACKED + where)
         if weights is not None:
             found[where] = weights if moved is None or not moved.any() else weights[moved]
     return found
@@ -107,8 +114,10 @@ def verdict(name: str, start: Tensor, broken: Tensor, prediction: Tensor) -> Col
     }
 
 
-def assert_within(x_adv: Tensor, x: Tensor, eps: float) -> None:
-    distance = (x_adv - x).abs().max().item()
-    assert distance <= eps + ROUNDING, f"an adversarial image is {distance} away, eps is {eps}"
+def assert_within(x_adv: Tensor, x: Tensor, threat: Threat) -> None:
+    distance = threat.distance(x_adv, x).max().item()
+    assert distance <= threat.eps + ROUNDING, (
+        f"an adversarial image is {distance} away, eps is {threat.eps}"
+    )
     assert x_adv.min() >= 0, "an adversarial image leaves [0,1]"
     assert x_adv.max() <= 1, "an adversarial image leaves [0,1]"

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmoe.evaluation.chunk import gate_weights, right, share
+from fmoe.evaluation.chunk import WEIGHTS, gate_weights, right, share
 from fmoe.evaluation.mixture_suite import FACTORS
 from fmoe.evaluation.sweeps import STEPS, grid
+from fmoe.threat import Threat
 
 CURVE = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, STEPS)
 """Steps at which the accuracy is told."""
@@ -20,7 +21,7 @@ CURVE = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, STEPS)
 def mixture(columns: Mapping[str, Tensor], y: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """What is known of the parts; keys are there as far as their stage was run."""
     found: dict[str, Any] = {}
-    if "weights.clean" in columns:
+    if WEIGHTS + "clean" in columns:
         known = gate_weights(columns)
         found["names"] = named(known["clean"].shape[1], names)
         found["weights"] = {where: _means(weights) for where, weights in known.items()}
@@ -83,14 +84,15 @@ def entropy(weights_BE: Tensor) -> float:
     return nats / log(weights.shape[1]) if weights.shape[1] > 1 else 0.0
 
 
-def sweeps(columns: Mapping[str, Tensor], clean: Tensor, eps: float) -> dict[str, Any]:
+def sweeps(columns: Mapping[str, Tensor], clean: Tensor, threat: Threat) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "step" in columns:
         found["steps"] = [[k, accuracy_after(columns["step"], clean, k)] for k in CURVE]
     if "radius" in columns:
         # a hair more than the size: it is kept in float32
         found["eps"] = [[0.0, share(clean)]] + [
-            [size, share(columns["radius"] > size * (1 + 1e-6))] for size in grid(eps)
+            [size, share(columns["radius"] > size * (1 + 1e-6))]
+            for size in (larger.eps for larger in grid(threat))
         ]
     return found
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fmoe.evaluation.chunk import gate_weights, share
+from fmoe.evaluation.chunk import BY, gate_weights, share
 from fmoe.evaluation.figures import accuracy_after, better_alone
 from fmoe.evaluation.findings import Findings
 from fmoe.evaluation.intervals import mcnemar
-from fmoe.evaluation.settings import LEAST_FOR_DLR
+from fmoe.evaluation.standard import LEAST_FOR_DLR, PARTS, SQUARE
 from fmoe.evaluation.witness import ODD, Odd
 
 POINT = 0.01
-SQUARE = 0.002
+BY_PART = BY + "autoattack"
+BLACK_BOX = 0.002
 """As AutoAttack's own check has it, which our calling its parts one by one leaves out."""
 GAP = 0.08
 COLLAPSED = 0.95
@@ -48,7 +49,7 @@ def noted(found: Findings) -> list[str]:
     """What the reader should know and what stops nothing."""
     notes = [] if found.settings.collapse_stops else list(collapse(found))
     classes = int(found.columns["classes"].max()) if "classes" in found.columns else 10
-    if "by.autoattack" in found.columns and classes < LEAST_FOR_DLR:
+    if BY_PART in found.columns and classes < LEAST_FOR_DLR:
         notes.append(
             f"{classes} classes have no targeted DLR loss: AutoAttack's apgd-t ascends the "
             "target's logit minus the label's"
@@ -185,10 +186,10 @@ def black_box(found: Findings) -> Iterator[str]:
                 f"weak-white-box: examples made on expert {int(others.argmin())} leave "
                 f"{weakest:.1%}, those made on the mixture itself {own:.1%}"
             )
-    by = found.columns.get("by.autoattack")
+    by = found.columns.get(BY_PART)
     if by is not None:
-        square = int((by == 3).sum())
-        if square > max(1, SQUARE * found.images):
+        square = int((by == PARTS.index(SQUARE)).sum())
+        if square > max(1, BLACK_BOX * found.images):
             yield (
                 f"weak-white-box: Square, which needs no gradient, breaks {square} of "
                 f"{found.images} images that gradients did not"

@@ -16,6 +16,7 @@ from fmoe.evaluation.chunk import ROUNDING
 from fmoe.evaluation.outputs import finite
 from fmoe.evaluation.witness import Odd, Witness
 from fmoe.precision import at_least_float32
+from fmoe.threat import Threat
 
 
 class _Gradient(torch.autograd.Function):
@@ -46,11 +47,11 @@ class Guarded:
         self,
         model: Callable[[Tensor], Tensor],
         x: Tensor,
-        eps: float,
+        threat: Threat,
         witness: Witness | None,
         rows: Tensor,
     ):
-        self.model, self.x, self.eps, self.rows = model, x, eps, rows
+        self.model, self.x, self.threat, self.rows = model, x, threat, rows
         self.witness = witness
         self.lost = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
@@ -70,7 +71,7 @@ class Guarded:
         """points [P,C,H,W] where it happened: of those images within whose eps they lie."""
         near = torch.zeros_like(self.lost)
         for point in torch.unique(points, dim=0):
-            near |= (self.x - point).abs().flatten(1).amax(1) <= self.eps + ROUNDING
+            near |= self.threat.distance(point, self.x) <= self.threat.eps + ROUNDING
         if kind == Odd.NON_FINITE:
             self.lost |= near
         if self.witness is not None:

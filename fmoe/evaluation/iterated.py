@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fmoe.attacks import Objective, ball, objective_loss
+from fmoe.attacks import Objective, climb, objective_loss
 from fmoe.draw import Draw
-from fmoe.evaluation.chunk import Chunk, Columns, assert_within, verdict
+from fmoe.evaluation.chunk import BY, Chunk, Columns, assert_within, verdict
 from fmoe.evaluation.outputs import NONE, classes
 from fmoe.evaluation.witness import Left, Odd, Witness
 from fmoe.precision import at_least_float32
+from fmoe.threat import Threat
 
 STEPS = 20
 
@@ -51,12 +52,63 @@ def ascending(model: nn.Module, y: Tensor, loss: Objective = "ce") -> Pass:
     return run
 
 
+class Judging:
+    """Looks at the iterates of the images `rows` [R] of a chunk: each is judged by the outputs of
+    the pass that gives its gradient, and goes on where it is not broken."""
+
+    def __init__(self, run: Pass, chunk: Chunk, rows: Tensor):
+        self.run, self.chunk, self.rows = run, chunk, rows
+        self.step = torch.full((len(chunk.y),), -1, dtype=torch.int16, device=chunk.y.device)
+        self.prediction, self.x_adv = chunk.y.clone(), chunk.x.clone()
+        self.answers: Tensor | None = None
+        self.iterate = 0
+
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradients that are not finite count as 0."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            loss, outputs = self.run(x, self.rows)
+            # an attack on a part that does not depend on the image has no gradient
+            (gradient,) = (
+                torch.autograd.grad(loss.sum(), x, allow_unused=True)
+                if loss.requires_grad
+                else (None,)
+            )
+        left = self._judge(x.detach(), outputs.detach())
+        if gradient is not None:
+            gradient = gradient[left]
+        if self.chunk.witness is not None and len(self.rows):
+            _note(self.chunk.witness, self.rows, gradient)
+        return left, None if gradient is None else gradient.nan_to_num_(0, 0, 0)
+
+    def last(self, x: Tensor) -> None:
+        """Judges what is left after the last step."""
+        if len(x):
+            with torch.no_grad():
+                _, outputs = self.run(x, self.rows)
+            self._judge(x, outputs)
+
+    def _judge(self, x: Tensor, outputs: Tensor) -> Tensor:
+        """bool [b]: images that withstand, which are the rows from now on."""
+        rows, y = self.rows, self.chunk.y[self.rows]
+        said = self.chunk.confirmed(classes(outputs), x, y)
+        self.prediction[rows], self.x_adv[rows] = said, x
+        if self.answers is None:
+            self.answers = outputs.new_zeros(len(self.chunk.y), outputs.shape[1])
+        self.answers[rows] = outputs
+        left = said == y
+        self.step[rows[~left]] = self.iterate
+        self.iterate += 1
+        self.rows = rows[left]
+        return left
+
+
 def until_broken(
     run: Pass,
     chunk: Chunk,
     start: Tensor,
     *key: str | int,
-    eps: float,
+    threat: Threat,
     steps: int = STEPS,
     step_size: float | None = None,
     random_start: bool = True,
@@ -65,55 +117,22 @@ def until_broken(
 
     key: of the draws, which are those of the whole chunk. Gradients that are not finite count as 0.
     """
-    rows = first = start.nonzero()[:, 0]
-    step = torch.full((len(chunk.y),), -1, dtype=torch.int16, device=chunk.y.device)
-    prediction, x_adv = chunk.y.clone(), chunk.x.clone()
-    if len(rows) == 0:
-        return Attacked(step, prediction, x_adv)
-    size = eps / 4 if step_size is None else step_size
-    x = chunk.x[rows]
-    lower, upper = ball(x, eps)
-    if random_start:
-        noise = Draw(*chunk.key, *key, total=len(chunk.y), rows=rows).noise(x)
-        x = (x + eps * noise).clamp(lower, upper)
-    answers: Tensor | None = None
-    for iterate in range(steps + 1):
-        last = iterate == steps
-        with torch.set_grad_enabled(not last):
-            x = x.detach().requires_grad_(not last)
-            loss, outputs = run(x, rows)
-            said = classes(outputs.detach())
-            said = chunk.confirmed(said, x.detach(), chunk.y[rows])
-            # an attack on a part that does not depend on the image has no gradient
-            (gradient,) = (
-                torch.autograd.grad(loss.sum(), x, allow_unused=True)
-                if loss.requires_grad
-                else (None,)
-            )
-        x = x.detach()
-        prediction[rows], x_adv[rows] = said, x
-        if answers is None:
-            answers = outputs.new_zeros(len(chunk.y), outputs.shape[1]).detach()
-        answers[rows] = outputs.detach()
-        wrong = said != chunk.y[rows]
-        step[rows[wrong]] = iterate
-        left = ~wrong
-        if last or not left.any():
-            break
-        rows, lower, upper = rows[left], lower[left], upper[left]
-        x = x[left]
-        if gradient is not None:
-            gradient = gradient[left]
+    rows = start.nonzero()[:, 0]
+    judging = Judging(run, chunk, rows)
+    if len(rows):
+        size = threat.eps / 4 if step_size is None else step_size
+        x = chunk.x[rows]
+        ball = threat.ball(x)
+        if random_start:
+            draw = Draw(*chunk.key, *key, total=len(chunk.y), rows=rows)
+            x = ball.project(threat.random_point(x, draw))
+        judging.last(climb(judging.look, ball, x, steps=steps, step_size=size))
+        assert_within(judging.x_adv, chunk.x, threat)
         if chunk.witness is not None:
-            _note(chunk.witness, rows, gradient)
-        if gradient is not None:
-            x = (x + size * gradient.nan_to_num_(0, 0, 0).sign()).clamp(lower, upper)
-    assert_within(x_adv, chunk.x, eps)
-    if chunk.witness is not None:
-        assert answers is not None
-        chunk.witness.see(Odd.NON_FINITE, prediction == NONE)
-        chunk.witness.left(Left(first, x_adv[first], answers[first]))
-    return Attacked(step, prediction, x_adv)
+            assert judging.answers is not None
+            chunk.witness.see(Odd.NON_FINITE, judging.prediction == NONE)
+            chunk.witness.left(Left(rows, judging.x_adv[rows], judging.answers[rows]))
+    return Attacked(judging.step, judging.prediction, judging.x_adv)
 
 
 def _note(witness: Witness, rows: Tensor, gradient: Tensor | None) -> None:
@@ -132,7 +151,7 @@ def one_after_another(
     start: Tensor,
     name: str,
     *,
-    eps: float,
+    threat: Threat,
     steps: int = STEPS,
 ) -> Columns:
     """Several attacks (key of the draws, pass) as the attack `name`, each on what the ones before
@@ -140,8 +159,8 @@ def one_after_another(
     alive = start
     said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
     for place, (key, run) in enumerate(runs):
-        found = until_broken(run, chunk, alive, name, *key, eps=eps, steps=steps)
+        found = until_broken(run, chunk, alive, name, *key, threat=threat, steps=steps)
         said = torch.where(found.broken, found.prediction, said)
         by = by.masked_fill(found.broken, place)
         alive = alive & ~found.broken
-    return verdict(name, start, start & ~alive, said) | {f"by.{name}": by}
+    return verdict(name, start, start & ~alive, said) | {BY + name: by}

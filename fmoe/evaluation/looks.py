@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmoe.attacks import ball, margin
+from fmoe.attacks import margin
 from fmoe.draw import Draw
 from fmoe.evaluation.chunk import BROKEN, PREDICTION, Chunk, Columns
 from fmoe.evaluation.copies import copied
 from fmoe.evaluation.outputs import classes, finite
 from fmoe.evaluation.witness import Left, Odd, Witness
 from fmoe.precision import at_least_float32
+from fmoe.threat import Threat
 
 SAMPLE = 16
 """Images asked once more in another batch."""
@@ -139,7 +140,7 @@ def overrule(columns: Columns, attack: str, chunk: Chunk, second: Second) -> Col
     return columns | {BROKEN + attack: broken, PREDICTION + attack: prediction}
 
 
-def margin_step(model: nn.Module, chunk: Chunk, eps: float) -> tuple[Tensor, Tensor]:
+def margin_step(model: nn.Module, chunk: Chunk, threat: Threat) -> tuple[Tensor, Tensor]:
     """Images [B,C,H,W] one step of eps along the margin's gradient, which logits of any scale have
     (the cross-entropy of very small ones knows no class from another), and the outputs there."""
     with torch.enable_grad():
@@ -148,27 +149,26 @@ def margin_step(model: nn.Module, chunk: Chunk, eps: float) -> tuple[Tensor, Ten
         gradient = (
             torch.autograd.grad(rise, leaf, allow_unused=True)[0] if rise.requires_grad else None
         )
-    way = torch.zeros_like(leaf) if gradient is None else gradient.nan_to_num(0, 0, 0).sign()
-    x = (chunk.x + eps * way).clamp(0, 1)
+    way = torch.zeros_like(leaf) if gradient is None else gradient.nan_to_num(0, 0, 0)
+    x = threat.project(threat.ascend(chunk.x, way, threat.eps), chunk.x)
     return x, ask(model, x)
 
 
-def gradients(model: nn.Module, chunk: Chunk, eps: float) -> tuple[Tensor, Left]:
+def gradients(model: nn.Module, chunk: Chunk, threat: Threat) -> tuple[Tensor, Left]:
     """The largest absolute input gradient of each clean image [B], 0 where the loss is exactly 0;
     and what is answered with noise.
 
     Notes gradients that are not finite, 0, or misleading on clean images and, as an attack's start
     is, on ones with noise of eps, so that this needs no attack to be seen.
     """
-    noise = Draw(*chunk.key, "look", total=len(chunk.y)).noise(chunk.x)
-    lower, upper = ball(chunk.x, eps)
-    largest, _ = _gradient(model, chunk, chunk.x, eps / 4)
-    noisy = (chunk.x + eps * noise).clamp(lower, upper)
-    _, outputs = _gradient(model, chunk, noisy, eps / 4)
+    draw = Draw(*chunk.key, "look", total=len(chunk.y))
+    largest, _ = _gradient(model, chunk, chunk.x, threat)
+    noisy = threat.project(threat.random_point(chunk.x, draw), chunk.x)
+    _, outputs = _gradient(model, chunk, noisy, threat)
     return largest, Left(torch.arange(len(noisy), device=noisy.device), noisy, outputs)
 
 
-def _gradient(model: nn.Module, chunk: Chunk, x: Tensor, step: float) -> tuple[Tensor, Tensor]:
+def _gradient(model: nn.Module, chunk: Chunk, x: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
     """The largest absolute gradient [B] at x, and the outputs there [B,K]."""
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_(True)
@@ -188,18 +188,18 @@ def _gradient(model: nn.Module, chunk: Chunk, x: Tensor, step: float) -> tuple[T
         chunk.witness.see(Odd.NON_FINITE, ~sound)
         chunk.witness.see(Odd.GRADIENT, sound & ~largest.isfinite())
         chunk.witness.see(Odd.FLAT, sound & (largest == 0))
-        if step > 0:
-            chunk.witness.see(Odd.MISLED, _misled(model, chunk, x, gradient, losses, step))
+        if threat.eps > 0:
+            chunk.witness.see(Odd.MISLED, _misled(model, chunk, x, gradient, losses, threat))
     return largest, outputs.detach()
 
 
 def _misled(
-    model: nn.Module, chunk: Chunk, x: Tensor, gradient: Tensor, losses: Tensor, step: float
+    model: nn.Module, chunk: Chunk, x: Tensor, gradient: Tensor, losses: Tensor, threat: Threat
 ) -> Tensor:
-    """bool [B]: a step along the gradient's sign gives no higher loss than one against it, where by
-    the gradient it is one that rounding cannot hide."""
-    way = gradient.nan_to_num(0, 0, 0).sign()
-    above, below = (x + step * way).clamp(0, 1), (x - step * way).clamp(0, 1)
+    """bool [B]: a step of eps/4 along the gradient gives no higher loss than one against it, where
+    by the gradient it is one that rounding cannot hide."""
+    way = gradient.nan_to_num(0, 0, 0)
+    above, below = (threat.ascend(x, to, threat.eps / 4).clamp(0, 1) for to in (way, -way))
     more, less = (
         F.cross_entropy(ask(model, other), chunk.y, reduction="none") for other in (above, below)
     )

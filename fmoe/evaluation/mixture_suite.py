@@ -23,6 +23,7 @@ from fmoe.evaluation.outputs import NONE, classes
 from fmoe.evaluation.standard import Given
 from fmoe.evaluation.witness import Left, Odd
 from fmoe.mixture import Mixture, mix_logits, mix_probabilities
+from fmoe.threat import Threat
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the gate's temperature, in the sweep."""
@@ -51,7 +52,7 @@ def through(model: Mixture, y: Tensor, crafting: Crafting, loss: Objective = "ce
     return run
 
 
-def gate_only(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+def gate_only(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """Steers the weights toward the experts that are wrong; the experts' own gradient is cut."""
 
     def run(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,11 +64,11 @@ def gate_only(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Give
         return (log_w.exp() * losses.detach()).sum(1), model.combine(log_w, z)
 
     start = survivors(before, chunk.y)
-    found = until_broken(run, chunk, start, "gate-only", eps=eps)
+    found = until_broken(run, chunk, start, "gate-only", threat=threat)
     return verdict("gate-only", start, found.broken, found.prediction), []
 
 
-def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """Crafts with the clean image's weights: against the mixture as it is (an attack, with the
     cross-entropy and with the margin, which a hard gate's own gradient would drown), and against
     the mixture with those weights (`frozen`: what is left without routing)."""
@@ -80,12 +81,12 @@ def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Gi
 
     everyone = right(before, chunk.y)
     losses: tuple[Objective, ...] = ("ce", "margin")
-    columns = _restarts(chunk, before, eps, "frozen-gate", {
+    columns = _restarts(chunk, before, threat, "frozen-gate", {
         loss: through(model, chunk.y, lambda _, z, rows: model.combine(clean[rows], z), loss)
         for loss in losses
     })  # fmt: skip
     other = chunk.of_another()  # not the model's verdict
-    without = until_broken(frozen, other, everyone, "frozen", eps=eps)
+    without = until_broken(frozen, other, everyone, "frozen", threat=threat)
     return columns | {"frozen": everyone & ~without.broken}, []
 
 
@@ -108,14 +109,14 @@ def surrogates(model: Mixture) -> dict[str, Crafting]:
     }
 
 
-def mixings(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+def mixings(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """Surrogate mixings: gradient masking by the way in which outputs are combined."""
     runs = {
         name: through(model, chunk.y, crafting)
         for name, crafting in surrogates(model).items()
         if model.hard or name != model.mixing
     }
-    return _restarts(chunk, before, eps, "surrogate", runs), []
+    return _restarts(chunk, before, threat, "surrogate", runs), []
 
 
 def toward(model: Mixture, y: Tensor, expert: int) -> Pass:
@@ -133,24 +134,24 @@ def toward(model: Mixture, y: Tensor, expert: int) -> Pass:
     return run
 
 
-def reweighted(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+def reweighted(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """A restart for each expert, which then has at least half of the weight in the loss."""
     runs = {str(expert): toward(model, chunk.y, expert) for expert in range(len(model.experts))}
-    return _restarts(chunk, before, eps, "reweighted", runs), []
+    return _restarts(chunk, before, threat, "reweighted", runs), []
 
 
 def _restarts(
     chunk: Chunk,
     before: Columns,
-    eps: float,
+    threat: Threat,
     name: str,
     runs: Mapping[str, Pass],
 ) -> Columns:
     labelled = [((label,), run) for label, run in runs.items()]
-    return one_after_another(labelled, chunk, survivors(before, chunk.y), name, eps=eps)
+    return one_after_another(labelled, chunk, survivors(before, chunk.y), name, threat=threat)
 
 
-def transfer(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+def transfer(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """PGD examples of each expert and of the mixture, on each expert and on the mixture.
 
     `transfer` bool [B,E+1,E+1]: whether the target (column) is right about the source's (row)
@@ -158,13 +159,14 @@ def transfer(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given
     """
     sources: list[nn.Module] = [*model.experts, model]
     everyone = torch.arange(len(chunk.y), device=chunk.y.device)
-    attack, rows, predictions = PGD(eps=eps, step_size=eps / 4, steps=STEPS), [], []
+    attack = PGD(eps=threat.eps, norm=threat.norm, steps=STEPS)
+    rows, predictions = [], []
     for place, source in enumerate(sources):
         draw = Draw(*chunk.key, "transfer", place, total=len(chunk.y))
-        guarded = Guarded(source, chunk.x, eps, chunk.witness, everyone)
+        guarded = Guarded(source, chunk.x, threat, chunk.witness, everyone)
         with eval_mode(source):
             x_adv = attack(guarded, chunk.x, chunk.y, draw=draw)
-        assert_within(x_adv, chunk.x, eps)
+        assert_within(x_adv, chunk.x, threat)
         z, said = _all_say(model, x_adv, chunk)
         said = chunk.confirmed(said, x_adv, chunk.y)
         rows.append(torch.cat([z == chunk.y[:, None], (said == chunk.y)[:, None]], 1))
@@ -193,7 +195,7 @@ def _all_say(model: Mixture, x: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
     return classes(z), said
 
 
-def saturation(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Given:
+def saturation(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """Where the input gradient comes from, how large the experts' logits are, and accuracy at
     other temperatures of the gate.
 
@@ -223,7 +225,9 @@ def saturation(model: Mixture, chunk: Chunk, before: Columns, eps: float) -> Giv
         other.temperature = model.temperature * factor
         with torch.no_grad():
             start = classes(other(chunk.x)) == chunk.y
-        found = until_broken(ascending(other, chunk.y), chunk, start, "temperature", place, eps=eps)
+        found = until_broken(
+            ascending(other, chunk.y), chunk, start, "temperature", place, threat=threat
+        )
         clean.append(start)
         robust.append(start & ~found.broken)
     return {

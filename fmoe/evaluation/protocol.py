@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,55 +14,28 @@ from torch import Tensor, nn
 
 from fmoe.attacks import eval_mode
 from fmoe.data import Split
-from fmoe.evaluation import inputs, looks, mixture_suite, standard, sweeps
+from fmoe.evaluation import inputs, looks, mixture_suite
 from fmoe.evaluation.chunk import BROKEN, Chunk, Columns, Found, share, so_far
 from fmoe.evaluation.copies import NotCopied, copied
 from fmoe.evaluation.flags import POINT
 from fmoe.evaluation.outputs import Logarithm, are_probabilities, checked
 from fmoe.evaluation.result import Evaluation
-from fmoe.evaluation.settings import MIXTURE, Settings
+from fmoe.evaluation.settings import Settings
+from fmoe.evaluation.stages import CLEAN, attack_of, of_stage, run_of, wanted
 from fmoe.evaluation.standard import Given
 from fmoe.evaluation.witness import ODD, Odd, Witness
 from fmoe.folding import folded
 from fmoe.mixture import Mixture
 from fmoe.precision import exact
-
-Stage = Callable[[Any, Chunk, Columns, float], Given]
-"""(model, chunk, what earlier stages found, eps) to columns and flags."""
-
-STAGES: dict[str, Stage] = {
-    "clean": standard.clean,
-    "fgsm": standard.fgsm,
-    "pgd": standard.pgd,
-    "pgd50": standard.pgd50,
-    **{f"autoattack.{part}": partial(standard.autoattack, part) for part in standard.PARTS},
-    "gate-only": mixture_suite.gate_only,
-    "frozen-gate": mixture_suite.frozen_gate,
-    "surrogate": mixture_suite.mixings,
-    "reweighted": mixture_suite.reweighted,
-    "transfer": mixture_suite.transfer,
-    "saturation": mixture_suite.saturation,
-    "steps": sweeps.steps,
-    "radius": sweeps.radius,
-}
-"""A new attack: a function of a stage's form, its name here and its place in `settings`. One of
-several parts, NAME.PART each, gives columns of the whole as far as it has come."""
-
-
-WHITE_BOX = ("fgsm", "pgd", "pgd50", "steps")
-"""Stages that ascend the model's own gradient at the protocol's eps."""
+from fmoe.threat import threat_model
 
 
 def plan(model: nn.Module, settings: Settings) -> tuple[list[str], dict[str, str]]:
     """The stages to run, in order, and the attacks that are skipped with the reason."""
-    why = mixture_suite.why_not(model)
-    skipped = {name: why for name in settings.stages if name in MIXTURE and why}
-    wanted = [attack for attack in ("clean", *settings.stages) if attack not in skipped]
-    return [stage for attack in wanted for stage in STAGES if attack_of(stage) == attack], skipped
-
-
-def attack_of(stage: str) -> str:
-    return stage.partition(".")[0]
+    why, attacks = mixture_suite.why_not(model), wanted(settings.attacks)
+    skipped = {attack.name: why for attack in attacks if attack.of_mixtures and why}
+    run = [attack for attack in attacks if attack.name not in skipped]
+    return [CLEAN, *(stage for attack in run for stage in attack.stages)], skipped
 
 
 @contextmanager
@@ -114,7 +86,7 @@ def _judged(
     key, attacked, confirm = (settings.seed, start), subject, None
     if not (fresh is None or isinstance(subject, Mixture)) and _remembers(before):
         attacked = looks.Forgetful(subject)
-    elif settings.fast and name != "clean":
+    elif settings.fast and name != CLEAN:
         attacked, confirm = stand_in(subject, part)
     witness = Witness(len(part), part.labels.device)
     chunk = Chunk(part.pixels(), part.labels, key, confirm, witness)
@@ -126,7 +98,7 @@ def _judged(
             fresh = None if fresh is None else Logarithm(fresh)
             if confirm is not None:
                 chunk = replace(chunk, confirm=Logarithm(confirm))
-        columns, raised = STAGES[name](attacked, chunk, before, settings.eps)
+        columns, raised = run_of(name)(attacked, chunk, before, settings.threat)
         second = looks.after(attacked, fresh, chunk, first, witness)
     if second is not None:
         columns = looks.overrule(columns, attack_of(name), chunk, second)
@@ -136,17 +108,20 @@ def _judged(
 
 def _remembers(before: Columns) -> bool:
     """Whether the look at clean images has found state."""
-    seen = before.get(ODD + "clean")
+    seen = before.get(ODD + CLEAN)
     return seen is not None and share((seen & int(Odd.STATEFUL)) != 0) > POINT
 
 
 def _forget_flat(columns: Columns, name: str, witness: Witness) -> None:
     """A gradient of 0 tells something where it is the model's own, and the image withstood."""
-    if name in WHITE_BOX:
-        broken = columns["step"] >= 0 if name == "steps" else columns[BROKEN + name]
-        witness.forget(Odd.FLAT, broken)
-    elif name != "clean":
+    attack = of_stage(name)
+    if attack is None:
+        return
+    if not attack.white_box:
         witness.forget(Odd.FLAT, slice(None))
+        return
+    broken = columns.get(BROKEN + attack.name)
+    witness.forget(Odd.FLAT, columns["step"] >= 0 if broken is None else broken)
 
 
 def stand_in(model: nn.Module, part: Split) -> tuple[nn.Module, nn.Module | None]:
@@ -184,6 +159,7 @@ def evaluate(
     *,
     attacks: Sequence[str] = ("fgsm", "pgd", "mixture", "sweeps"),
     eps: float = 8 / 255,
+    norm: str = "linf",
     batch_size: int = 250,
     seed: int = 0,
     selected_on: str | None = None,
@@ -195,17 +171,17 @@ def evaluate(
     NumPy arrays of integers (labels as a list of ints, too).
 
     `model` maps float images in [0,1] to logits or log-probabilities [B,K]; it is asked in eval
-    mode, and copies of it are: it stays as it is. eps is in pixels of [0,1].
-    The mixture's attacks need a `fmoe.mixture.Mixture`, and are listed in `skipped` for another
-    model. selected_on: the split by which the model was chosen, `validation` or `test`. fast:
-    attack a folded copy, and count what breaks the model itself as well.
+    mode, and copies of it are: it stays as it is. eps is in pixels of [0,1], in a norm of
+    `fmoe.threat`. The mixture's attacks need a `fmoe.mixture.Mixture`, and are listed in `skipped`
+    for another model. selected_on: the split by which the model was chosen, `validation` or `test`.
+    fast: attack a folded copy, and count what breaks the model itself as well.
     `progress(done, total)` counts images. Raises `UserError`, which names the argument, before
     anything is judged; for a model whose output is not one tensor [B,K] as well.
     """
     split = inputs.split(images, labels)
     settings = Settings(
         inputs.names(attacks),
-        inputs.number(eps),
+        threat_model(norm, inputs.number(eps)),
         inputs.number(batch_size),
         inputs.number(seed),
         selected_on=selected_on,  # type: ignore[arg-type]

@@ -19,6 +19,11 @@ from torch import Tensor, nn
 from fmoe.attacks import Objective
 from fmoe.evaluation import looks
 from fmoe.evaluation.chunk import (
+    ATTACKED,
+    BY,
+    CLEAN,
+    PREDICTION,
+    WEIGHTS,
     Chunk,
     Columns,
     assert_within,
@@ -29,17 +34,20 @@ from fmoe.evaluation.chunk import (
 from fmoe.evaluation.guarded import Guarded
 from fmoe.evaluation.iterated import ascending, one_after_another, until_broken
 from fmoe.evaluation.outputs import NONE, Logarithm, classes
-from fmoe.evaluation.settings import LEAST_FOR_DLR
 from fmoe.evaluation.witness import Left, Odd
 from fmoe.mixture import Mixture
 from fmoe.precision import at_least_float32
+from fmoe.threat import Linf, Threat
 
 if TYPE_CHECKING:
     from pyautoattack import AutoAttack
 
 RESTARTS = 5
-PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+SQUARE = "square"
+PARTS = ("apgd-ce", "apgd-t", "fab-t", SQUARE)
 """AutoAttack's, in its order (arXiv 2003.01690)."""
+LEAST_FOR_DLR = 4
+"""Classes: the targeted DLR loss divides by the distance to the third and fourth largest logit."""
 TARGETS = 9
 """Classes that its targeted parts try an image, the likeliest ones first."""
 
@@ -50,27 +58,27 @@ Given = tuple[Columns, list[str]]
 """A stage's columns, and the flags that a library raised."""
 
 
-def fgsm(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+def fgsm(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """One step of eps from the image itself."""
     start, run = right(before, chunk.y), ascending(model, chunk.y)
     found = until_broken(
-        run, chunk, start, "fgsm", eps=eps, steps=1, step_size=eps, random_start=False
+        run, chunk, start, "fgsm", threat=threat, steps=1, step_size=threat.eps, random_start=False
     )
     return verdict("fgsm", start, found.broken, found.prediction), []
 
 
-def pgd(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+def pgd(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """20 steps of eps/4, random start; for a mixture the gate's weights under attack, too."""
     start = right(before, chunk.y)
-    found = until_broken(ascending(model, chunk.y), chunk, start, "pgd", eps=eps)
+    found = until_broken(ascending(model, chunk.y), chunk, start, "pgd", threat=threat)
     columns = verdict("pgd", start, found.broken, found.prediction)
     if isinstance(model, Mixture):
         with torch.no_grad():
-            columns["weights.pgd"] = model.gate_weights(found.x)
+            columns[WEIGHTS + "pgd"] = model.gate_weights(found.x)
     return columns, []
 
 
-def pgd50(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+def pgd50(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """50 steps of eps/4, five random starts with the cross-entropy and five with the margin."""
     losses: tuple[Objective, ...] = ("ce", "margin")
     runs = [
@@ -79,7 +87,7 @@ def pgd50(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
         for restart in range(RESTARTS)
     ]
     start = survivors(before, chunk.y)
-    return one_after_another(runs, chunk, start, "pgd50", eps=eps, steps=50), []
+    return one_after_another(runs, chunk, start, "pgd50", threat=threat, steps=50), []
 
 
 class _Collect(logging.Handler):
@@ -117,33 +125,33 @@ def _contained(device: torch.device) -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
-def autoattack(part: str, model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+def autoattack(part: str, model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """One of the standard version's four parts; the library's warnings become flags.
 
     They are run one by one on what is left, as the library does itself. Columns are of the whole as
     far as it has come; `by.autoattack` says which part broke an image.
     """
-    alive, flags = survivors(before, chunk.y), []
+    name, alive, flags = "autoattack", survivors(before, chunk.y), []
     start, said, by = (
-        before[name].to(alive.device) if name in before else new
-        for name, new in (
-            ("attacked.autoattack", alive),
-            ("prediction.autoattack", chunk.y),
-            ("by.autoattack", torch.full_like(chunk.y, -1, dtype=torch.int8)),
+        before[column].to(alive.device) if column in before else new
+        for column, new in (
+            (ATTACKED + name, alive),
+            (PREDICTION + name, chunk.y),
+            (BY + name, torch.full_like(chunk.y, -1, dtype=torch.int8)),
         )
     )
     rows = alive.nonzero()[:, 0]
     if len(rows):
-        told, warnings = _asked(part, model, chunk, rows, eps)
+        told, warnings = _asked(part, model, chunk, rows, threat)
         flags = [f"autoattack: {message}" for message in warnings]
         said = said.index_put((rows,), told)
         by = by.masked_fill(alive & (said != chunk.y), PARTS.index(part))
     broken = start & (said != chunk.y)
-    return verdict("autoattack", start, broken, said) | {"by.autoattack": by}, flags
+    return verdict(name, start, broken, said) | {BY + name: by}, flags
 
 
 def _asked(
-    part: str, model: nn.Module, chunk: Chunk, rows: Tensor, eps: float
+    part: str, model: nn.Module, chunk: Chunk, rows: Tensor, threat: Threat
 ) -> tuple[Tensor, list[str]]:
     """pyautoattack's part on these images: their classes under it, and the library's warnings."""
     from pyautoattack import AutoAttack
@@ -154,25 +162,33 @@ def _asked(
     x, y = chunk.x[rows].contiguous(), chunk.y[rows]
     attacked: Callable[[Tensor], Tensor] = model
     folded = chunk.confirm is not None
+    box = isinstance(threat, Linf)  # what is quick is so for boxes
     if chunk.confirm is not None:
         with torch.no_grad():
             unlike = classes(model(x)) != y
         if unlike.any():  # the library would not attack what its network has wrong
             attacked, folded = chunk.confirm, False
-    guarded = Guarded(attacked, x, eps, chunk.witness, rows)
+    guarded = Guarded(attacked, x, threat, chunk.witness, rows)
     on_cpu = x.device.type == "cpu"  # not measured on GPUs, which sort fast and wait for no answer
-    quick = without_sorting() if folded and on_cpu else nullcontext()
+    quick = without_sorting() if box and folded and on_cpu else nullcontext()
     with _contained(x.device) as warnings, quick:
         seed = int(chunk.key[0])
-        library = AutoAttack(guarded, eps=eps, seed=seed, device=x.device, version="standard")
+        library = AutoAttack(
+            guarded,
+            norm=threat.library,
+            eps=threat.eps,
+            seed=seed,
+            device=x.device,
+            version="standard",
+        )
         library.attacks_to_run = [part]
         _fit(library, len(attacked(x[:1])[0]))
         if isinstance(attacked, Logarithm):  # its checks are of what the model itself gives
-            library.model = Guarded(attacked.model, x, eps, chunk.witness, rows)
-        if folded and part == "square":
+            library.model = Guarded(attacked.model, x, threat, chunk.witness, rows)
+        if box and folded and part == SQUARE:
             library.square = in_windows(library.square, model, x)
         x_adv, _ = library.run_standard_evaluation(x, y, batch_size=len(y))
-    assert_within(x_adv, x, eps)
+    assert_within(x_adv, x, threat)
     with torch.no_grad():
         outputs = at_least_float32(attacked(x_adv))
     said = chunk.confirmed(classes(outputs), x_adv, y).masked_fill(guarded.lost, NONE)
@@ -194,7 +210,7 @@ def _fit(library: AutoAttack, classes: int) -> None:
         )[:, 0]
 
 
-def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given:
+def clean(model: nn.Module, chunk: Chunk, _before: Columns, threat: Threat) -> Given:
     """Predictions, and what the sanity checks need that costs next to nothing.
 
     `steady`: a second forward pass gave the same; `gradient`: see `looks.gradients`;
@@ -209,10 +225,10 @@ def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given
         first, second = model(x), model(x)
         scaled = {"standardised": (x - mean) / std, "bytes": x * 255}
         others = {name: classes(model(other)) for name, other in scaled.items()}
-    said, step = classes(first), looks.margin_step(model, chunk, eps)
-    gradient, noisy = looks.gradients(model, chunk, eps)
+    said, step = classes(first), looks.margin_step(model, chunk, threat)
+    gradient, noisy = looks.gradients(model, chunk, threat)
     columns = {
-        "prediction.clean": said,
+        CLEAN: said,
         "steady": torch.isclose(first, second, rtol=1e-4, atol=1e-5, equal_nan=True).all(1),
         "gradient": gradient,
         "margin": classes(step[1]) == y,
@@ -228,5 +244,5 @@ def clean(model: nn.Module, chunk: Chunk, _before: Columns, eps: float) -> Given
         chunk.witness.left(noisy, Left(everyone, *step), Left(everyone, x, at_least_float32(first)))
     if isinstance(model, Mixture):
         with torch.no_grad():
-            columns["weights.clean"] = model.gate_weights(x)
+            columns[WEIGHTS + "clean"] = model.gate_weights(x)
     return columns, []

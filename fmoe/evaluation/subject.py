@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
-
-from fmoe import assembly
-from fmoe.config import Config
-from fmoe.facts import Facts
 
 
 class Subject(Protocol):
@@ -24,14 +19,3 @@ class Subject(Protocol):
     def build(self) -> nn.Module:
         """The module, from float images [B,C,H,W] in [0,1] to logits or log-probabilities [B,K]."""
         ...
-
-
-@dataclass(frozen=True)
-class MixtureSubject:
-    """The mixture of a configuration, for images of these facts."""
-
-    config: Config
-    facts: Facts
-
-    def build(self) -> nn.Module:
-        return assembly.mixture(self.config, self.facts)

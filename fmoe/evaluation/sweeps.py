@@ -8,32 +8,33 @@ from torch import nn
 from fmoe.evaluation.chunk import Chunk, Columns, right
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.standard import Given
+from fmoe.threat import Threat
 
 STEPS = 100
 MULTIPLES = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Of the protocol's eps: 1/255 to 64/255 where that is 8/255."""
 
 
-def grid(eps: float) -> list[float]:
-    return [min(1.0, eps * multiple) for multiple in MULTIPLES]
+def grid(threat: Threat) -> list[Threat]:
+    return [threat.scaled(multiple) for multiple in MULTIPLES]
 
 
-def steps(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+def steps(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """One run of 100 steps; `step` int16 [B]: at which an image broke, -1 where it never did."""
     start = right(before, chunk.y)
     run = ascending(model, chunk.y)
-    return {"step": until_broken(run, chunk, start, "steps", eps=eps, steps=STEPS).step}, []
+    return {"step": until_broken(run, chunk, start, "steps", threat=threat, steps=STEPS).step}, []
 
 
-def radius(model: nn.Module, chunk: Chunk, before: Columns, eps: float) -> Given:
+def radius(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """PGD at growing eps on what is left; `radius` float32 [B]: the smallest eps found to break
     the image, 0 where it is wrong without an attack, inf where none did."""
     alive = right(before, chunk.y)
     found = torch.where(alive, torch.inf, 0.0)
-    for place, size in enumerate(grid(eps)):
+    for place, larger in enumerate(grid(threat)):
         broken = until_broken(
-            ascending(model, chunk.y), chunk, alive, "radius", place, eps=size
+            ascending(model, chunk.y), chunk, alive, "radius", place, threat=larger
         ).broken
-        found = found.masked_fill(broken, size)
+        found = found.masked_fill(broken, larger.eps)
         alive = alive & ~broken
     return {"radius": found}, []

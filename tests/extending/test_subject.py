@@ -13,9 +13,10 @@ from fmoe.data import Data, Split
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Found, Settings, evaluate, plan
 from fmoe.evaluation.chunk import so_far
-from fmoe.evaluation.settings import MIXTURE
+from fmoe.evaluation.stages import ATTACKS
 from fmoe.on_ray.evaluate import received, sent, stage
 from fmoe.on_ray.session import Resources
+from fmoe.threat import Linf
 from pipelines.judging import Request, chosen
 from pipelines.opened import Opened
 
@@ -56,7 +57,8 @@ def trained(train: Split) -> nn.Module:
     return model.eval()
 
 
-SETTINGS = Settings(("fgsm", "pgd", "mixture"), 0.1, batch_size=40)
+SETTINGS = Settings(("fgsm", "pgd", "mixture"), Linf(eps=0.1), batch_size=40)
+NO_MIXTURE = {a.name: "not a mixture of experts" for a in ATTACKS if a.of_mixtures}
 
 
 def in_one_process(model: nn.Module, test: Split) -> Evaluation:
@@ -65,14 +67,14 @@ def in_one_process(model: nn.Module, test: Split) -> Evaluation:
         test.images,
         test.labels,
         attacks=SETTINGS.attacks,
-        eps=SETTINGS.eps,
+        eps=SETTINGS.threat.eps,
         batch_size=SETTINGS.batch_size,
     )
 
 
 def test_a_foreign_model_is_judged_without_what_needs_a_mixture(digits: Data) -> None:
     found = in_one_process(trained(digits.train), digits.test[:80])
-    assert found.skipped == dict.fromkeys(MIXTURE, "not a mixture of experts")
+    assert found.skipped == NO_MIXTURE
     assert found.clean > 0.8
     assert found.worst_case < found.clean - 0.3
 

@@ -10,11 +10,17 @@ import pytest
 import torch
 
 from fmoe.data import Data
-from fmoe.evaluation.settings import MIXTURE
 from fmoe.on_ray.evaluate import evaluate
 from fmoe.on_ray.session import Resources
 from pipelines import judging
-from tests.extending.test_subject import SETTINGS, Foreign, in_one_process, opened, trained
+from tests.extending.test_subject import (
+    NO_MIXTURE,
+    SETTINGS,
+    Foreign,
+    in_one_process,
+    opened,
+    trained,
+)
 from tests.integration.conftest import Outcome
 
 Fmoe = Callable[..., Outcome]
@@ -24,7 +30,7 @@ def test_two_workers_say_what_one_process_says(ray_session: None, digits: Data) 
     model, test = trained(digits.train), digits.test[:80]
     found = evaluate(model, Foreign(), test, SETTINGS, resources=Resources(1, 0))
     alone = in_one_process(model, test)
-    assert found.skipped == alone.skipped == dict.fromkeys(MIXTURE, "not a mixture of experts")
+    assert found.skipped == alone.skipped == NO_MIXTURE
     assert found.columns.keys() == alone.columns.keys()
     assert all(torch.equal(found.columns[key], alone.columns[key]) for key in alone.columns)
 
@@ -46,7 +52,7 @@ def test_the_command_judges_it(
     answer = fmoe(
         "evaluate", it.name, "--data", "digits", "--report", tmp_path / "page", *flags
     ).json
-    assert answer["skipped"] == dict.fromkeys(MIXTURE, "not a mixture of experts")
+    assert answer["skipped"] == NO_MIXTURE
     assert answer["notes"].count("what the model was trained on is not known") == 1
     assert (answer["full"], answer["images"]) == (False, 40)
     report = json.loads((tmp_path / "page" / "evaluation.json").read_text())
