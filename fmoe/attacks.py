@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fmoe.draw import Draw
 from fmoe.precision import at_least_float32
 from fmoe.schema import Drawn, Pixels, Spec
-from fmoe.threat import Ball, Norm, threat_model
+from fmoe.threat import Ball, Norm, kinds, threat_model
 
 ModelFn = Callable[[Tensor], Tensor]
 Objective = Literal["ce", "margin", "kl"]
@@ -82,6 +82,11 @@ class Attack(Spec):
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def knows_warm_start(self) -> bool:
+        """Whether `fmoe.warm_start` may be asked for in training against it."""
+        return False
+
     def __call__(self, model: ModelFn, x: Tensor, y: Tensor, *, draw: Draw | None = None) -> Tensor:
         draw = draw or Draw.from_global()
         with eval_mode(model):
@@ -92,6 +97,10 @@ class Clean(Attack):
     """No attack: the images as they are."""
 
     kind: Literal["clean"] = "clean"
+
+    @property
+    def knows_warm_start(self) -> bool:
+        return True
 
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         return x
@@ -181,6 +190,10 @@ class FGSM(Attack):
     loss: Objective = "ce"
     norm: Norm = "linf"
 
+    @property
+    def knows_warm_start(self) -> bool:
+        return kinds()[self.norm].box
+
     def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
         step_size = scalar(self.eps) if self.step_size is None else self.step_size
         clean = clean_probabilities(model, x, self.loss)
@@ -231,6 +244,10 @@ class PGD(Attack):
     loss: Objective = "ce"
     norm: Norm = "linf"
 
+    @property
+    def knows_warm_start(self) -> bool:
+        return kinds()[self.norm].box
+
     def once(
         self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw, clean: Tensor | None
     ) -> Tensor:
@@ -266,6 +283,10 @@ class Mix(Attack):
     kind: Literal["mix"] = "mix"
     of: list[AttackConfig] = Field(min_length=1)
     weights: list[Weight] | None = None
+
+    @property
+    def knows_warm_start(self) -> bool:
+        return all(attack.knows_warm_start for attack in self.of)
 
     @model_validator(mode="after")
     def _weights_match(self) -> Self:

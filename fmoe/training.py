@@ -109,6 +109,12 @@ def check_batches(phase: Phase, images: int, workers: int) -> None:
         )
 
 
+def check_attack(phase: Phase, attack: Attack) -> None:
+    """Raises `UserError` for a training attack that the phase's other settings do not go with."""
+    if phase.warm_start and not attack.knows_warm_start:
+        raise UserError(f"warm_start: the attack {attack!r} knows none; set warm_start: false")
+
+
 @dataclass
 class Trainer:
     """The state of one phase: model, optimizers, and how far it has come."""
@@ -125,6 +131,7 @@ class Trainer:
         self.numerics = self.numerics.fitting(self.place.device)
         self.numerics.prepare(self.place.device)
         check_batches(self.phase, len(self.batches.split), self.place.world_size)
+        check_attack(self.phase, self.attack)
         self.model.to(self.place.device)
         set_trainable(self.model, self.update)
         if isinstance(self.model, Mixture) and isinstance(self.phase, Joint):
