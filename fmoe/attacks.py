@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fmoe.draw import Draw
 from fmoe.precision import at_least_float32
 from fmoe.schema import Drawn, Pixels, Spec
-from fmoe.threat import Ball, Norm, threat_model
+from fmoe.threat import Ball, Norm, kinds, threat_model
 
 ModelFn = Callable[[Tensor], Tensor]
 Objective = Literal["ce", "margin", "kl"]
@@ -218,7 +218,7 @@ class FGSM(Attack):
 
     @property
     def knows_warm_start(self) -> bool:
-        return threat_model(self.norm, 0).box
+        return kinds()[self.norm].box
 
     @property
     def warm_eps(self) -> float:
@@ -284,7 +284,7 @@ class PGD(Attack):
 
     @property
     def knows_warm_start(self) -> bool:
-        return threat_model(self.norm, 0).box
+        return kinds()[self.norm].box
 
     @property
     def warm_eps(self) -> float:

@@ -14,6 +14,8 @@ PROTOCOL = 4
 
 STANDARD, FULL = stages.standard_attacks(), stages.full()
 """The attacks of no group, and what promotion asks for."""
+MIXTURE = tuple(attack.name for attack in stages.wanted([stages.SUITE]))
+"""Those that attack a mixture's parts."""
 
 
 @dataclass(frozen=True)
