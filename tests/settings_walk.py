@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from fmoe import threat
+from fmoe.attacks import NFGSM
 from fmoe.config import Config, get
 from fmoe.data_sets import names
 from fmoe.kinds import kind_of, options
@@ -38,13 +40,15 @@ def changes(base: Config) -> Iterator[Change]:
 
 
 Keys = tuple[str, ...]
+ONE_VALUE = [(NFGSM, "norm")]
+"""Fields that have no other value."""
 
 
 def _of_class(
     cls: type[BaseModel], base: Config, keys: Keys, inside: tuple[type[BaseModel], ...]
 ) -> Iterator[Change]:
     for name, field in cls.model_fields.items():
-        if name != "kind":
+        if name != "kind" and (cls, name) not in ONE_VALUE:
             yield from _of(field.annotation, base, (*keys, name), (*inside, cls))
 
 
@@ -104,7 +108,7 @@ def _others(possible: list[Any], value: Any) -> Iterator[Any]:
     elif isinstance(value, int | float):
         yield from (value + 1, 2 * value, value / 2, 1, 2, 0.5)
     elif isinstance(value, str):
-        yield from chain(names(), [f"{value}x"])
+        yield from chain(names(), threat.kinds(), [f"{value}x"])
     elif isinstance(value, list):
         yield from (value[:-1], [*value, *value[-1:]], value[::-1])
         of = [option for option in possible if get_origin(option) is list]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from fmoe import config, data
+from fmoe import config, data, threat
 from fmoe.config import Config, fingerprint
 from fmoe.data import Info
 from fmoe.expert_store import expert_key
 from fmoe.joint import joint_key
+from fmoe.threat import Linf
 from tests.edited import edit_info
 from tests.settings_walk import Change, changes
 
@@ -38,9 +39,17 @@ NOT_THE_EXPERTS = {
 NOT_THE_RUNS = {"evaluate.*": "a verdict changes no weights: a finished phase may be judged anew"}
 
 
+class Other(Linf):
+    """So that a norm can be another."""
+
+    norm: Literal["other"] = "other"  # type: ignore[assignment]
+
+
 @pytest.fixture(scope="module")
-def all_changes() -> list[Change]:
-    return list(changes(BASE))
+def all_changes() -> Iterator[list[Change]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threat, "ThreatConfig", Linf | Other)
+        yield list(changes(BASE))
 
 
 def of_expert(settings: Config) -> str:
