@@ -28,7 +28,7 @@ class SumOverWorkers(torch.autograd.Function):
 
 
 def sum_over_workers(tensor: Tensor) -> Tensor:
-    total: Tensor = SumOverWorkers.apply(tensor)  # type: ignore[no-untyped-call]
+    total: Tensor = SumOverWorkers.apply(tensor)
     return total
 
 
