@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-cluster bench lint format clean
+.PHONY: setup demo test test-unit test-integration test-cluster programs bench lint format clean
 
 setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
@@ -21,17 +21,33 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## train, evaluate and register nine experts on scikit-learn's digits
 	$(BIN)/fmoe train digits --workers 2
 
-# those that start Ray come one by one: beside each other they take longer than one after the other
-# the report's page is looked at in chromium: without root or apt that test is skipped
-test: setup  ## everything but the cluster's faults
-	command -v chromedriver >/dev/null || { apt-get update -q && apt-get install -y -q chromium chromium-driver; } || true
-	$(BIN)/python -m pytest --ignore=tests/integration --ignore=tests/cluster -n 2 --dist loadfile --cov --cov-report=
-	$(BIN)/python -m pytest tests/integration --cov --cov-append --cov-fail-under=90
+# `make -j test test-cluster` runs its three parts beside each other, as .ci/run does: those that
+# start Ray wait much of the time. Each part's tests come one by one; alone, the unit tests in two
+UNIT_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest
+
+test: test-unit test-integration  ## everything but the cluster's faults
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=90
+
+test-unit: export COVERAGE_FILE = .coverage.unit
+test-unit: programs
+	$(PYTEST) --ignore=tests/integration --ignore=tests/cluster -n $(UNIT_WORKERS) --dist loadfile \
+		--cov --cov-report=
+
+test-integration: export COVERAGE_FILE = .coverage.integration
+test-integration: programs
+	$(PYTEST) tests/integration --cov --cov-report=
 
 # FMOE_KILLS=10 for more kills at random moments
-test-cluster: setup  ## two Ray hosts in network namespaces, under faults; needs root
-	command -v ip >/dev/null || { apt-get update -q && apt-get install -y -q iproute2; }
-	$(BIN)/python -m pytest tests/cluster
+test-cluster: programs  ## two Ray hosts in network namespaces, under faults; needs root
+	command -v ip >/dev/null
+	$(PYTEST) tests/cluster
+
+# in chromium the report's page is looked at: without root or apt that test is skipped
+programs: setup
+	command -v chromedriver >/dev/null || { apt-get update -q && apt-get install -y -q chromium chromium-driver; } || true
+	command -v ip >/dev/null || { apt-get update -q && apt-get install -y -q iproute2; } || true
 
 # the machine must be quiet; those of real images want DATA=folder, those of a trained model MODEL=…
 bench: setup  ## side by side with peers and with the floor; results/ and the tables of the README

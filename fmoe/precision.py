@@ -24,15 +24,15 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def exact() -> Iterator[None]:
     """float32 that is float32 on GPUs, too (they would use TF32 for convolutions), the same
     kernels every time, and none chosen by trying them out: batches shrink as images break."""
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    matmul = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
     try:
         with torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False
         ):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cuda.matmul.fp32_precision = matmul
 
 
 @dataclass(frozen=True)

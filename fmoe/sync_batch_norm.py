@@ -6,10 +6,30 @@ training on one CPU worker and on several gives the same numbers up to rounding.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
+
+
+class SumOverWorkers(torch.autograd.Function):
+    """All workers' tensors, added; a gradient is the sum of all workers' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor) -> Tensor:
+        total = input.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_over_workers(gradient)
+
+
+def sum_over_workers(tensor: Tensor) -> Tensor:
+    total: Tensor = SumOverWorkers.apply(tensor)
+    return total
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -21,7 +41,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         x = input.float()
         count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
         sums = torch.cat([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), count])
-        total: Tensor = dist_nn.all_reduce(sums)  # type: ignore[no-untyped-call]
+        total = sum_over_workers(sums)
         size, channels = total[-1], x.shape[1]
         mean = total[:channels] / size
         var = (total[channels:-1] / size - mean * mean).clamp(min=0)  # of a constant: rounding

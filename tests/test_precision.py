@@ -38,18 +38,20 @@ def test_a_cpu_needs_no_settings(backends: Any) -> None:
 
 
 def test_exact_is_float32_and_puts_everything_back() -> None:
-    def seen() -> tuple[bool, ...]:
-        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
-        return cudnn.allow_tf32, cuda.matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
 
-    torch.backends.cuda.matmul.allow_tf32 = True
+    def seen() -> tuple[bool | str, ...]:
+        return cudnn.allow_tf32, matmul.fp32_precision, cudnn.deterministic, cudnn.benchmark
+
+    default = matmul.fp32_precision
+    matmul.fp32_precision = "tf32"
     try:
         before = seen()
         with exact():
-            assert seen() == (False, False, True, False)
+            assert seen() == (False, "ieee", True, False)
         assert seen() == before
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
+        matmul.fp32_precision = default
 
 
 @pytest.mark.parametrize("native", [False, True])

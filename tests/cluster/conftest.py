@@ -150,25 +150,21 @@ class Cluster:
         """FMOE_HOME: no two hosts share one."""
         return {**self.env, "FMOE_HOME": str(self.folder / f"home-{host.name}")}
 
-    def state(self) -> dict[str, Any]:
-        """Nodes and free CPUs, as Ray tells them."""
-        code = """
-import json, ray
+    def whole(self, seconds: float = 15) -> bool:
+        """All CPUs are there and free, within so many seconds: asked by one process, for each that
+        connects costs the two hosts seconds of their CPUs."""
+        code = f"""
+import ray, sys, time
 ray.init(address='auto', log_to_driver=False, logging_level='ERROR')
-alive = [n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']]
-print(json.dumps({'alive': alive, 'cpus': ray.cluster_resources().get('CPU', 0),
-                  'free': ray.available_resources().get('CPU', 0)}))
+deadline = time.monotonic() + {seconds}
+while time.monotonic() < deadline:
+    told = ray.cluster_resources().get('CPU'), ray.available_resources().get('CPU')
+    if told == ({1 + len(self.nodes)}, {1 + len(self.nodes)}):
+        sys.exit()
+    time.sleep(0.2)
+sys.exit(1)
 """
-        done = self.head.run(PYTHON, "-c", code, env=self.driver_env())
-        if done.returncode:
-            return {"alive": [], "cpus": 0, "free": 0}
-        value: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return value
-
-    def whole(self) -> bool:
-        """All CPUs are there and free."""
-        state = self.state()
-        return bool(state["cpus"] == state["free"] == 1 + len(self.nodes))
+        return self.head.run(PYTHON, "-c", code, env=self.driver_env()).returncode == 0
 
     def restore(self) -> None:
         """Every host up, linked and idle again."""

@@ -19,7 +19,7 @@ from tests.conftest import SMALL
 EPOCHS = 6
 SHORT = [
     "data.val_images=900",
-    "joint.validation.images=96",  # 32 choose an epoch by chance
+    "joint.validation.images=300",  # 96 choose an epoch by chance
     f"joint.epochs={EPOCHS}",
     "joint.batch_size=32",
     "experts.train.batch_size=32",
