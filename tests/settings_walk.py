@@ -110,9 +110,12 @@ def _others(possible: list[Any], value: Any) -> Iterator[Any]:
     elif isinstance(value, str):
         yield from chain(names(), threat.kinds(), [f"{value}x"])
     elif isinstance(value, list):
-        yield from (value[:-1], [*value, *value[-1:]], value[::-1])
         of = [option for option in possible if get_origin(option) is list]
         inner = [member for option in of for member in options(get_args(option)[0])]
+        if not value:
+            yield from ([{"kind": kind}] for kind in map(kind_of, inner) if kind)
+            return
+        yield from (value[:-1], [*value, *value[-1:]], value[::-1])
         yield from ([other, *value[1:]] for other in _others(inner, value[0]))
     elif isinstance(value, dict):
         yield {**value, "added": next(iter(value.values()))}

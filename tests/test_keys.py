@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from fnmatch import fnmatch
 from typing import Any, Literal
 
 import pytest
 
-from fmoe import config, data, threat
+from fmoe import after_step, config, data, threat
 from fmoe.config import Config, fingerprint
 from fmoe.data import Info
 from fmoe.expert_store import expert_key
 from fmoe.joint import joint_key
 from fmoe.threat import Linf
 from tests.edited import edit_info
+from tests.extending.added import added
+from tests.extending.test_after_step import Ema
 from tests.settings_walk import Change, changes
 
 MEMBER = ("own", 0)
@@ -46,10 +48,10 @@ class Other(Linf):
 
 
 @pytest.fixture(scope="module")
-def all_changes() -> Iterator[list[Change]]:
-    with pytest.MonkeyPatch.context() as patch:
+def all_changes() -> list[Change]:
+    with pytest.MonkeyPatch.context() as patch, added(after_step, "AfterStepConfig", Ema):
         patch.setattr(threat, "ThreatConfig", Linf | Other)
-        yield list(changes(BASE))
+        return list(changes(BASE))
 
 
 def of_expert(settings: Config) -> str:
