@@ -51,7 +51,7 @@ __all__ = [
 
 class _Facts(Mapping[str, Info]):
     def __getitem__(self, name: str) -> Info:
-        return next(each.info for each in data_sets.DATA_SETS if each.name == name)
+        return {each.name: each.info for each in data_sets.DATA_SETS}[name]
 
     def __iter__(self) -> Iterator[str]:
         return (each.name for each in data_sets.DATA_SETS)

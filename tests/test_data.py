@@ -273,6 +273,8 @@ def test_facts_of_a_data_set_fit_each_other(name: str) -> None:
     assert info.val_images > 0
     assert re.fullmatch("[a-z][a-z0-9-]*", name), "a folder and a file go by it"
     assert list(data.INFO).count(name) == 1
+    assert data.INFO[name] is info
+    assert f"{name}-x" not in data.INFO
 
 
 def test_unknown_data_set_names_the_known_ones() -> None:
