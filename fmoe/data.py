@@ -2,7 +2,8 @@
 
 `load(name, data_dir)` gives train, val and test; `load_training` gives train and val and does not
 open the test files, so that no choice can depend on them; `read` gives one part and needs no other.
-Sources: a folder of published files (see `fmoe.readers`), or else what `fmoe data prepare` wrote.
+Which data sets there are: `fmoe.data_sets`. Sources: a folder of published files (see
+`fmoe.readers`), or else what `fmoe data prepare` wrote.
 Augmentation is a batched tensor operation drawn for the global batch and cut by rank.
 """
 
@@ -40,6 +41,7 @@ __all__ = [
     "known",
     "load",
     "load_training",
+    "origin",
     "prepare",
     "prepared_path",
     "read",
