@@ -69,7 +69,7 @@ def trained(trained_once: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
     return trained_once
 
 
-JUDGED = 120  # test images
+JUDGED = 60  # test images
 
 
 @pytest.fixture(scope="session")

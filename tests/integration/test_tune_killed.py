@@ -34,7 +34,7 @@ def test_killed_driver_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tmp_path,
         {"gate.temperature": {"loguniform": [0.3, 3]}},
         scheduler={"kind": "fifo"},
-        set={"joint.epochs": 5, "data.train_images": 640},
+        set={"joint.epochs": 5},
     )
     command = (file, "--trials", "4", "--name", "killed")
     process = start(tmp_path, *command)

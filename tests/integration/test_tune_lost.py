@@ -42,7 +42,7 @@ def test_a_trial_that_is_killed_twice_fails_alone(
         searcher={"kind": "grid"},
         scheduler={"kind": "fifo"},
         baseline=False,
-        set={"joint.epochs": 12},
+        set={"joint.epochs": 6},
     )
     killed: list[int] = []
     over = threading.Event()
