@@ -33,8 +33,8 @@ class Smooth(nn.Module):
         self.second = nn.Parameter(torch.rand(12, classes, generator=draw) * 2 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = ((x.flatten(1) - 0.5) @ self.first / 2).tanh()
-        return hidden @ self.second
+        logits: Tensor = ((x.flatten(1) - 0.5) @ self.first / 2).tanh() @ self.second
+        return logits
 
 
 def mixture() -> Mixture:
@@ -48,7 +48,7 @@ def images(count: int) -> Tensor:
 def labels(x: Tensor) -> Tensor:
     """What the mixture says, but for every eighth image."""
     with torch.no_grad():
-        y = mixture()(x).argmax(1)
+        y: Tensor = mixture()(x).argmax(1)
     y[::8] = (y[::8] + 1) % 5
     return y
 
