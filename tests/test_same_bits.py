@@ -33,8 +33,8 @@ class Smooth(nn.Module):
         self.second = nn.Parameter(torch.rand(12, classes, generator=draw) * 2 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = ((x.flatten(1) - 0.5) @ self.first / 2).tanh()
-        return hidden @ self.second
+        logits: Tensor = ((x.flatten(1) - 0.5) @ self.first / 2).tanh() @ self.second
+        return logits
 
 
 def mixture() -> Mixture:
