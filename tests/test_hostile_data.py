@@ -37,7 +37,7 @@ warnings.simplefilter("error")
 from fmoe import data
 from fmoe.errors import UserError
 import pyarrow.parquet, scipy.io
-resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))  # not of addresses: threads reserve more
 
 def read(name, folder):
     os.chdir(folder)

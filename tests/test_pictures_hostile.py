@@ -150,7 +150,7 @@ def test_bombs_take_seconds_and_little_memory(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(made())
     code = """if True:
         import json, resource, sys, time
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
         from pathlib import Path
         from fmoe.errors import UserError
         from fmoe.images import read_image
