@@ -37,7 +37,7 @@ warnings.simplefilter("error")
 from fmoe import data
 from fmoe.errors import UserError
 import pyarrow.parquet, scipy.io
-resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))  # not of addresses: threads reserve more
+resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))  # used, not reserved
 
 def read(name, folder):
     os.chdir(folder)
