@@ -5,18 +5,16 @@ It is trained beside the model in both phases, resumed, and deployed where valid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from fmoe import after_step, assembly, joint, training
-from fmoe.after_step import AfterStep
 from fmoe.augment import Augment
 from fmoe.batches import Batches
 from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
@@ -26,49 +24,21 @@ from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.place import Place
 from fmoe.precision import Numerics
-from fmoe.state import require
 from fmoe.storage import Damaged, Folder
 from fmoe.training import Trainer
 from fmoe.validation import validation_accuracies, validation_attacks
 from tests.extending.added import added
+from tests.extending.document import section
 from tests.extending.whole_way import different, few, joint_phase, latest, resumed, settings
+
+CODE = section("What follows a step")
+Average = CODE.Average
+Ema = CODE.Ema
 
 EMA = "[{kind: ema, decay: 0.5}]"
 BOTH = [f"experts.train.after_step={EMA}", f"joint.after_step={EMA}"]
 MEMBER = ("fgsm", 0)
 HEAD = "head.bias"
-
-
-class Average:
-    """The weights' exponential moving average; BatchNorm's statistics are the model's own."""
-
-    def __init__(self, model: nn.Module, decay: float):
-        self.model, self.decay = model, decay
-        self.mean = {n: p.detach().clone() for n, p in model.named_parameters()}
-
-    @torch.no_grad()
-    def after_step(self, step: int) -> None:
-        for name, parameter in self.model.named_parameters():
-            self.mean[name].lerp_(parameter, 1 - self.decay)
-
-    def offer(self) -> Mapping[str, Tensor]:
-        return {**self.model.state_dict(), **self.mean}
-
-    def state(self) -> dict[str, Tensor]:
-        return self.mean
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        require(state, self.mean, "after:ema")
-        for name, tensor in state.items():
-            self.mean[name].copy_(tensor)
-
-
-class Ema(AfterStep):
-    kind: Literal["ema"] = "ema"
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
-
-    def build(self, model: nn.Module) -> Average:
-        return Average(model, self.decay)
 
 
 @pytest.fixture(scope="module")

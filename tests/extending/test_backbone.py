@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from pydantic import PositiveInt
-from torch import Tensor, nn
 
 import fmoe
 from fmoe import assembly, checkpoint, config, joint, search_space
@@ -23,44 +20,19 @@ from fmoe.crafting import crafting_view
 from fmoe.data import Data
 from fmoe.evaluation import evaluate
 from fmoe.expert_store import ExpertStore, expert_key
-from fmoe.experts import Backbone, Normalize, ResNet18, ResNet18Backbone
+from fmoe.experts import ResNet18, ResNet18Backbone
 from fmoe.folding import folded
 from fmoe.precision import Numerics
 from fmoe.storage import Damaged, Folder
 from fmoe.tensors import Tensors
 from fmoe.windowed import Box, Windowed
 from tests.conftest import SMALL
+from tests.extending.document import section
 from tests.extending.unions import beside
 
-
-class PlainNet(nn.Module):
-    """Convolutions without BatchNorm, of a kind that no fast path knows."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], classes: int, depth: int):
-        super().__init__()
-        self.normalize = Normalize(mean, std)
-        sides = [len(mean), *[4] * depth]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(before, after, 3, 2, 1) for before, after in pairwise(sides)
-        )
-        self.head = nn.Linear(4, classes)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        x = self.normalize(x_BCHW)
-        for conv in self.convs:
-            x = F.gelu(conv(x))
-        logits: Tensor = self.head(x.mean((2, 3)))
-        return logits
-
-
-class Plain(Backbone):
-    kind: Literal["plain"] = "plain"
-    depth: PositiveInt = 3
-
-    def build(
-        self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], classes: int
-    ) -> nn.Module:
-        return PlainNet(mean, std, classes, self.depth)
+CODE = section("A backbone")
+PlainNet = CODE.PlainNet
+Plain = CODE.Plain
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,6 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,47 +26,28 @@ from PIL import Image
 import fmoe
 from fmoe import checkpoint, config, data, data_sets, evaluation, joint
 from fmoe.config import Config
-from fmoe.data_kinds import Info, Published
+from fmoe.data_kinds import Published
 from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore
 from fmoe.held_out import HeldOut, check_classes
-from fmoe.readers import PARTS, Arrays, Download, Hub, Kind, Layout, Part, checked
-from fmoe.readers.files import content, names_in
+from fmoe.readers import PARTS, Download, Part
 from fmoe.storage import Folder
 from pipelines.cli import main
 from tests.conftest import SMALL
+from tests.extending.document import section
 from tests.published import IMG, encode, write_batches
 
-SHAPE = (3, 12, 12)
-CLASSES = ("red", "green", "blue", "yellow", "grey")
+CODE = section("A data set")
+SHAPE = CODE.SHAPE
+CLASSES = CODE.CLASSES
+MOST_BYTES = CODE.MOST_BYTES
+Tiles = CODE.Tiles
+unpacked = CODE.unpacked
+
 COLOURS = np.array(
     [[220, 30, 30], [30, 220, 30], [30, 30, 220], [220, 220, 30], [120, 120, 120]], np.uint8
 )
 COUNTS: dict[Part, int] = {"train": 100, "test": 20}
-MOST_BYTES = 1 << 20
-
-
-class Tiles(Published):
-    """A byte of the label and then the pixels, image after image."""
-
-    name: Literal["tiles"] = "tiles"
-    info: Info = Info(SHAPE, CLASSES, (0.49, 0.49, 0.34), (0.35, 0.35, 0.28), 30)
-    hub: Hub | None = Hub(config="tiles", label="colour", names=(*CLASSES[:4], "gray"))
-    original: str | None = "tiles-{train,test}.bin"
-
-    def originals(self, place: Path) -> list[Layout]:
-        files = [f"tiles-{part}.bin" for part in PARTS]
-        there = [file for file in files if file in names_in(place)]
-        return [Layout(there[0], functools.partial(unpacked, self.kind, place))] if there else []
-
-
-def unpacked(kind: Kind, place: Path, part: Part) -> Arrays:
-    file = place / f"tiles-{part}.bin"
-    rows = np.frombuffer(content(file, MOST_BYTES), np.uint8)
-    if len(rows) % 433:
-        raise UserError(f"{file}: {len(rows)} bytes, not whole images of 433")
-    rows = rows.reshape(-1, 433)
-    return checked(str(file), rows[:, 1:].reshape(-1, *kind.shape), rows[:, 0], kind)
 
 
 @pytest.fixture(autouse=True)

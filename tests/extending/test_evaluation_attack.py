@@ -10,30 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from fmoe import assembly, config
-from fmoe.draw import Draw
 from fmoe.errors import UserError
 from fmoe.evaluation import Settings, evaluate, plan, stages
-from fmoe.evaluation.chunk import Chunk, Columns, assert_within, survivors, verdict
-from fmoe.evaluation.outputs import classes
 from fmoe.evaluation.stages import Attack
-from fmoe.evaluation.standard import Given
-from fmoe.threat import Linf, Threat
+from fmoe.threat import Linf
 from pipelines.judging import Request, chosen
 from pipelines.opened import Opened
 from tests.conftest import SMALL
+from tests.extending.document import section
+
+CODE = section("An attack of the evaluation")
+corner = CODE.corner
 
 BEFORE = stages.ATTACKS
-
-
-def corner(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
-    """A random corner of the ball, for the images that are left."""
-    start = survivors(before, chunk.y)
-    moved = Draw(*chunk.key, "corner", total=len(chunk.y)).noise(chunk.x)
-    x_adv = threat.project(threat.ascend(chunk.x, moved, threat.eps), chunk.x)
-    assert_within(x_adv, chunk.x, threat)
-    with torch.no_grad():
-        said = classes(model(x_adv))
-    return verdict("corner", start, start & (said != chunk.y), said), []
 
 
 @pytest.fixture

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from fmoe import gates
 from fmoe.data import Data
-from fmoe.experts import Normalize
-from fmoe.gates import Gate, Width
 from tests.extending.added import added
+from tests.extending.document import section
 from tests.extending.whole_way import few, settings, whole_way
 
-
-class Net(nn.Module):
-    def __init__(self, *, mean: Sequence[float], std: Sequence[float], experts: int, width: int):
-        super().__init__()
-        self.normalize = Normalize(mean, std)
-        self.hidden = nn.Linear(len(mean), width)
-        self.head = nn.Linear(width, experts)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.hidden(self.normalize(x_BCHW).mean((2, 3))).tanh())
-        return logits
-
-
-class Colours(Gate):
-    """By the mean of every channel."""
-
-    kind: Literal["colours"] = "colours"
-    width: Width = 4
-
-    def build(
-        self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], experts: int
-    ) -> nn.Module:
-        return Net(mean=mean, std=std, experts=experts, width=self.width)
+CODE = section("A gate")
+Net = CODE.Net
+Colours = CODE.Colours
 
 
 @pytest.fixture(scope="module", autouse=True)

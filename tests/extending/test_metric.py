@@ -14,23 +14,18 @@ from fmoe import config, joint, metrics
 from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore
-from fmoe.metrics import Measured
 from fmoe.on_ray.schedulers import Schedulers
 from fmoe.on_ray.suggest import Suggestions
-from fmoe.place import reduce_sum
 from fmoe.search_space import Space
 from fmoe.storage import Folder
 from fmoe.study import Trial, ranked
 from fmoe.training import Epoch
 from tests.conftest import SMALL
+from tests.extending.document import section
 from tests.extending.studies import space_of
 
-
-def sureness(epoch: Measured) -> float:
-    """Mean probability of the likeliest class, over the validation images."""
-    likeliest = epoch.model(epoch.val.pixels()).exp().amax(1)
-    total = likeliest.sum().double() / epoch.place.world_size
-    return float(reduce_sum(total, epoch.place)) / len(epoch.val)
+CODE = section("A metric")
+sureness = CODE.sureness
 
 
 @pytest.fixture

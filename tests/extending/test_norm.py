@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
 
 import pyarrow as pa
 import pytest
 import torch
 from pyautoattack import AutoAttack
 from pyautoattack.square import SquareAttack
-from pydantic import Field
 from torch import Tensor, nn
 
 from fmoe import assembly, config, threat, training
@@ -25,40 +23,15 @@ from fmoe.evaluation.chunk import ROUNDING, Chunk
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.promotion import Evidence, lacks, not_better
 from fmoe.storage import Folder
-from fmoe.threat import Linf, Threat
+from fmoe.threat import Linf
 from tests.conftest import SMALL
+from tests.extending.document import section
 from tests.test_promotion import REPORT
 from tests.test_same_bits import images, labels, mixture
 
-
-class L2(Threat):
-    """The perturbation's Euclidean length is at most eps."""
-
-    norm: Literal["l2"] = "l2"
-    eps: Annotated[float, Field(ge=0, le=64)]
-    symbol: ClassVar[str] = "ℓ2"
-    library: ClassVar[str | None] = "L2"
-
-    def random_point(self, x: Tensor, draw: Draw) -> Tensor:
-        normal = torch.erfinv(draw.noise(x).clamp(-1 + 1e-6, 1 - 1e-6))
-        radius = ((draw.noise(x[:, :1, :1, :1]) + 1) / 2) ** (1 / x[0].numel())
-        return x + self.eps * radius * normal / length(normal)
-
-    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        return x_adv + step_size * gradient / length(gradient)
-
-    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        moved = x_adv - x
-        return (x + moved * (self.eps / length(moved)).clamp(max=1)).clamp(0, 1)
-
-    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        return length(x_adv - x).flatten()
-
-
-def length(moved: Tensor) -> Tensor:
-    """[B,1,1,1], never 0."""
-    found: Tensor = moved.flatten(1).norm(dim=1).clamp_min(1e-12)
-    return found[:, None, None, None]
+CODE = section("A norm")
+L2 = CODE.L2
+length = CODE.length
 
 
 EPS = 0.5

@@ -7,12 +7,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from pydantic import Field
 
 from fmoe import config, joint, optim
 from fmoe.checkpoint import Checkpoints
@@ -20,27 +19,16 @@ from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore, expert_key
-from fmoe.optim import Named, Optimizers, Rate, Scheduled
 from fmoe.storage import Folder
 from fmoe.tensors import Tensors
 from tests.conftest import SMALL
 from tests.extending.added import added
+from tests.extending.document import section
+
+CODE = section("An optimizer")
+AdamW = CODE.AdamW
 
 MEMBER = ("fgsm", 0)
-
-
-class AdamW(Scheduled):
-    """Adam with decoupled weight decay (arXiv 1711.05101)."""
-
-    kind: Literal["adamw"] = "adamw"
-    lr: Rate = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-
-    def build(self, parameters: Named) -> Optimizers:
-        made = torch.optim.AdamW(
-            parameters.values(), lr=self.lr, weight_decay=self.weight_decay, fused=True
-        )
-        return Optimizers(self.schedule, [(made, parameters)])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
 import torch
-from pydantic import Field
 from torch import nn
 
 from fmoe import optim
 from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.optim import SGD, Muon
-from fmoe.schema import Spec
 from tests.extending.added import added
+from tests.extending.document import section
 from tests.extending.whole_way import few, resumed, settings
 
-
-class Linear(Spec):
-    """From 1 to `end`."""
-
-    kind: Literal["linear"] = "linear"
-    end: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-    def factor(self, step: int, steps: int) -> float:
-        return 1 - (1 - self.end) * step / steps
+CODE = section("A schedule")
+Linear = CODE.Linear
 
 
 @pytest.fixture(scope="module", autouse=True)

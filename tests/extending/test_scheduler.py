@@ -7,29 +7,17 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
-from pydantic import PositiveInt
 from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
 from fmoe import search_space
 from fmoe.errors import UserError
 from fmoe.on_ray.schedulers import scheduler
-from fmoe.schedulers import PBT, RayTune, SchedulerSpec
+from fmoe.schedulers import PBT
+from tests.extending.document import section
 from tests.extending.studies import space_of, with_kind
 
-
-class Median(SchedulerSpec):
-    """Trials below the median of the others' averages end early (Google Vizier's rule)."""
-
-    kind: Literal["median"] = "median"
-    grace: PositiveInt = 1
-
-    def build(self, ray: RayTune) -> Any:
-        return ray.stock(
-            "MedianStoppingRule",
-            grace_period=self.grace,
-            min_samples_required=2,
-            min_time_slice=1000,  # no trial is paused for another
-        )
+CODE = section("A scheduler of studies")
+Median = CODE.Median
 
 
 @pytest.fixture

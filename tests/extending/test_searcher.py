@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from optuna.samplers import BaseSampler, QMCSampler
+from optuna.samplers import QMCSampler
 
 from fmoe import search_space
 from fmoe.domains import Sweep
@@ -15,17 +15,11 @@ from fmoe.errors import UserError
 from fmoe.on_ray.suggest import Suggestions
 from fmoe.search_space import Space
 from fmoe.searchers import SearcherSpec, Values
+from tests.extending.document import section
 from tests.extending.studies import space_of, with_kind
 
-
-class Sobol(SearcherSpec):
-    """Quasi-random values (Optuna's)."""
-
-    kind: Literal["sobol"] = "sobol"
-    scramble: bool = True
-
-    def sampler(self, seed: int) -> BaseSampler:
-        return QMCSampler(qmc_type="sobol", scramble=self.scramble, seed=seed)
+CODE = section("A searcher of studies")
+Sobol = CODE.Sobol
 
 
 class Corners(SearcherSpec):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fmoe import assembly, attacks, training
-from fmoe.attacks import FGSM, Attack, ModelFn
+from fmoe.attacks import Attack, ModelFn
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.draw import Draw
@@ -24,34 +24,11 @@ from fmoe.training import Epoch
 from fmoe.warm_start import SCALE
 from tests.conftest import MEMBER
 from tests.extending.added import added
+from tests.extending.document import section
 from tests.extending.whole_way import few, latest, resumed, settings, whole_way
 
-
-class Walk(Attack):
-    """From a random point of the ball a step along the gradient, not its sign."""
-
-    kind: Literal["walk"] = "walk"
-    eps: Drawn[Pixels] = 0.1
-
-    @property
-    def knows_warm_start(self) -> bool:
-        return True
-
-    @property
-    def warm_eps(self) -> float:
-        return attacks.scalar(self.eps)
-
-    @property
-    def one_step(self) -> FGSM:
-        return FGSM(eps=self.eps)
-
-    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
-        eps = attacks.scalar(self.eps)
-        start = (x + eps * draw.noise(x)).clamp(0, 1)
-        gradient = attacks.input_gradient(model, start, y, "ce", None)
-        step = eps * gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
-        moved = (start + step).clamp(x - eps, x + eps).clamp(0, 1)
-        return moved.detach()
+CODE = section("An attack to train against")
+Walk = CODE.Walk
 
 
 class Noise(Attack):
