@@ -27,7 +27,7 @@ class Spec(BaseModel):
                 allowed = ", ".join(cls.model_fields)
                 raise ValueError(f"unknown key {', '.join(unknown)} (allowed: {allowed})")
             for key, value in data.items():
-                # python counts True as 1, and pydantic 1 as True; who writes one means it
+                # Python takes True for 1 and pydantic 1 for True: neither is converted here
                 wants_bool = cls.model_fields[key].annotation is bool
                 parts = value if isinstance(value, list) else [value]
                 if any(isinstance(part, bool) is not wants_bool for part in parts):

@@ -168,7 +168,7 @@ def load(
     text = written(file)
     tree = config.parse_yaml(text, file)
     own = tree.get("budget") or {}
-    if budget and isinstance(own, dict):  # what is none is told of below
+    if budget and isinstance(own, dict):  # the check below refuses what is no mapping
         tree["budget"] = {**own, **budget}
     for key, kind in (("scheduler", scheduler), ("searcher", searcher)):
         own = tree.get(key)

@@ -46,7 +46,7 @@ def differences(judged: Sequence[Judged]) -> list[dict[str, Any]]:
         theirs = verdicts(first.found)
         unlike = set(first.found.skipped) != set(other.found.skipped)
         for attack, ours in verdicts(other.found).items():
-            # an attack on mixtures, and the first is none; or what such attacks have gone into
+            # an attack on mixtures, where the first is no mixture; or a figure of both
             if attack not in theirs or (unlike and attack in after):
                 continue
             reference = theirs[attack]

@@ -64,7 +64,7 @@ class Finals:
         clean = next(iter(self.space.study.metrics)) == "val_clean"
 
         def score(trial: Trial) -> tuple[bool, float]:
-            """A flagged figure is none to win by."""
+            """Flagged figures come after all others: they may be too high."""
             evaluation = found[trial.number]
             return not evaluation.flags, evaluation.clean if clean else evaluation.worst_case
 

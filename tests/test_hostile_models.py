@@ -384,7 +384,7 @@ def test_whatever_attacks_were_chosen(
         "no gradient",
     ],
 )
-def test_under_the_dear_attacks(net: nn.Module, part: Split, name: str) -> None:
+def test_under_expensive_attacks(net: nn.Module, part: Split, name: str) -> None:
     case, few = HOSTILE[name], part[:3]
     expected = judged(net, few, "pgd50", "autoattack")
     found = judged(case.build(net), few, "pgd50", "autoattack")

@@ -234,4 +234,4 @@ def _set(target: Any, state: Any) -> None:
             target.dtype, target.shape, target.content = dtype, shape, content
             target.order = "F" if fortran else "C"
         case _:
-            raise ValueError("holds a state that is none of an array")
+            raise ValueError("holds a state that no array has")
