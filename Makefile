@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## train, evaluate and register nine experts on scikit-learn's digits
 	$(BIN)/fmoe train digits --workers 2
 
-# `make -j test test-cluster` runs its three parts beside each other, as .ci/run does: those that
-# start Ray wait much of the time. Each part's tests come one by one; alone, the unit tests in two
+# unit tests in two processes; those that start Ray come one by one: beside each other, or beside the
+# cluster's, they take longer than one after the other, and what must answer in 30 seconds does not
 UNIT_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 
