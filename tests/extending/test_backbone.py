@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import yaml
 
 import fmoe
-from fmoe import assembly, checkpoint, config, joint, search_space
+from fmoe import assembly, checkpoint, config, experts, joint, search_space
 from fmoe.checkpoint import copy_state
 from fmoe.config import Config
 from fmoe.crafting import crafting_view
@@ -27,8 +27,8 @@ from fmoe.storage import Damaged, Folder
 from fmoe.tensors import Tensors
 from fmoe.windowed import Box, Windowed
 from tests.conftest import SMALL
+from tests.extending.added import added
 from tests.extending.document import section
-from tests.extending.unions import beside
 
 CODE = section("A backbone")
 PlainNet = CODE.PlainNet
@@ -37,7 +37,7 @@ Plain = CODE.Plain
 
 @pytest.fixture(autouse=True)
 def _added() -> Iterator[None]:
-    with beside(ResNet18Backbone, Plain):
+    with added(experts, "BackboneConfig", Plain):
         yield
 
 

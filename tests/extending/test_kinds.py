@@ -7,13 +7,12 @@ from typing import Literal
 
 import pytest
 
-from fmoe import config
+from fmoe import config, optim
 from fmoe.config import Config
 from fmoe.gates import Linear
 from fmoe.kinds import kinds
-from fmoe.optim import Constant
 from fmoe.schema import Spec
-from tests.extending.unions import beside
+from tests.extending.added import added
 
 
 class LinearDecay(Spec):
@@ -28,7 +27,7 @@ class LinearDecay(Spec):
 
 @pytest.fixture(autouse=True)
 def _added() -> Iterator[None]:
-    with beside(Constant, LinearDecay):
+    with added(optim, "ScheduleConfig", LinearDecay):
         yield
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from fmoe import config, joint, optim
@@ -21,9 +20,10 @@ from fmoe.errors import UserError
 from fmoe.expert_store import ExpertStore, expert_key
 from fmoe.storage import Folder
 from fmoe.tensors import Tensors
-from tests.conftest import SMALL
+from tests.extending import whole_way
 from tests.extending.added import added
 from tests.extending.document import section
+from tests.extending.whole_way import different
 
 CODE = section("An optimizer")
 AdamW = CODE.AdamW
@@ -39,29 +39,15 @@ def _adamw() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def few(digits: Data) -> Data:
-    return replace(digits, train=digits.train[:64], val=digits.val[:32])
+    return whole_way.few(digits)
 
 
-QUICK = [
-    *SMALL,
-    "experts.train.epochs=3",
-    "experts.train.batch_size=32",
-    "experts.train.validation.attack={kind: fgsm, eps: 0.1}",
-    "joint.epochs=3",
-    "joint.batch_size=32",
-    "joint.attack={kind: fgsm, eps: 0.1}",
-    "joint.validation.attack={kind: fgsm, eps: 0.1}",
-]
+LONGER = ["experts.roles.pgd.count=1", "experts.train.epochs=3"]
 
 
 def settings(*overrides: str, kind: str = "adamw") -> Config:
     own = [f"{phase}.optimizer={{kind: {kind}}}" for phase in ("experts.train", "joint")]
-    return config.load("digits", [*QUICK, *own, *overrides])
-
-
-def different(one: Tensors, other: Tensors) -> list[str]:
-    assert one.keys() == other.keys()
-    return [name for name in one if not torch.equal(one[name], other[name])]
+    return whole_way.settings(*LONGER, *own, *overrides)
 
 
 def expert(chosen: Config, few: Data, folder: Path) -> Tensors:
