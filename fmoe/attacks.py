@@ -175,8 +175,27 @@ def climb(look: Look, ball: Ball, x_adv: Tensor, *, steps: int, step_size: float
     return x_adv
 
 
+class Projected(Attack):
+    """What the attacks share whose every iterate is projected onto a threat model's ball."""
+
+    kind: str
+    eps: Drawn[Pixels] = 8 / 255
+    step_size: Drawn[Pixels] | None = None
+    random_start: bool = True
+    loss: Objective = "ce"
+    norm: Norm = "linf"
+
+    @property
+    def knows_warm_start(self) -> bool:
+        return kinds()[self.norm].box
+
+    @property
+    def warm_eps(self) -> float:
+        return scalar(self.eps)
+
+
 def crafted(
-    attack: FGSM | PGD,
+    attack: Projected,
     model: ModelFn,
     x: Tensor,
     y: Tensor,
@@ -202,7 +221,7 @@ def crafted(
     return climb(look, ball, ball.project(start), steps=steps, step_size=step_size).detach()
 
 
-class FGSM(Attack):
+class FGSM(Projected):
     """One step of eps, x + eps * sign(gradient) (arXiv 1412.6572), by default from the image.
 
     With `random_start` it is the one-step attack of "Fast is better than free" (arXiv 2001.03994):
@@ -210,19 +229,8 @@ class FGSM(Attack):
     """
 
     kind: Literal["fgsm"] = "fgsm"
-    eps: Drawn[Pixels] = 8 / 255
     step_size: Pixels | None = None
     random_start: bool = False
-    loss: Objective = "ce"
-    norm: Norm = "linf"
-
-    @property
-    def knows_warm_start(self) -> bool:
-        return kinds()[self.norm].box
-
-    @property
-    def warm_eps(self) -> float:
-        return scalar(self.eps)
 
     @property
     def one_step(self) -> None:
@@ -266,7 +274,7 @@ class NFGSM(Attack):
         return (start + eps * gradient.sign()).clamp(0, 1).detach()
 
 
-class PGD(Attack):
+class PGD(Projected):
     """Projected gradient ascent (arXiv 1706.06083), in linf on the gradient's sign.
 
     step_size defaults to eps/4. With several restarts the one kept for an image is a misclassified
@@ -274,21 +282,8 @@ class PGD(Attack):
     """
 
     kind: Literal["pgd"] = "pgd"
-    eps: Drawn[Pixels] = 8 / 255
-    step_size: Drawn[Pixels] | None = None
     steps: Drawn[PositiveInt] = 10
     restarts: PositiveInt = 1
-    random_start: bool = True
-    loss: Objective = "ce"
-    norm: Norm = "linf"
-
-    @property
-    def knows_warm_start(self) -> bool:
-        return kinds()[self.norm].box
-
-    @property
-    def warm_eps(self) -> float:
-        return scalar(self.eps)
 
     @property
     def one_step(self) -> FGSM:
