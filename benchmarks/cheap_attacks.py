@@ -18,7 +18,7 @@ from fmoe import assembly, config, data
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.evaluation import evaluate
-from fmoe.place import Place
+from fmoe.numerics.place import Place
 from fmoe.training import epochs
 
 STEP = "eps: 8/255, step_size: 10/255"

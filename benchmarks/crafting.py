@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from benchmarks import measure
 from fmoe import assembly, config
 from fmoe.attacks import PGD
-from fmoe.crafting import crafting_view
-from fmoe.draw import Draw
-from fmoe.precision import Numerics, Precision
+from fmoe.numerics.draw import Draw
+from fmoe.numerics.precision import Numerics, Precision
+from fmoe.training.crafting import crafting_view
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 SHAPES = [(9, 16, 64), (3, 64, 32)]

@@ -22,10 +22,10 @@ import fmoe
 from benchmarks import measure
 from benchmarks.ever import Ever
 from fmoe import data
+from fmoe.attacks.threat import Linf
 from fmoe.evaluation.chunk import Chunk
 from fmoe.evaluation.iterated import ascending, until_broken
-from fmoe.folding import folded
-from fmoe.threat import Linf
+from fmoe.fast.folding import folded
 
 EPS, STEPS, BATCH = 8 / 255, 50, 250
 Judge = Callable[[Tensor, Tensor], Tensor]

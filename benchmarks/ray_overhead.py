@@ -25,15 +25,15 @@ from benchmarks import measure
 from fmoe import config, data
 from fmoe.config import Config
 from fmoe.data import TrainingData
-from fmoe.expert_store import ExpertStore
-from fmoe.joint import joint_epochs
+from fmoe.numerics.place import Place
 from fmoe.on_ray import pool, train
 from fmoe.on_ray.session import Resources, session
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Event
-from fmoe.place import Place
-from fmoe.storage import Folder
-from fmoe.workers import Workers
+from fmoe.on_ray.workers import Workers
+from fmoe.storage.folder import Folder
+from fmoe.training.expert_store import ExpertStore
+from fmoe.training.joint import joint_epochs
 
 ROUNDS, EPOCHS, IMAGES = 2, 3, 768
 

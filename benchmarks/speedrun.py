@@ -33,15 +33,15 @@ from torch import nn
 from benchmarks import measure
 from fmoe import assembly, config, data
 from fmoe.attacks import PGD
-from fmoe.batches import Batches, Placed
 from fmoe.config import Config
 from fmoe.data import Data, Split
-from fmoe.draw import Draw
+from fmoe.data.batches import Batches, Placed
 from fmoe.evaluation import evaluate
-from fmoe.place import Place
-from fmoe.precision import Numerics
+from fmoe.numerics.draw import Draw
+from fmoe.numerics.place import Place
+from fmoe.numerics.precision import Numerics
 from fmoe.training import Trainer
-from fmoe.validation import validation_accuracies, validation_attacks
+from fmoe.training.validation import validation_accuracies, validation_attacks
 
 SETTINGS = [
     "experts.backbone={kind: resnet18, width: 24, stem: patch}",

@@ -23,12 +23,12 @@ from benchmarks import measure
 from benchmarks.crafting import mixture
 from fmoe import config
 from fmoe.attacks import PGD
-from fmoe.batches import Batches
-from fmoe.crafting import crafting_view
 from fmoe.data import Split, info
-from fmoe.place import Place
-from fmoe.precision import Numerics, Precision
+from fmoe.data.batches import Batches
+from fmoe.numerics.place import Place
+from fmoe.numerics.precision import Numerics, Precision
 from fmoe.training import Trainer
+from fmoe.training.crafting import crafting_view
 
 
 def trainer(

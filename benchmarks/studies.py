@@ -26,10 +26,11 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from fmoe import data, search_space
+from fmoe import data
 from fmoe.cpus import usable_cpus
-from fmoe.expert_store import ExpertStore
-from fmoe.storage import Folder
+from fmoe.storage.folder import Folder
+from fmoe.training.expert_store import ExpertStore
+from fmoe.tuning import search_space
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Protocol
 from pydantic import AfterValidator, BeforeValidator
 from torch import Tensor, nn
 
+from fmoe.numerics.state import Stateful
 from fmoe.schema import Spec
-from fmoe.state import Stateful
 
 
 class Follower(Stateful, Protocol):

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fmoe.config import Config, Member, faults
-from fmoe.data_sets import info
-from fmoe.draw import Draw
+from fmoe.data.facts import Facts
+from fmoe.data.sets import info
 from fmoe.errors import UserError
-from fmoe.experts import BackboneConfig
-from fmoe.facts import Facts
-from fmoe.mixture import Mixture
+from fmoe.models.experts import BackboneConfig
+from fmoe.models.mixture import Mixture
+from fmoe.numerics.draw import Draw
 
 State = dict[str, Tensor]
 
@@ -36,7 +36,7 @@ def backbone(spec: BackboneConfig, facts: Facts) -> nn.Module:
     network = spec.build(
         shape=facts.shape, mean=facts.mean, std=facts.std, classes=len(facts.classes)
     )
-    assert "head" in dict(network.named_children()), "see `fmoe.experts.Backbone`"
+    assert "head" in dict(network.named_children()), "see `fmoe.models.experts.Backbone`"
     return network
 
 

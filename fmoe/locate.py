@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmoe import checkpoint
 from fmoe.errors import UserError
-from fmoe.mixture import Mixture
-from fmoe.storage import Folder, sha256
+from fmoe.models.mixture import Mixture
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder, sha256
 
 
 def fixed(model: str) -> str:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fmoe.precision import at_least_float32
+from fmoe.numerics.precision import at_least_float32
 from fmoe.schema import Spec
 
 Forward = Callable[[Tensor], Tensor]

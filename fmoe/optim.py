@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from fmoe.errors import UserError
+from fmoe.numerics.state import require
 from fmoe.schema import Spec
-from fmoe.state import require
 
 Named = Mapping[str, nn.Parameter]
 Part = tuple[torch.optim.Optimizer, Mapping[str, Tensor]]

@@ -44,8 +44,8 @@ def compare(
 
     reach.check()
     from fmoe.errors import UserError
-    from pipelines.comparing import differences, same_for_all, write_comparison
-    from pipelines.judging import Judged, Request, judge
+    from pipelines.judging.comparing import differences, same_for_all, write_comparison
+    from pipelines.judging.run import Judged, Request, judge
 
     if len(models) < 2:
         raise UserError("compare takes two models or more")
@@ -65,7 +65,7 @@ def compare(
 
 
 def _tell(json: bool, answer: dict[str, Any]) -> None:
-    from pipelines.comparing import columns
+    from pipelines.judging.comparing import columns
 
     names = columns(model["figures"] for model in answer["models"])
     width = max(len(model["model"]) for model in answer["models"])

@@ -14,7 +14,7 @@ from typing import Any
 from fmoe import data
 from fmoe.data import Data, TrainingData
 from fmoe.errors import UserError
-from fmoe.storage import Damaged, Folder
+from fmoe.storage.folder import Damaged, Folder
 
 FILE = "data.json"
 PARTS = {

@@ -64,18 +64,18 @@ def evaluate(
     from fmoe.on_ray import reach
 
     reach.check()
-    from pipelines.judging import Request, judge
+    from pipelines.judging.run import Request, judge
 
     request = asked(Request, given, besides=["model", "report", "json"])
     with result(json) as answer, Display() as display:
         judged = judge(model, request, display)
         answer |= judged.to_json()
         if report is not None:
-            from pipelines.reporting import write_report
+            from pipelines.judging.reporting import write_report
 
             answer["report"] = str(write_report(judged, answer, report))
         if model.startswith("models:"):
-            from pipelines.recording import record
+            from pipelines.judging.recording import record
 
             record(judged, answer)
     judged.kept.drop()

@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field, ValidationError
 from fmoe.config import faults, parse_yaml
 from fmoe.documents import LARGEST_YAML
 from fmoe.errors import UserError
-from fmoe.storage import Damaged, Folder
-from fmoe.study_settings import Direction
+from fmoe.storage.folder import Damaged, Folder
+from fmoe.tuning.settings import Direction
 
 
 class RunFile(BaseModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from fmoe.workers import Workers
+from fmoe.on_ray.workers import Workers
 
 Request = TypeVar("Request")
 

@@ -23,10 +23,10 @@ def predict(
     """
     import torch
 
-    from fmoe import checkpoint
+    from fmoe.data.images import read_image
     from fmoe.errors import UserError
-    from fmoe.images import read_image
     from fmoe.locate import located
+    from fmoe.storage import checkpoint
 
     with result(json) as answer:
         with located(model) as folder:

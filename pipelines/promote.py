@@ -28,7 +28,7 @@ def promote(
     fmoe promote fmoe-cifar10
     fmoe promote fmoe-cifar10 --force "demo on Friday"
     """
-    from pipelines.promoting import decide
+    from pipelines.judging.promoting import decide
 
     with result(json) as answer:
         answer |= decide(name, to, force)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fmoe import checkpoint, joint, plots
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.evaluation import Evaluation
-from fmoe.storage import Folder
+from fmoe.plots import run as run_plots
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker
+from fmoe.training import joint
 
 
 def publish(
@@ -37,9 +39,9 @@ def publish(
     run.write_json("evaluation.json", report)
     names = [f"{role}-{i}" for role, i in config.experts.members]
     charts = {
-        "training_curves": plots.training_curves(history),
-        "gate_weights": plots.gate_weights(history, names),
-        "adversarial_images": plots.adversarial_row(
+        "training_curves": run_plots.training_curves(history),
+        "gate_weights": run_plots.gate_weights(history, names),
+        "adversarial_images": run_plots.adversarial_row(
             model, data.test, config.evaluate.threat, data.info.classes
         ),
     }
@@ -69,4 +71,4 @@ def publish(
 
 def write_figure(folder: Folder, name: str, figure: Figure) -> None:
     """`plots/NAME.png` in the folder."""
-    (folder / "plots").write(f"{name}.png", plots.png(figure))
+    (folder / "plots").write(f"{name}.png", run_plots.png(figure))

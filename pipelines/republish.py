@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fmoe import checkpoint, tracking
+from fmoe import tracking
 from fmoe.errors import UserError
 from fmoe.on_ray.session import driven_by
-from fmoe.storage import Folder
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, finishing, registry
 
 

@@ -29,7 +29,7 @@ def list_studies(storage: Storage = None, json: Json = False) -> None:
     fmoe studies list
     fmoe studies list --storage s3://bucket/fmoe --json
     """
-    from pipelines.study_files import StudyFiles, studies
+    from pipelines.study.files import StudyFiles, studies
 
     with result(json) as answer:
         found = [StudyFiles(folder).summary() for folder in studies(storage)]
@@ -46,7 +46,7 @@ def show(name: Name, storage: Storage = None, json: Json = False) -> None:
     \b
     fmoe studies show digits-1a2b3c4d
     """
-    from pipelines.study_files import StudyFiles, find
+    from pipelines.study.files import StudyFiles, find
 
     with result(json) as answer:
         files = StudyFiles(find(name, storage))
@@ -69,7 +69,7 @@ def best(name: Name, storage: Storage = None, json: Json = False) -> None:
     \b
     fmoe studies best digits-1a2b3c4d --json
     """
-    from pipelines.study_files import StudyFiles, find
+    from pipelines.study.files import StudyFiles, find
 
     with result(json) as answer:
         found = StudyFiles(find(name, storage)).result()

@@ -84,7 +84,8 @@ def check(arguments: list[str]) -> dict[str, str]:
 
 
 def check_space(file: str, overrides: Sequence[str]) -> dict[str, str]:
-    from fmoe import config, search_space
+    from fmoe import config
+    from fmoe.tuning import search_space
 
     recipe = search_space.load(file, overrides).study.recipe
     if recipe not in config.recipes():

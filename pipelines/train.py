@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fmoe.workers import Workers
+from fmoe.on_ray.workers import Workers
 from pipelines.options import DataDir, Gpu, Json, WorkerRange, asked
 from pipelines.output import figures, result, say
 
@@ -50,7 +50,7 @@ def train(
     from fmoe.on_ray import reach
 
     reach.check()
-    from pipelines.training_run import Request, run
+    from pipelines.training.run import Request, run
 
     request = asked(Request, given, besides=["json"])
     with result(json) as answer:

@@ -70,7 +70,7 @@ def tune(
     from fmoe.on_ray import reach
 
     reach.check()
-    from pipelines.study_run import Request, run
+    from pipelines.study.run import Request, run
 
     request = asked(Request, given, besides=["json"])
     with result(json) as answer:

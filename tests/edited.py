@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fmoe import data_sets
+from fmoe.data import sets as data_sets
 
 
 def edit_info(monkeypatch: pytest.MonkeyPatch, name: str = "digits", **changes: Any) -> None:

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.data import Data
-from fmoe.experts import ResNet18, ResNet18Backbone
-from fmoe.gates import ConvNet, LinearNet
-from fmoe.mixture import Mixture
+from fmoe.models.experts import ResNet18, ResNet18Backbone
+from fmoe.models.gates import ConvNet, LinearNet
+from fmoe.models.mixture import Mixture
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

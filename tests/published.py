@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from fmoe import data
-from fmoe.readers import Part
+from fmoe.data.readers import Part
 
 IMG = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TRAIN, TEST = 10, 4

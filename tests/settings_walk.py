@@ -10,11 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from fmoe import threat
-from fmoe.attacks import NFGSM
+from fmoe.attacks import NFGSM, threat
 from fmoe.config import Config, get
-from fmoe.data_sets import names
-from fmoe.kinds import kind_of, options
+from fmoe.config.kinds import kind_of, options
+from fmoe.data.sets import names
 
 Tree = dict[str, Any]
 EXAMPLES: dict[str, Tree] = {"mix": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "weights": [1, 2]}}

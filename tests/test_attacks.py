@@ -26,8 +26,8 @@ from fmoe.attacks import (
     margin,
     objective_loss,
 )
-from fmoe.draw import Draw, shard
-from fmoe.experts import ResNet18
+from fmoe.models.experts import ResNet18
+from fmoe.numerics.draw import Draw, shard
 
 EPS = 0.1  # the largest of the table below
 ROUNDING = 1e-6

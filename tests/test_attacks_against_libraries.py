@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fmoe.attacks import FGSM, PGD
 from fmoe.data import Data
-from fmoe.draw import Draw
+from fmoe.numerics.draw import Draw
 from tests.networks import learnt
 
 EPS = 0.1

@@ -20,8 +20,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fmoe import assembly, checkpoint, config
-from fmoe.storage import Folder
+from fmoe import assembly, config
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from tests.cluster import network
 from tests.conftest import SMALL
 

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fmoe import assembly, checkpoint
-from fmoe.checkpoint import STATE, WEIGHTS, Checkpoint, Checkpoints
+from fmoe import assembly
 from fmoe.config import Config, validate
 from fmoe.data import Data
 from fmoe.errors import UserError
-from fmoe.mixture import Mixture
-from fmoe.storage import MANIFEST, Damaged, Folder, sha256
-from fmoe.tensors import pack, unpack
+from fmoe.models.mixture import Mixture
+from fmoe.storage import checkpoint
+from fmoe.storage.checkpoint import STATE, WEIGHTS, Checkpoint, Checkpoints
+from fmoe.storage.folder import MANIFEST, Damaged, Folder, sha256
+from fmoe.storage.tensors import pack, unpack
 
 
 @pytest.fixture

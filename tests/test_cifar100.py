@@ -18,7 +18,8 @@ import pytest
 import torch
 import torchvision
 
-from fmoe import assembly, config, data, data_sets
+from fmoe import assembly, config, data
+from fmoe.data import sets as data_sets
 from fmoe.errors import UserError
 from tests.conftest import SMALL
 from tests.published import IMG, encode, made, write_batches

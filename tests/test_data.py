@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fmoe import data, data_sets
-from fmoe.augment import Augment
-from fmoe.batches import Batches
+from fmoe import data
 from fmoe.data import Data, Split
-from fmoe.draw import Draw
+from fmoe.data import sets as data_sets
+from fmoe.data.augment import Augment
+from fmoe.data.batches import Batches
 from fmoe.errors import UserError
+from fmoe.numerics.draw import Draw
 
 # sha256 over repr(shape) and bytes of rint(255/16 * scikit-learn's images) as uint8 and of the
 # labels as int64, of RandomState(0).permutation(1797)[360:] (train), then of [:360] (test);

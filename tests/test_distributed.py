@@ -21,17 +21,17 @@ from torch.multiprocessing.spawn import start_processes
 
 from fmoe import assembly, config, data, training
 from fmoe.attacks import FGSM, Clean
-from fmoe.augment import Augment
-from fmoe.batches import Batches
-from fmoe.checkpoint import Checkpoints, copy_state
 from fmoe.config import Config
-from fmoe.place import Place
-from fmoe.storage import Folder
-from fmoe.sync_batch_norm import SyncBatchNorm2d, synchronize
-from fmoe.tensors import Tensors
+from fmoe.data.augment import Augment
+from fmoe.data.batches import Batches
+from fmoe.numerics.place import Place
+from fmoe.numerics.sync_batch_norm import SyncBatchNorm2d, synchronize
+from fmoe.storage.checkpoint import Checkpoints, copy_state
+from fmoe.storage.folder import Folder
+from fmoe.storage.tensors import Tensors
 from fmoe.training import Trainer
-from fmoe.validation import validation_accuracies
-from fmoe.warm_start import WarmStart
+from fmoe.training.validation import validation_accuracies
+from fmoe.training.warm_start import WarmStart
 from tests.conftest import SMALL
 
 WORLD = 2

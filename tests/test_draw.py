@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmoe.draw import Draw, shard
+from fmoe.numerics.draw import Draw, shard
 
 BATCHES = {"total": st.integers(1, 50), "world_size": st.integers(1, 12)}
 

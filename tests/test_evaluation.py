@@ -12,8 +12,8 @@ from pyautoattack import AutoAttack
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from fmoe.attacks.threat import Linf
 from fmoe.data import Data, Split
-from fmoe.draw import Draw
 from fmoe.errors import UserError
 from fmoe.evaluation import (
     PROTOCOL,
@@ -31,7 +31,7 @@ from fmoe.evaluation.chunk import Chunk, assert_within, so_far
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.protocol import stand_in
 from fmoe.evaluation.standard import pgd
-from fmoe.threat import Linf
+from fmoe.numerics.draw import Draw
 from tests.networks import learnt
 
 EPS = 0.1

@@ -14,13 +14,13 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from fmoe import assembly, config, data
-from fmoe.checkpoint import WEIGHTS, Checkpoints
 from fmoe.config import Config
 from fmoe.data import Data
-from fmoe.expert_store import ExpertStore, expert_key, expert_seed
-from fmoe.storage import MANIFEST, Damaged, Folder
-from fmoe.tensors import Tensors
+from fmoe.storage.checkpoint import WEIGHTS, Checkpoints
+from fmoe.storage.folder import MANIFEST, Damaged, Folder
+from fmoe.storage.tensors import Tensors
 from fmoe.training import Epoch
+from fmoe.training.expert_store import ExpertStore, expert_key, expert_seed
 from tests.conftest import SMALL
 
 MEMBER = ("fgsm", 0)
@@ -187,7 +187,7 @@ def test_the_weights_are_those_of_the_best_epoch(
         robust = next(scores)
         return {"val_clean": 0.5, "val_robust": robust, "val_fgsm": robust}
 
-    monkeypatch.setattr("fmoe.training.validation_accuracies", validate)
+    monkeypatch.setattr("fmoe.training.loop.validation_accuracies", validate)
     chosen = settings("experts.train.epochs=4")
     name = expert_key(chosen, MEMBER, digits.train_digest)
     checkpoints = Checkpoints(store.folder / name / "epochs", name)

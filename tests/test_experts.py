@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fmoe.experts import Backbone, BasicBlock, Normalize, ResNet18, ResNet18Backbone
+from fmoe.models.experts import Backbone, BasicBlock, Normalize, ResNet18, ResNet18Backbone
 
 RGB = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 GREY = (0.3053,), (0.3760,)

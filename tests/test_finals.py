@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fmoe import search_space
 from fmoe.on_ray.session import Resources
-from fmoe.storage import Folder
-from fmoe.study import Ledger, Trial
-from pipelines.study_claim import timed_out
-from pipelines.study_finals import Finals
+from fmoe.storage.folder import Folder
+from fmoe.tuning import search_space
+from fmoe.tuning.trials import Ledger, Trial
+from pipelines.study.claim import timed_out
+from pipelines.study.finals import Finals
 from tests.test_study import trial
 
 
@@ -51,7 +51,7 @@ def test_only_epochs_of_which_there_are_weights_count(
 ) -> None:
     finals = finals_of(tmp_path)
     monkeypatch.setattr(
-        "pipelines.study_finals.joint.checkpoints",
+        "pipelines.study.finals.joint.checkpoints",
         lambda *_: SimpleNamespace(epochs=lambda: [1, 2, 3]),
     )
     one = trial(0, 0.9, 0.4, 0.6)  # 3 was trained and not reported, 0 is no longer kept

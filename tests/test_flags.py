@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fmoe.attacks import PGD
+from fmoe.attacks.threat import Linf
 from fmoe.data import Data, Split
-from fmoe.draw import Draw
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Settings, evaluate
-from fmoe.experts import ResNet18
-from fmoe.mixture import Mixture
-from fmoe.threat import Linf
+from fmoe.models.experts import ResNet18
+from fmoe.models.mixture import Mixture
+from fmoe.numerics.draw import Draw
 from tests.networks import learnt
 from tests.test_mixture import Fixed
 

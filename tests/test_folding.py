@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fmoe import assembly, config
-from fmoe.folding import Twin, folded
+from fmoe.fast.folding import Twin, folded
 from tests.networks import settled
 
 

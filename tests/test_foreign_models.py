@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fmoe.attacks.threat import Linf, threat_model
 from fmoe.data import Data, Split
 from fmoe.errors import UserError
 from fmoe.evaluation import FULL, Settings, evaluate
-from fmoe.mixture import Mixture
-from fmoe.threat import Linf, threat_model
+from fmoe.models.mixture import Mixture
 from tests.test_hostile_models import mlp, seeded, trained
 
 EPS = 0.1

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.attacks import PGD, input_gradient
-from fmoe.experts import ResNet18
-from fmoe.gates import Conv, Gate, Linear, ResNet
-from fmoe.mixture import Mixing, Mixture
+from fmoe.models.experts import ResNet18
+from fmoe.models.gates import Conv, Gate, Linear, ResNet
+from fmoe.models.mixture import Mixing, Mixture
 
 STEP = 1e-6
 Y = torch.tensor([3, 7])

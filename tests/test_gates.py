@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from fmoe.gates import Conv, Gate, GateConfig, Linear, LinearNet, ResNet, Top1, Uniform
+from fmoe.models.gates import Conv, Gate, GateConfig, Linear, LinearNet, ResNet, Top1, Uniform
 
 MEAN, STD = (0.2, 0.3, 0.4), (0.5, 0.5, 0.5)
 SHAPE = (3, 8, 8)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from fmoe import data, readers
+from fmoe import data
+from fmoe.data import readers
+from fmoe.data.held_out import HeldOut, check_classes
 from fmoe.errors import UserError
-from fmoe.held_out import HeldOut, check_classes
 from tests.data_states import MORE, STATES, X_TEST, Y_TEST, X, made, write, write_svhn
 
 WITHOUT_TRAIN = {

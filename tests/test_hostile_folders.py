@@ -23,9 +23,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load, save
 
-from fmoe import assembly, checkpoint, config
-from fmoe.checkpoint import WEIGHTS
-from fmoe.storage import Folder, sha256
+from fmoe import assembly, config
+from fmoe.storage import checkpoint
+from fmoe.storage.checkpoint import WEIGHTS
+from fmoe.storage.folder import Folder, sha256
 from tests.conftest import SMALL
 
 CHILD = """

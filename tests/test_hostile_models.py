@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmoe.attacks.threat import Linf
 from fmoe.data import Data, Split
 from fmoe.evaluation import Evaluation, evaluate, judge, plan, summarise
 from fmoe.evaluation.chunk import so_far
 from fmoe.evaluation.settings import Settings
-from fmoe.mixture import Mixture
-from fmoe.threat import Linf
+from fmoe.models.mixture import Mixture
 
 EPS = 0.1
 IMAGES = 100

@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fmoe import assembly, config, metrics, recorded
-from fmoe.checkpoint import STATE, Checkpoint, Checkpoints
+from fmoe import assembly, config
 from fmoe.errors import UserError
+from fmoe.evaluation import recorded
 from fmoe.evaluation.chunk import Found
 from fmoe.evaluation.kept import Kept
-from fmoe.expert_store import ExpertStore
-from fmoe.storage import MANIFEST, Damaged, Folder
-from fmoe.study import Trial
+from fmoe.storage.checkpoint import STATE, Checkpoint, Checkpoints
+from fmoe.storage.folder import MANIFEST, Damaged, Folder
+from fmoe.training import metrics
+from fmoe.training.expert_store import ExpertStore
+from fmoe.tuning.trials import Trial
 from pipelines import kept_files
 from pipelines.cli import main
 from tests.conftest import MEMBER, SMALL
@@ -298,7 +300,7 @@ def kept(tmp_path: Path) -> Checkpoints:
 
 def state(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Folder], None]:
     def doctor(folder: Folder) -> None:
-        from fmoe.tensors import pack, unpack
+        from fmoe.storage.tensors import pack, unpack
 
         tensors = unpack(folder.read(STATE), "")
         change(tensors)
@@ -384,8 +386,8 @@ def test_folder_that_is_no_epoch_is_none(name: str, kept: Checkpoints) -> None:
 
 
 def test_doctored_expert_is_not_found(tmp_path: Path) -> None:
-    from fmoe.checkpoint import WEIGHTS
-    from fmoe.tensors import pack
+    from fmoe.storage.checkpoint import WEIGHTS
+    from fmoe.storage.tensors import pack
 
     settings = config.load("digits", SMALL)
     like = assembly.expert_state(settings, MEMBER)

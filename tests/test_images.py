@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fmoe.data.images import read_image
 from fmoe.errors import UserError
-from fmoe.images import read_image
 
 GREY, RGB = (1, 8, 8), (3, 32, 32)
 

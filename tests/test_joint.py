@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fmoe import assembly, config, joint
-from fmoe.checkpoint import copy_state
+from fmoe import assembly, config
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError
-from fmoe.expert_store import ExpertStore, expert_key
-from fmoe.storage import Damaged, Folder
-from fmoe.tensors import Tensors
-from fmoe.training import Epoch
+from fmoe.storage.checkpoint import copy_state
+from fmoe.storage.folder import Damaged, Folder
+from fmoe.storage.tensors import Tensors
+from fmoe.training import Epoch, joint
+from fmoe.training.expert_store import ExpertStore, expert_key
 from tests.conftest import SMALL
 
 

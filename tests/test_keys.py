@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import pytest
 
-from fmoe import after_step, config, data, threat
+from fmoe import after_step, config, data
+from fmoe.attacks import threat
+from fmoe.attacks.threat import Linf
 from fmoe.config import Config, fingerprint
 from fmoe.data import Info
-from fmoe.expert_store import expert_key
-from fmoe.joint import joint_key
-from fmoe.threat import Linf
+from fmoe.training.expert_store import expert_key
+from fmoe.training.joint import joint_key
 from tests.edited import edit_info
 from tests.extending.added import added
 from tests.extending.test_after_step import Ema

@@ -18,9 +18,10 @@ import pytest
 import scipy.io
 import torch
 
-from fmoe import data, readers
+from fmoe import data
+from fmoe.data import readers
+from fmoe.data.readers import Part
 from fmoe.errors import UserError
-from fmoe.readers import Part
 from tests.published import (
     GOOD,
     IMG,

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fmoe.experts import ResNet18
-from fmoe.gates import Conv, Gate, LinearNet, Top1, Uniform
-from fmoe.mixture import Mixing, Mixture, mix_logits, mix_probabilities, straight_through
+from fmoe.models.experts import ResNet18
+from fmoe.models.gates import Conv, Gate, LinearNet, Top1, Uniform
+from fmoe.models.mixture import Mixing, Mixture, mix_logits, mix_probabilities, straight_through
 
 MIXINGS: tuple[Mixing, ...] = ("probabilities", "logits")
 every_mixing = pytest.mark.parametrize("mixing", MIXINGS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fmoe.attacks import PGD
-from fmoe.draw import Draw
+from fmoe.attacks.threat import Linf
 from fmoe.evaluation import Settings, evaluate, plan
 from fmoe.evaluation.chunk import Chunk, Columns
 from fmoe.evaluation.figures import entropy, mixture
@@ -24,8 +24,8 @@ from fmoe.evaluation.mixture_suite import (
     toward,
     transfer,
 )
-from fmoe.mixture import Mixture
-from fmoe.threat import Linf
+from fmoe.models.mixture import Mixture
+from fmoe.numerics.draw import Draw
 from tests.test_mixture import Fixed
 
 EPS = 0.1

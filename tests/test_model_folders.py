@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 import fmoe
-from fmoe import assembly, checkpoint, config, format_1
-from fmoe.config import Config
+from fmoe import assembly, config
+from fmoe.config import Config, format_1
+from fmoe.data.facts import Facts
 from fmoe.errors import UserError
-from fmoe.experts import ResNet18Backbone
-from fmoe.facts import Facts
-from fmoe.mixture import Mixture
-from fmoe.storage import Folder
+from fmoe.models.experts import ResNet18Backbone
+from fmoe.models.mixture import Mixture
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from pipelines.cli import main
 from tests.conftest import SMALL
 from tests.edited import edit_info

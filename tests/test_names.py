@@ -20,16 +20,19 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from fmoe import assembly, checkpoint, config, plots, report_plots
+from fmoe import assembly, config
+from fmoe.attacks.threat import Linf
 from fmoe.data import Data
 from fmoe.errors import plain
-from fmoe.search_space import load as load_space
-from fmoe.storage import Folder
-from fmoe.study import Trial
-from fmoe.threat import Linf
+from fmoe.plots import report as report_plots
+from fmoe.plots import run as run_plots
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
+from fmoe.tuning.search_space import load as load_space
+from fmoe.tuning.trials import Trial
+from pipelines.judging.reporting import template
 from pipelines.output import Display
-from pipelines.reporting import template
-from pipelines.study_display import StudyDisplay
+from pipelines.study.display import StudyDisplay
 from tests.conftest import SMALL
 
 NAMES = {
@@ -280,8 +283,8 @@ def test_names_in_plots_are_drawn_as_they_are(kind: str, digits: Data) -> None:
     name = NAMES[kind]
     model = assembly.seeded_mixture(config.load("digits", SMALL)).eval()
     figures = [
-        plots.adversarial_row(model, digits.test[:2], Linf(eps=0.1), [name] * 10, images=2),
-        plots.gate_weights([{"gate_weight_0": 0.4, "gate_weight_1": 0.6}] * 2, [name, "b"]),
+        run_plots.adversarial_row(model, digits.test[:2], Linf(eps=0.1), [name] * 10, images=2),
+        run_plots.gate_weights([{"gate_weight_0": 0.4, "gate_weight_1": 0.6}] * 2, [name, "b"]),
         report_plots.curves({name: [(0, 1.0), (1, 0.5)], "b": [(0, 1.0), (1, 0.5)]}, "steps"),
         report_plots.matrix([[0.5, 0.5], [0.5, 0.5]], [name, "b"]),
         report_plots.weights({"clean": [0.5, 0.5]}, [name, "b"]),
@@ -289,9 +292,9 @@ def test_names_in_plots_are_drawn_as_they_are(kind: str, digits: Data) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in figures:
-            assert plots.png(figure).startswith(b"\x89PNG")
+            assert run_plots.png(figure).startswith(b"\x89PNG")
     legends = [texts(figure) for figure in figures[1:3]]
-    assert all(plots.label(name) in legend for legend in legends)
+    assert all(run_plots.label(name) in legend for legend in legends)
 
 
 def texts(figure: Figure) -> list[str]:
@@ -304,10 +307,10 @@ def texts(figure: Figure) -> list[str]:
 def test_dollar_is_a_dollar() -> None:
     """Drawn as `x` in italics and a square, the picture would be another than that of its text."""
     drawn = []
-    for text in (plots.label("$x^2$ costs 5$"), r"\$x^2\$ costs 5\$"):
+    for text in (run_plots.label("$x^2$ costs 5$"), r"\$x^2\$ costs 5\$"):
         figure = Figure(figsize=(3, 1))
         figure.text(0.1, 0.5, text)
-        drawn.append(plots.png(figure))
+        drawn.append(run_plots.png(figure))
     figure = Figure(figsize=(3, 1))
     figure.text(0.1, 0.5, "$x^2$ costs 5$", parse_math=False)
-    assert drawn[0] == drawn[1] == plots.png(figure)
+    assert drawn[0] == drawn[1] == run_plots.png(figure)

@@ -15,12 +15,13 @@ from pathlib import Path
 import boto3
 import pytest
 
-from fmoe import lease, storage
 from fmoe.config import Config
 from fmoe.data import Data
-from fmoe.expert_store import ExpertStore
-from fmoe.lease import Held, exclusive
-from fmoe.storage import Folder
+from fmoe.storage import folder as storage
+from fmoe.storage import lease
+from fmoe.storage.folder import Folder
+from fmoe.storage.lease import Held, exclusive
+from fmoe.training.expert_store import ExpertStore
 
 MEMBER = ("benign", 0)
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fmoe import data
+from fmoe.data.images import read_image
+from fmoe.data.pictures import decode
 from fmoe.errors import UserError
-from fmoe.images import read_image
-from fmoe.pictures import decode
 from tests.pictures_kinds import COLOUR, KINDS, Kind
 from tests.pictures_made import png
 

@@ -25,9 +25,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from fmoe import data
+from fmoe.data.images import read_image
+from fmoe.data.pictures import LARGEST, decode
 from fmoe.errors import UserError
-from fmoe.images import read_image
-from fmoe.pictures import LARGEST, decode
 from tests.pictures_kinds import COLOUR, GREY
 from tests.pictures_made import chunk, png, saved, tiff
 
@@ -153,7 +153,7 @@ def test_bombs_take_seconds_and_little_memory(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
         from pathlib import Path
         from fmoe.errors import UserError
-        from fmoe.images import read_image
+        from fmoe.data.images import read_image
         answers = {}
         for path in map(Path, sys.argv[1:]):
             start = time.monotonic()

@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from fmoe import assembly, checkpoint, config
+from fmoe import assembly, config
+from fmoe.data.pictures import decode
+from fmoe.data.pictures.quiet import stderr_closed
 from fmoe.errors import UserError
-from fmoe.pictures import decode
-from fmoe.pictures.quiet import stderr_closed
-from fmoe.storage import Folder
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from pipelines.cli import main
 from tests.conftest import SMALL
 from tests.pictures_kinds import COLOUR, FEW, INDICES, turned

@@ -10,19 +10,21 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from fmoe import assembly, config, joint, search_space
-from fmoe.checkpoint import copy_state
+from fmoe import assembly, config
 from fmoe.config import Config
-from fmoe.crafting import crafting_view
 from fmoe.data import Data
 from fmoe.errors import UserError
-from fmoe.expert_store import ExpertStore
-from fmoe.experts import PreActResNet18, PreActResNet18Backbone, ResNet18, ResNet18Backbone
-from fmoe.folding import folded
-from fmoe.precision import Numerics
-from fmoe.storage import Folder
-from fmoe.tensors import Tensors
-from fmoe.windowed import Box, Windowed
+from fmoe.fast.folding import folded
+from fmoe.fast.windowed import Box, Windowed
+from fmoe.models.experts import PreActResNet18, PreActResNet18Backbone, ResNet18, ResNet18Backbone
+from fmoe.numerics.precision import Numerics
+from fmoe.storage.checkpoint import copy_state
+from fmoe.storage.folder import Folder
+from fmoe.storage.tensors import Tensors
+from fmoe.training import joint
+from fmoe.training.crafting import crafting_view
+from fmoe.training.expert_store import ExpertStore
+from fmoe.tuning import search_space
 from tests.extending.whole_way import few, joint_phase, settings, whole_way
 from tests.networks import MEAN, STD, settled
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fmoe.precision import Numerics, exact
+from fmoe.numerics.precision import Numerics, exact
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 

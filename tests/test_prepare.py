@@ -22,7 +22,9 @@ import numpy as np
 import pytest
 import torch
 
-from fmoe import data, data_sets, readers
+from fmoe import data
+from fmoe.data import readers
+from fmoe.data import sets as data_sets
 from fmoe.errors import UserError
 from fmoe.paths import home
 from tests.published import (

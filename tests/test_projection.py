@@ -10,10 +10,11 @@ from pyautoattack import fab_base
 from pyautoattack.fab_projections import projection_linf as library
 from torch import Tensor, nn
 
+from fmoe.attacks.threat import Linf
 from fmoe.data import Data, Split
-from fmoe.evaluation import Settings, judge, projection
-from fmoe.evaluation.projection import projection_linf
-from fmoe.threat import Linf
+from fmoe.evaluation import Settings, judge
+from fmoe.fast import projection
+from fmoe.fast.projection import projection_linf
 from tests.networks import learnt
 
 

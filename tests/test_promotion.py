@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fmoe.evaluation import FULL, PROTOCOL, paired
-from fmoe.promotion import Evidence, faults, foreign, lacks, not_better
+from fmoe.evaluation.promotion import Evidence, faults, foreign, lacks, not_better
 from fmoe.version import VERSION
 
 REPORT = {

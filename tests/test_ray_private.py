@@ -22,7 +22,7 @@ from ray.util.state import StateApiClient
 from ray.util.state.common import ListApiOptions, StateResource
 
 from fmoe.on_ray import private
-from fmoe.on_ray.schedulers import Population
+from fmoe.on_ray.tuning.schedulers import Population
 
 ROOT = Path(__file__).parent.parent
 

@@ -22,8 +22,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from fmoe import data, readers
-from fmoe.data import Data
+from fmoe import data
+from fmoe.data import Data, readers
 from fmoe.errors import UserError
 from fmoe.paths import home
 from tests.published import (

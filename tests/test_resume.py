@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from fmoe import assembly, config, data, training
-from fmoe.checkpoint import STATE, Checkpoints, copy_state
 from fmoe.config import Config
 from fmoe.errors import UserError
-from fmoe.mixture import Mixture
-from fmoe.storage import MANIFEST, Folder
-from fmoe.tensors import Tensors
+from fmoe.models.mixture import Mixture
+from fmoe.storage.checkpoint import STATE, Checkpoints, copy_state
+from fmoe.storage.folder import MANIFEST, Folder
+from fmoe.storage.tensors import Tensors
 from fmoe.training import Epoch, Progress
 from tests.conftest import SMALL
 
@@ -141,7 +141,7 @@ def test_a_run_that_stopped_early_stays_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same = {"val_clean": 0.5, "val_robust": 0.5, "val_fgsm": 0.5}
-    monkeypatch.setattr(training, "validation_accuracies", lambda *given: dict(same))
+    monkeypatch.setattr("fmoe.training.loop.validation_accuracies", lambda *given: dict(same))
     _, epochs = start(tmp_path, "joint.patience=1")
     first = list(epochs)
     assert [epoch.index for epoch in first] == [0, 1]

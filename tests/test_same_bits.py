@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fmoe.attacks import FGSM, NFGSM, PGD, Attack, Objective
-from fmoe.draw import Draw
+from fmoe.attacks.threat import Linf
 from fmoe.evaluation import evaluate
 from fmoe.evaluation.chunk import Chunk
 from fmoe.evaluation.iterated import ascending, until_broken
-from fmoe.mixture import Mixture
-from fmoe.threat import Linf
+from fmoe.models.mixture import Mixture
+from fmoe.numerics.draw import Draw
 
 EPS = 0.1
 LIST = [0.02, 0.05, EPS]

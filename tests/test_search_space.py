@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmoe import search_space
-from fmoe.domains import Sweep, Walk
 from fmoe.errors import UserError
-from fmoe.search_space import Space
+from fmoe.tuning import search_space
+from fmoe.tuning.domains import Sweep, Walk
+from fmoe.tuning.search_space import Space
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = search_space.spaces()

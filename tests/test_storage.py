@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmoe.errors import UserError
-from fmoe.storage import MANIFEST, Damaged, Folder, sha256
+from fmoe.storage.folder import MANIFEST, Damaged, Folder, sha256
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from fmoe import paths, tracking
 from fmoe.errors import UserError
-from fmoe.storage import Folder
+from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, experiments, readiness
 
 SOON = 30.0

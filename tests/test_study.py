@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fmoe.storage import Damaged, Folder
-from fmoe.study import Ledger, Trial, best_so_far, pareto, ranked, table
-from fmoe.study_settings import Direction
+from fmoe.storage.folder import Damaged, Folder
+from fmoe.tuning.settings import Direction
+from fmoe.tuning.trials import Ledger, Trial, best_so_far, pareto, ranked, table
 
 ROBUST: dict[str, Direction] = {"val_robust": "max"}
 BOTH: dict[str, Direction] = {"val_clean": "max", "val_robust": "max"}

@@ -9,11 +9,11 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from fmoe import tracking
+from fmoe.attacks.threat import Linf
 from fmoe.evaluation import Evaluation, Settings
-from fmoe.study import Trial
-from fmoe.threat import Linf
 from fmoe.tracking import Tracker
-from pipelines.study_log import StudyLog
+from fmoe.tuning.trials import Trial
+from pipelines.study.log import StudyLog
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import yaml
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from fmoe import search_space
-from fmoe.on_ray.schedulers import Halving, Population, scheduler
-from fmoe.on_ray.suggest import Suggestions
-from fmoe.optuna_trials import as_optuna, own_values
-from fmoe.search_space import Space
-from fmoe.study import Trial
+from fmoe.on_ray.tuning.schedulers import Halving, Population, scheduler
+from fmoe.on_ray.tuning.suggest import Suggestions
+from fmoe.tuning import search_space
+from fmoe.tuning.optuna_trials import as_optuna, own_values
+from fmoe.tuning.search_space import Space
+from fmoe.tuning.trials import Trial
 
 DOMAINS = {
     "gate.kind": {"choice": ["conv", "linear"]},

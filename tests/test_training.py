@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmoe import assembly, config, training, validation
+from fmoe import assembly, config, training
 from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, Mix
-from fmoe.augment import Augment
-from fmoe.batches import Batches
 from fmoe.config import Config, Joint, Phase, Update
 from fmoe.data import Data
-from fmoe.draw import Draw
+from fmoe.data.augment import Augment
+from fmoe.data.batches import Batches
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.losses import gate_balance
-from fmoe.mixture import Mixture
-from fmoe.objective import Objective
-from fmoe.place import Place
-from fmoe.precision import Numerics
-from fmoe.selection import best_epoch, overfitted, selection
-from fmoe.training import Epoch, Trainer
+from fmoe.models.mixture import Mixture
+from fmoe.numerics.draw import Draw
+from fmoe.numerics.place import Place
+from fmoe.numerics.precision import Numerics
+from fmoe.training import Epoch, Trainer, validation
+from fmoe.training.objective import Objective
+from fmoe.training.selection import best_epoch, overfitted, selection
 from tests.conftest import MEMBER, SMALL
 
 QUICK = [
@@ -262,7 +262,7 @@ def validate_as(monkeypatch: pytest.MonkeyPatch, robust: list[float]) -> None:
         robust = next(scores)
         return {"val_clean": 0.5, "val_robust": robust, "val_fgsm": robust}
 
-    monkeypatch.setattr(training, "validation_accuracies", validate)
+    monkeypatch.setattr("fmoe.training.loop.validation_accuracies", validate)
 
 
 @pytest.mark.parametrize(
@@ -475,7 +475,7 @@ def test_overfitting_goes_back_to_the_last_good_epoch(
         robust, fgsm = next(scores)
         return {"val_clean": 0.6, "val_robust": robust, "val_fgsm": fgsm}
 
-    monkeypatch.setattr(training, "validation_accuracies", validate)
+    monkeypatch.setattr("fmoe.training.loop.validation_accuracies", validate)
     chosen = settings("joint.epochs=3", "joint.attack={kind: fgsm, eps: 0.1}",
                       "joint.validation.attack={kind: pgd, eps: 0.1, steps: 2}")  # fmt: skip
     model = assembly.seeded_expert(chosen, MEMBER, 0)

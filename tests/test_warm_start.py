@@ -11,14 +11,14 @@ from torch import Tensor
 
 from fmoe import assembly, config, training
 from fmoe.attacks import PGD
-from fmoe.augment import Augment
-from fmoe.batches import Batches
-from fmoe.checkpoint import Checkpoints, copy_state
 from fmoe.data import Data
-from fmoe.draw import Draw
-from fmoe.storage import Folder
+from fmoe.data.augment import Augment
+from fmoe.data.batches import Batches
+from fmoe.numerics.draw import Draw
+from fmoe.storage.checkpoint import Checkpoints, copy_state
+from fmoe.storage.folder import Folder
 from fmoe.training import Epoch
-from fmoe.warm_start import SCALE, WarmStart
+from fmoe.training.warm_start import SCALE, WarmStart
 from tests.conftest import MEMBER, SMALL
 
 AUGMENT = Augment(crop=1, flip=True)

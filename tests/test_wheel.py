@@ -15,15 +15,15 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("fmoe", "pipelines", "tune_spaces")
 DATA = ("*.yaml", "*.html", "py.typed", "README.md")
 PROBE = """
-import fmoe, pipelines.reporting, tune_spaces
+import fmoe, pipelines.judging.reporting, tune_spaces
 from fmoe import config, search_space
-print(fmoe.__file__, pipelines.reporting.__file__, tune_spaces.__file__, sep="\\n")
+print(fmoe.__file__, pipelines.judging.reporting.__file__, tune_spaces.__file__, sep="\\n")
 for name in config.recipes():
     config.load(name)
 for name in search_space.spaces():
     search_space.load(name)
 for name in ("page.html", "report.html", "comparison.html", "figures.html"):
-    pipelines.reporting.template(name)
+    pipelines.judging.reporting.template(name)
 print(*config.recipes())
 print(*search_space.spaces())
 """

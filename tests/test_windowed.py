@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmoe.evaluation.square import WindowedSquare, in_windows
-from fmoe.folding import folded
-from fmoe.windowed import Box, Windowed
+from fmoe.fast.folding import folded
+from fmoe.fast.square import WindowedSquare, in_windows
+from fmoe.fast.windowed import Box, Windowed
 from tests.networks import MODELS
 
 EPS = 8 / 255

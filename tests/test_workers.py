@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fmoe.workers import Workers
+from fmoe.on_ray.workers import Workers
 
 
 @pytest.mark.parametrize(

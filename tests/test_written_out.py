@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.attacks import PGD
-from fmoe.crafting import crafting_view
 from fmoe.data import Data
-from fmoe.draw import Draw
-from fmoe.folding import Twin, folded
-from fmoe.precision import Numerics
-from fmoe.written_out import WrittenOut, fusing, written_out
+from fmoe.fast.folding import Twin, folded
+from fmoe.fast.written_out import WrittenOut, fusing, written_out
+from fmoe.numerics.draw import Draw
+from fmoe.numerics.precision import Numerics
+from fmoe.training.crafting import crafting_view
 from tests.networks import MODELS, learnt
 
 EXACT = {

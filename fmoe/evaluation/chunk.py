@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fmoe.attacks.threat import Threat
 from fmoe.evaluation.outputs import classes
 from fmoe.evaluation.witness import Aside, Witness
-from fmoe.threat import Threat
 
 ROUNDING = 1e-6
 BROKEN, ATTACKED, PREDICTION = "broken.", "attacked.", "prediction."

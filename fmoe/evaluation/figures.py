@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmoe.attacks.threat import Threat
 from fmoe.evaluation.chunk import WEIGHTS, gate_weights, right, share
 from fmoe.evaluation.mixture_suite import FACTORS
 from fmoe.evaluation.sweeps import STEPS, grid
-from fmoe.threat import Threat
 
 CURVE = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, STEPS)
 """Steps at which the accuracy is told."""

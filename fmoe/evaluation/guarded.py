@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fmoe.attacks.threat import Threat
 from fmoe.evaluation.chunk import ROUNDING
 from fmoe.evaluation.outputs import finite
 from fmoe.evaluation.witness import Odd, Witness
-from fmoe.precision import at_least_float32
-from fmoe.threat import Threat
+from fmoe.numerics.precision import at_least_float32
 
 
 class _Gradient(torch.autograd.Function):

@@ -14,7 +14,7 @@ from fmoe.data import Split
 from fmoe.errors import UserError, first_line
 from fmoe.evaluation.copies import NotCopied, copied
 from fmoe.evaluation.outputs import check, checked
-from fmoe.precision import exact
+from fmoe.numerics.precision import exact
 
 CHANNELS = (1, 3)
 """Where the last dimension is one of these and the second is not, channels are taken to be last."""

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fmoe.attacks import Objective, climb, objective_loss
-from fmoe.draw import Draw
+from fmoe.attacks.threat import Threat
 from fmoe.evaluation.chunk import BY, Chunk, Columns, assert_within, verdict
 from fmoe.evaluation.outputs import NONE, classes
 from fmoe.evaluation.witness import Left, Odd, Witness
-from fmoe.precision import at_least_float32
-from fmoe.threat import Threat
+from fmoe.numerics.draw import Draw
+from fmoe.numerics.precision import at_least_float32
 
 STEPS = 20
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 
 from fmoe.evaluation.chunk import Found
-from fmoe.storage import Folder
+from fmoe.storage.folder import Folder
 
 FLAGS = TypeAdapter(list[str])
 LARGEST = 256 * 2**20  # bytes of a stage of a chunk

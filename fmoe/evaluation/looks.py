@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.attacks import margin
-from fmoe.draw import Draw
+from fmoe.attacks.threat import Threat
 from fmoe.evaluation.chunk import BROKEN, PREDICTION, Chunk, Columns
 from fmoe.evaluation.copies import copied
 from fmoe.evaluation.outputs import classes, finite
 from fmoe.evaluation.witness import Left, Odd, Witness
-from fmoe.precision import at_least_float32
-from fmoe.threat import Threat
+from fmoe.numerics.draw import Draw
+from fmoe.numerics.precision import at_least_float32
 
 SAMPLE = 16
 """Images asked once more in another batch."""

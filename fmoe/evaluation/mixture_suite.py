@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.attacks import PGD, Objective, eval_mode, margin, objective_loss
-from fmoe.draw import Draw
+from fmoe.attacks.threat import Threat
 from fmoe.evaluation.chunk import Chunk, Columns, assert_within, right, survivors, verdict
 from fmoe.evaluation.guarded import Guarded
 from fmoe.evaluation.iterated import STEPS, Pass, ascending, one_after_another, until_broken
 from fmoe.evaluation.outputs import NONE, classes
 from fmoe.evaluation.standard import Given
 from fmoe.evaluation.witness import Left, Odd
-from fmoe.mixture import Mixture, mix_logits, mix_probabilities
-from fmoe.threat import Threat
+from fmoe.models.mixture import Mixture, mix_logits, mix_probabilities
+from fmoe.numerics.draw import Draw
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the gate's temperature, in the sweep."""

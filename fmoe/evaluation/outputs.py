@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fmoe.errors import UserError
-from fmoe.precision import at_least_float32
+from fmoe.numerics.precision import at_least_float32
 
 NONE = -1
 """The class of an output that is not finite: no label, so that it is never right."""

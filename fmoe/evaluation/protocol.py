@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fmoe.attacks import eval_mode
+from fmoe.attacks.threat import threat_model
 from fmoe.data import Split
 from fmoe.evaluation import inputs, looks, mixture_suite
 from fmoe.evaluation.chunk import BROKEN, Chunk, Columns, Found, share, so_far
@@ -24,10 +25,9 @@ from fmoe.evaluation.settings import Settings
 from fmoe.evaluation.stages import CLEAN, attack_of, of_stage, run_of, wanted
 from fmoe.evaluation.standard import Given
 from fmoe.evaluation.witness import ODD, Odd, Witness
-from fmoe.folding import folded
-from fmoe.mixture import Mixture
-from fmoe.precision import exact
-from fmoe.threat import threat_model
+from fmoe.fast.folding import folded
+from fmoe.models.mixture import Mixture
+from fmoe.numerics.precision import exact
 
 
 def plan(model: nn.Module, settings: Settings) -> tuple[list[str], dict[str, str]]:
@@ -172,8 +172,9 @@ def evaluate(
 
     `model` maps float images in [0,1] to logits or log-probabilities [B,K]; it is asked in eval
     mode, and copies of it are: it stays as it is. eps is in pixels of [0,1], in a norm of
-    `fmoe.threat`. The mixture's attacks need a `fmoe.mixture.Mixture`, and are listed in `skipped`
-    for another model. selected_on: the split by which the model was chosen, `validation` or `test`.
+    `fmoe.attacks.threat`. The mixture's attacks need a `fmoe.models.mixture.Mixture`, and are
+    listed in `skipped` for another model. selected_on: the split by which the model was chosen,
+    `validation` or `test`.
     fast: attack a folded copy, and count what breaks the model itself as well.
     `progress(done, total)` counts images. Raises `UserError`, which names the argument, before
     anything is judged; for a model whose output is not one tensor [B,K] as well.

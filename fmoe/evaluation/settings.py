@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fmoe.attacks.threat import Threat
 from fmoe.errors import UserError
 from fmoe.evaluation import stages
-from fmoe.threat import Threat
 
 PROTOCOL = 4
 """Raised whenever a change could move a figure."""
@@ -25,7 +25,7 @@ class Settings:
     threat: within which images are attacked; batch_size images are one chunk. experts: names of a
     mixture's, for the tables. selected_on: the split by which the model was chosen. collapse_stops:
     whether a collapsed gate is a flag, or just a note. fast: attacks run on a folded copy
-    (`fmoe.folding`); what breaks it must break the model itself to count.
+    (`fmoe.fast.folding`); what breaks it must break the model itself to count.
     """
 
     attacks: tuple[str, ...]

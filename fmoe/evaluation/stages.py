@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from fmoe.attacks.threat import Threat
 from fmoe.evaluation import mixture_suite, standard, sweeps
 from fmoe.evaluation.chunk import Chunk, Columns
 from fmoe.evaluation.standard import Given
-from fmoe.threat import Threat
 
 Run = Callable[[Any, Chunk, Columns, Threat], Given]
 """(model, chunk, what earlier stages found, threat model) to columns and flags."""

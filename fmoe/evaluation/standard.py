@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fmoe.attacks import Objective
+from fmoe.attacks.threat import Linf, Threat
 from fmoe.evaluation import looks
 from fmoe.evaluation.chunk import (
     ATTACKED,
@@ -35,9 +36,8 @@ from fmoe.evaluation.guarded import Guarded
 from fmoe.evaluation.iterated import ascending, one_after_another, until_broken
 from fmoe.evaluation.outputs import NONE, Logarithm, classes
 from fmoe.evaluation.witness import Left, Odd
-from fmoe.mixture import Mixture
-from fmoe.precision import at_least_float32
-from fmoe.threat import Linf, Threat
+from fmoe.models.mixture import Mixture
+from fmoe.numerics.precision import at_least_float32
 
 if TYPE_CHECKING:
     from pyautoattack import AutoAttack
@@ -156,8 +156,8 @@ def _asked(
     """pyautoattack's part on these images: their classes under it, and the library's warnings."""
     from pyautoattack import AutoAttack
 
-    from fmoe.evaluation.projection import without_sorting
-    from fmoe.evaluation.square import in_windows
+    from fmoe.fast.projection import without_sorting
+    from fmoe.fast.square import in_windows
 
     x, y = chunk.x[rows].contiguous(), chunk.y[rows]
     attacked: Callable[[Tensor], Tensor] = model

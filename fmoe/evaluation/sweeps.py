@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fmoe.attacks.threat import Threat
 from fmoe.evaluation.chunk import Chunk, Columns, right
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.standard import Given
-from fmoe.threat import Threat
 
 STEPS = 100
 MULTIPLES = (0.125, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)

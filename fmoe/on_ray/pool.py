@@ -9,13 +9,13 @@ from typing import Any
 import ray
 
 from fmoe.config import Config
-from fmoe.expert_store import ExpertStore, expert_key
+from fmoe.numerics.place import Place
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Listener, mailbox, results
-from fmoe.place import Place
-from fmoe.storage import Folder
+from fmoe.storage.folder import Folder
 from fmoe.training import Epoch
+from fmoe.training.expert_store import ExpertStore, expert_key
 
 PROGRESS_SECONDS = 0.5
 LOGGER = logging.getLogger("fmoe")

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fmoe.errors import UserError
-from fmoe.storage import Folder
+from fmoe.storage.folder import Folder
 
 SECONDS = 60.0  # for a busy node to answer
 

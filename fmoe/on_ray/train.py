@@ -25,15 +25,15 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from fmoe.config import Config
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
-from fmoe.expert_store import ExpertStore
-from fmoe.joint import joint_epochs
+from fmoe.numerics.place import Place
 from fmoe.on_ray.placement import free_left_behind
 from fmoe.on_ray.pool import Reporter
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import Event, Listener, mailbox
-from fmoe.place import Place
-from fmoe.storage import Folder
-from fmoe.workers import Workers
+from fmoe.on_ray.workers import Workers
+from fmoe.storage.folder import Folder
+from fmoe.training.expert_store import ExpertStore
+from fmoe.training.joint import joint_epochs
 
 T = TypeVar("T")
 MAX_FAILURES = 3

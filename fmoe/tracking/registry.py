@@ -23,9 +23,9 @@ import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from fmoe.checkpoint import FILES
 from fmoe.errors import UserError, first_line
-from fmoe.promotion import REPORT, VERDICTS
+from fmoe.evaluation.promotion import REPORT, VERDICTS
+from fmoe.storage.checkpoint import FILES
 from fmoe.tracking.store import client, gist, selected, shown, store_errors, writing
 
 CANDIDATE = "candidate"

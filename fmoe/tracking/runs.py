@@ -26,9 +26,9 @@ from mlflow.tracking import MlflowClient
 from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
-from fmoe.checkpoint import FILES
 from fmoe.errors import UserError
-from fmoe.storage import sha256
+from fmoe.storage.checkpoint import FILES
+from fmoe.storage.folder import sha256
 from fmoe.tracking import experiments
 from fmoe.tracking.registry import CANDIDATE
 from fmoe.tracking.store import client, selected, shown, store_errors, writing

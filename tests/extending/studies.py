@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pydantic import Field, create_model
 
-from fmoe import search_space
 from fmoe.schema import Spec
-from fmoe.search_space import Space
+from fmoe.tuning import search_space
+from fmoe.tuning.search_space import Space
 
 
 def with_kind(monkeypatch: pytest.MonkeyPatch, part: str, added: type[Spec]) -> None:

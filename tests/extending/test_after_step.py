@@ -14,19 +14,19 @@ import pytest
 import torch
 from torch import nn
 
-from fmoe import after_step, assembly, joint, training
-from fmoe.augment import Augment
-from fmoe.batches import Batches
-from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
+from fmoe import after_step, assembly, training
 from fmoe.config import Config, Joint
 from fmoe.data import Data
+from fmoe.data.augment import Augment
+from fmoe.data.batches import Batches
 from fmoe.errors import UserError
-from fmoe.expert_store import ExpertStore, expert_key
-from fmoe.place import Place
-from fmoe.precision import Numerics
-from fmoe.storage import Damaged, Folder
-from fmoe.training import Trainer
-from fmoe.validation import validation_accuracies, validation_attacks
+from fmoe.numerics.place import Place
+from fmoe.numerics.precision import Numerics
+from fmoe.storage.checkpoint import Checkpoint, Checkpoints, copy_state
+from fmoe.storage.folder import Damaged, Folder
+from fmoe.training import Trainer, joint
+from fmoe.training.expert_store import ExpertStore, expert_key
+from fmoe.training.validation import validation_accuracies, validation_attacks
 from tests.extending.added import added
 from tests.extending.document import section
 from tests.extending.whole_way import different, few, joint_phase, latest, resumed, settings
@@ -144,7 +144,7 @@ def test_an_expert_is_stored_as_validation_prefers_it(
         score = 0.6 if (len(judged) == 2) is preferred else 0.3
         return {"val_clean": score, "val_robust": score}
 
-    monkeypatch.setattr(training, "validation_accuracies", validate)
+    monkeypatch.setattr("fmoe.training.loop.validation_accuracies", validate)
     found = expert(chosen, data, tmp_path)
     trained, averaged = judged
     assert different(trained, averaged) != []
@@ -206,7 +206,7 @@ def test_a_good_average_does_not_hide_that_training_overfits(
         robust, fgsm = next(scores)
         return {"val_clean": 0.6, "val_robust": robust, "val_fgsm": fgsm}
 
-    monkeypatch.setattr(training, "validation_accuracies", validate)
+    monkeypatch.setattr("fmoe.training.loop.validation_accuracies", validate)
     pgd = "joint.validation.attack={kind: pgd, eps: 0.1, steps: 1}"
     chosen, data = settings(*BOTH, pgd), few(digits)
     kept = Checkpoints(Folder.at(tmp_path), "key")

@@ -13,19 +13,23 @@ import torch.nn.functional as F
 import yaml
 
 import fmoe
-from fmoe import assembly, checkpoint, config, experts, joint, search_space
-from fmoe.checkpoint import copy_state
+from fmoe import assembly, config
 from fmoe.config import Config
-from fmoe.crafting import crafting_view
 from fmoe.data import Data
 from fmoe.evaluation import evaluate
-from fmoe.expert_store import ExpertStore, expert_key
-from fmoe.experts import ResNet18, ResNet18Backbone
-from fmoe.folding import folded
-from fmoe.precision import Numerics
-from fmoe.storage import Damaged, Folder
-from fmoe.tensors import Tensors
-from fmoe.windowed import Box, Windowed
+from fmoe.fast.folding import folded
+from fmoe.fast.windowed import Box, Windowed
+from fmoe.models import experts
+from fmoe.models.experts import ResNet18, ResNet18Backbone
+from fmoe.numerics.precision import Numerics
+from fmoe.storage import checkpoint
+from fmoe.storage.checkpoint import copy_state
+from fmoe.storage.folder import Damaged, Folder
+from fmoe.storage.tensors import Tensors
+from fmoe.training import joint
+from fmoe.training.crafting import crafting_view
+from fmoe.training.expert_store import ExpertStore, expert_key
+from fmoe.tuning import search_space
 from tests.conftest import SMALL
 from tests.extending.added import added
 from tests.extending.document import section

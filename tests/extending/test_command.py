@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fmoe import assembly, checkpoint
+from fmoe import assembly
 from fmoe.config import Config
-from fmoe.storage import Folder
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from pipelines import cli
 from pipelines.entry import application, mount, run
 from tests.extending.document import section

@@ -24,14 +24,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import fmoe
-from fmoe import checkpoint, config, data, data_sets, evaluation, joint
+from fmoe import config, data, evaluation
 from fmoe.config import Config
-from fmoe.data_kinds import Published
+from fmoe.data import sets as data_sets
+from fmoe.data.held_out import HeldOut, check_classes
+from fmoe.data.kinds import Published
+from fmoe.data.readers import PARTS, Download, Part
 from fmoe.errors import UserError
-from fmoe.expert_store import ExpertStore
-from fmoe.held_out import HeldOut, check_classes
-from fmoe.readers import PARTS, Download, Part
-from fmoe.storage import Folder
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
+from fmoe.training import joint
+from fmoe.training.expert_store import ExpertStore
 from pipelines.cli import main
 from tests.conftest import SMALL
 from tests.extending.document import section

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fmoe import assembly, config
+from fmoe.attacks.threat import Linf
 from fmoe.errors import UserError
 from fmoe.evaluation import Settings, evaluate, plan, stages
 from fmoe.evaluation.stages import Attack
-from fmoe.threat import Linf
-from pipelines.judging import Request, chosen
-from pipelines.opened import Opened
+from pipelines.judging.opened import Opened
+from pipelines.judging.run import Request, chosen
 from tests.conftest import SMALL
 from tests.extending.document import section
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from fmoe import gates
 from fmoe.data import Data
+from fmoe.models import gates
 from tests.extending.added import added
 from tests.extending.document import section
 from tests.extending.whole_way import few, settings, whole_way

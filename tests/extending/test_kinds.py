@@ -9,8 +9,8 @@ import pytest
 
 from fmoe import config, optim
 from fmoe.config import Config
-from fmoe.gates import Linear
-from fmoe.kinds import kinds
+from fmoe.config.kinds import kinds
+from fmoe.models.gates import Linear
 from fmoe.schema import Spec
 from tests.extending.added import added
 

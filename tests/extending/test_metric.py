@@ -10,16 +10,16 @@ import pytest
 import torch
 import yaml
 
-from fmoe import config, joint, metrics
+from fmoe import config
 from fmoe.data import Data
 from fmoe.errors import UserError
-from fmoe.expert_store import ExpertStore
-from fmoe.on_ray.schedulers import Schedulers
-from fmoe.on_ray.suggest import Suggestions
-from fmoe.search_space import Space
-from fmoe.storage import Folder
-from fmoe.study import Trial, ranked
-from fmoe.training import Epoch
+from fmoe.on_ray.tuning.schedulers import Schedulers
+from fmoe.on_ray.tuning.suggest import Suggestions
+from fmoe.storage.folder import Folder
+from fmoe.training import Epoch, joint, metrics
+from fmoe.training.expert_store import ExpertStore
+from fmoe.tuning.search_space import Space
+from fmoe.tuning.trials import Trial, ranked
 from tests.conftest import SMALL
 from tests.extending.document import section
 from tests.extending.studies import space_of

@@ -1,4 +1,4 @@
-"""To add a norm: a class, and its name in the union of `fmoe.threat`. Here ℓ2."""
+"""To add a norm: a class, and its name in the union of `fmoe.attacks.threat`. Here ℓ2."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pyautoattack import AutoAttack
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from fmoe import assembly, config, threat, training
-from fmoe.attacks import FGSM, NFGSM, PGD
-from fmoe.checkpoint import Checkpoints, copy_state
+from fmoe import assembly, config, training
+from fmoe.attacks import FGSM, NFGSM, PGD, threat
+from fmoe.attacks.threat import Linf
 from fmoe.config import Config
 from fmoe.data import Data
-from fmoe.draw import Draw, shard
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Settings, evaluate
 from fmoe.evaluation.chunk import ROUNDING, Chunk
 from fmoe.evaluation.iterated import ascending, until_broken
-from fmoe.promotion import Evidence, lacks, not_better
-from fmoe.storage import Folder
-from fmoe.threat import Linf
+from fmoe.evaluation.promotion import Evidence, lacks, not_better
+from fmoe.numerics.draw import Draw, shard
+from fmoe.storage.checkpoint import Checkpoints, copy_state
+from fmoe.storage.folder import Folder
 from tests.conftest import SMALL
 from tests.extending.document import section
 from tests.test_promotion import REPORT

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from fmoe import config, joint, optim
-from fmoe.checkpoint import Checkpoints
+from fmoe import config, optim
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError
-from fmoe.expert_store import ExpertStore, expert_key
-from fmoe.storage import Folder
-from fmoe.tensors import Tensors
+from fmoe.storage.checkpoint import Checkpoints
+from fmoe.storage.folder import Folder
+from fmoe.storage.tensors import Tensors
+from fmoe.training import joint
+from fmoe.training.expert_store import ExpertStore, expert_key
 from tests.extending import whole_way
 from tests.extending.added import added
 from tests.extending.document import section
@@ -192,7 +193,7 @@ def test_state_of_another_kind_is_refused_where_nothing_was_adopted(
 def test_a_trial_marks_what_it_takes_over_as_adopted(
     few: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fmoe.on_ray import trials
+    from fmoe.on_ray.tuning import trials
 
     given = interrupted(settings(kind="muon"), few, tmp_path / "given").latest()
     assert given is not None

@@ -11,9 +11,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fmoe.workers import Workers
-from pipelines import compare, evaluate, judging, study_run, train, training_run, tune
+from fmoe.on_ray.workers import Workers
+from pipelines import compare, evaluate, train, tune
+from pipelines.judging import run as judging
 from pipelines.options import Json, WorkerRange, asked
+from pipelines.study import run as study_run
+from pipelines.training import run as training_run
 
 ASKED: dict[str, tuple[Callable[..., None], type, set[str]]] = {
     "train": (train.train, training_run.Request, {"json"}),
@@ -51,7 +54,7 @@ def test_an_option_that_is_added_arrives() -> None:
 
 
 def test_an_option_without_a_field_is_not_dropped_in_silence() -> None:
-    with pytest.raises(AssertionError, match=r"training_run\.Request has no field for \['note'\]"):
+    with pytest.raises(AssertionError, match=r"training\.run\.Request has no field for \['note'\]"):
         asked(training_run.Request, {"recipe": "digits", "note": "mine"})
 
 

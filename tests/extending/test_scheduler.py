@@ -9,10 +9,10 @@ from typing import Any, Literal
 import pytest
 from ray.tune.schedulers import MedianStoppingRule, TrialScheduler
 
-from fmoe import search_space
 from fmoe.errors import UserError
-from fmoe.on_ray.schedulers import scheduler
-from fmoe.schedulers import PBT
+from fmoe.on_ray.tuning.schedulers import scheduler
+from fmoe.tuning import search_space
+from fmoe.tuning.schedulers import PBT
 from tests.extending.document import section
 from tests.extending.studies import space_of, with_kind
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import pytest
 from optuna.samplers import QMCSampler
 
-from fmoe import search_space
-from fmoe.domains import Sweep
 from fmoe.errors import UserError
-from fmoe.on_ray.suggest import Suggestions
-from fmoe.search_space import Space
-from fmoe.searchers import SearcherSpec, Values
+from fmoe.on_ray.tuning.suggest import Suggestions
+from fmoe.tuning import search_space
+from fmoe.tuning.domains import Sweep
+from fmoe.tuning.search_space import Space
+from fmoe.tuning.searchers import SearcherSpec, Values
 from tests.extending.document import section
 from tests.extending.studies import space_of, with_kind
 

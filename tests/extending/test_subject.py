@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fmoe.attacks.threat import Linf
 from fmoe.data import Data, Split
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Found, Settings, evaluate, plan
@@ -16,9 +17,8 @@ from fmoe.evaluation.chunk import so_far
 from fmoe.evaluation.stages import ATTACKS
 from fmoe.on_ray.evaluate import received, sent, stage
 from fmoe.on_ray.session import Resources
-from fmoe.threat import Linf
-from pipelines.judging import Request, chosen
-from pipelines.opened import Opened
+from pipelines.judging.opened import Opened
+from pipelines.judging.run import Request, chosen
 
 
 class Linear(nn.Module):

@@ -17,11 +17,11 @@ from fmoe import assembly, attacks, training
 from fmoe.attacks import Attack, ModelFn
 from fmoe.config import Config
 from fmoe.data import Data
-from fmoe.draw import Draw
 from fmoe.errors import UserError
+from fmoe.numerics.draw import Draw
 from fmoe.schema import Drawn, Pixels
 from fmoe.training import Epoch
-from fmoe.warm_start import SCALE
+from fmoe.training.warm_start import SCALE
 from tests.conftest import MEMBER
 from tests.extending.added import added
 from tests.extending.document import section
@@ -123,7 +123,7 @@ def test_training_against_it_is_guarded(
         robust, fgsm = next(scores)
         return {"val_clean": 0.6, "val_robust": robust, "val_fgsm": fgsm}
 
-    monkeypatch.setattr(training, "validation_accuracies", validate)
+    monkeypatch.setattr("fmoe.training.loop.validation_accuracies", validate)
     epochs = run(settings(attack, PGD), digits)
     assert ["overfitted" in epoch.metrics for epoch in epochs] == [False, True, False]
 

@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 
 import fmoe
-from fmoe import assembly, checkpoint, config, joint
-from fmoe.checkpoint import Checkpoint, Checkpoints, copy_state
+from fmoe import assembly, config
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.evaluation import Evaluation, evaluate
-from fmoe.expert_store import ExpertStore
-from fmoe.mixture import Mixture
-from fmoe.storage import Folder
-from fmoe.tensors import Tensors
-from fmoe.training import Epoch
+from fmoe.models.mixture import Mixture
+from fmoe.storage import checkpoint
+from fmoe.storage.checkpoint import Checkpoint, Checkpoints, copy_state
+from fmoe.storage.folder import Folder
+from fmoe.storage.tensors import Tensors
+from fmoe.training import Epoch, joint
+from fmoe.training.expert_store import ExpertStore
 from tests.conftest import SMALL
 
 QUICK = [

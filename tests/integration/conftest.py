@@ -45,8 +45,8 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained_once(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    from fmoe.workers import Workers
-    from pipelines.training_run import Request, run
+    from fmoe.on_ray.workers import Workers
+    from pipelines.training.run import Request, run
 
     home = tmp_path_factory.mktemp("trained")
     before = os.environ.get("FMOE_HOME")

@@ -37,7 +37,7 @@ def study(
     home: Path, file: Path, name: str, monkeypatch: pytest.MonkeyPatch, **budget: Any
 ) -> dict[str, Any]:
     """In this process, whose Ray session it uses; gives what `fmoe tune --json` prints."""
-    from pipelines.study_run import Request, run
+    from pipelines.study.run import Request, run
 
     monkeypatch.setenv("FMOE_HOME", str(home))
     # mlflow sets it when another test of this process gives it a store

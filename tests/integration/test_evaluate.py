@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fmoe import assembly, checkpoint, config, data
+from fmoe import assembly, config, data
 from fmoe.evaluation import STANDARD
-from fmoe.storage import Folder
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from tests.integration.conftest import (
     JUDGED,
     Outcome,

@@ -12,7 +12,7 @@ import torch
 from fmoe.data import Data
 from fmoe.on_ray.evaluate import evaluate
 from fmoe.on_ray.session import Resources
-from pipelines import judging
+from pipelines.judging import run as judging
 from tests.extending.test_subject import (
     NO_MIXTURE,
     SETTINGS,

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from fmoe import assembly, checkpoint, config, data, tracking
-from fmoe.promotion import lacks
-from fmoe.storage import Folder
+from fmoe import assembly, config, data, tracking
+from fmoe.evaluation.promotion import lacks
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from tests.data_states import STATES, made, write_svhn
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from fmoe import checkpoint, tracking
-from fmoe.storage import Folder
+from fmoe import tracking
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from tests.integration.conftest import Outcome, Trained
 from tests.integration.test_errors import refused
 

@@ -16,8 +16,9 @@ import torch
 from mlflow.tracking import MlflowClient
 
 import fmoe as library
-from fmoe import checkpoint, data, tracking
-from fmoe.storage import Folder
+from fmoe import data, tracking
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
 from fmoe.tracking.store import selected
 from tests.integration.conftest import Outcome, Trained
 from tests.integration.test_errors import refused

@@ -14,9 +14,11 @@ from mlflow.tracking import MlflowClient
 
 import fmoe as library
 from benchmarks.ever import Ever
-from fmoe import checkpoint, config, data, joint, tracking
+from fmoe import config, data, tracking
 from fmoe.evaluation import evaluate
-from fmoe.storage import Folder
+from fmoe.storage import checkpoint
+from fmoe.storage.folder import Folder
+from fmoe.training import joint
 from tests.integration.conftest import EPOCHS, Outcome, Trained
 
 

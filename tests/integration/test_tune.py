@@ -16,9 +16,9 @@ from mlflow.tracking import MlflowClient
 from fmoe import tracking
 from fmoe.data import Data
 from fmoe.errors import UserError
-from fmoe.storage import Folder
-from fmoe.study import Ledger
-from pipelines.study_finals import Finals
+from fmoe.storage.folder import Folder
+from fmoe.tuning.trials import Ledger
+from pipelines.study.finals import Finals
 from tests.data_states import write_shards
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space
@@ -46,7 +46,7 @@ def studied_once(
     ray_session: None, tmp_path_factory: pytest.TempPathFactory, digits: Data
 ) -> Studied:
     """A grid of four and the recipe; two of the five have a learning rate that diverges."""
-    from pipelines.study_run import Request, run
+    from pipelines.study.run import Request, run
 
     home = tmp_path_factory.mktemp("studied")
     file = space(

@@ -15,7 +15,7 @@ import json, sys, time
 from pathlib import Path
 import ray
 from fmoe.on_ray.session import session
-from pipelines.study_run import Request, run
+from pipelines.study.run import Request, run
 
 with session(1):
     answer = run(Request(sys.argv[1], workers=2, name='nested'))

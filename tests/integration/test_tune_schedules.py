@@ -8,8 +8,8 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 
 from fmoe import tracking
-from fmoe.storage import Folder
-from fmoe.study import Ledger
+from fmoe.storage.folder import Folder
+from fmoe.tuning.trials import Ledger
 from tests.integration.conftest import Outcome
 from tests.integration.spaces import space
 

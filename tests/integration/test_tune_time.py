@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fmoe.storage import Folder
-from fmoe.study import Ledger
+from fmoe.storage.folder import Folder
+from fmoe.tuning.trials import Ledger
 from tests.integration.spaces import space, study
 
 

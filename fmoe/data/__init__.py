@@ -1,0 +1,43 @@
+"""Data sets as uint8 tensors: which there are, how their files are read, splits and batches."""
+
+from fmoe.data.kinds import Info
+from fmoe.data.sets import Name, info, known
+from fmoe.data.splits import (
+    Before,
+    Data,
+    Prepared,
+    Split,
+    TrainingData,
+    check,
+    cut,
+    digest,
+    load,
+    load_training,
+    origin,
+    prepare,
+    prepared_path,
+    read,
+    split,
+)
+
+__all__ = [
+    "Before",
+    "Data",
+    "Info",
+    "Name",
+    "Prepared",
+    "Split",
+    "TrainingData",
+    "check",
+    "cut",
+    "digest",
+    "info",
+    "known",
+    "load",
+    "load_training",
+    "origin",
+    "prepare",
+    "prepared_path",
+    "read",
+    "split",
+]

@@ -1,0 +1,73 @@
+"""Augmentation of training images, and how to do it again or undo it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fmoe.numerics.draw import Draw
+from fmoe.schema import Spec
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where each image [B] was cropped (offsets into the image padded by `crop`) and whether it was
+    mirrored; None where that is not done."""
+
+    crop: int
+    top: Tensor | None
+    left: Tensor | None
+    flipped: Tensor | None
+
+    def apply(self, x_BCHW: Tensor, part: slice = slice(None), padding: str = "constant") -> Tensor:
+        """What was done to the images `part`; padding: as torch's `pad` calls it."""
+        if self.top is not None and self.left is not None:
+            x_BCHW = window(x_BCHW, self.top[part], self.left[part], self.crop, padding)
+        if self.flipped is not None:
+            x_BCHW = torch.where(self.flipped[part][:, None, None, None], x_BCHW.flip(3), x_BCHW)
+        return x_BCHW
+
+    def undo(self, x_BCHW: Tensor) -> Tensor:
+        """The inverse; 0 where nothing is known."""
+        if self.flipped is not None:
+            x_BCHW = torch.where(self.flipped[:, None, None, None], x_BCHW.flip(3), x_BCHW)
+        if self.top is not None and self.left is not None:
+            top, left = 2 * self.crop - self.top, 2 * self.crop - self.left
+            x_BCHW = window(x_BCHW, top, left, self.crop, "constant")
+        return x_BCHW
+
+
+def window(x_BCHW: Tensor, top: Tensor, left: Tensor, pad: int, padding: str) -> Tensor:
+    """Images of the same size, cut at (top, left) [B] out of those padded by `pad` pixels."""
+    batch, _, height, width = x_BCHW.shape
+    padded = F.pad(x_BCHW, (pad,) * 4, mode=padding)
+    rows = (top[:, None] + torch.arange(height, device=x_BCHW.device))[:, :, None]
+    columns = (left[:, None] + torch.arange(width, device=x_BCHW.device))[:, None, :]
+    images = torch.arange(batch, device=x_BCHW.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[images, rows, columns].permute(0, 3, 1, 2)
+
+
+class Augment(Spec):
+    """crop: pixels of reflected padding before a random crop. flip: mirror half the images."""
+
+    crop: Annotated[int, Field(ge=0, le=16)] = 0
+    flip: bool = False
+
+    def place(self, x_BCHW: Tensor, draw: Draw) -> Placement:
+        """Draws are those of this rank's rows."""
+        top = left = flipped = None
+        if self.crop:
+            top = draw.integers(2 * self.crop + 1, x_BCHW)
+            left = draw.integers(2 * self.crop + 1, x_BCHW)
+        if self.flip:
+            flipped = draw.integers(2, x_BCHW).bool()
+        return Placement(self.crop, top, left, flipped)
+
+    def __call__(self, x_BCHW: Tensor, draw: Draw) -> Tensor:
+        """Float images, the same shape."""
+        return self.place(x_BCHW, draw).apply(x_BCHW, padding="reflect")

@@ -1,0 +1,83 @@
+"""Shuffled, augmented batches of one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fmoe.data.augment import Augment, Placement
+from fmoe.data.splits import Split
+from fmoe.errors import UserError
+from fmoe.numerics.draw import Draw, shard
+
+
+def check_size(batch_size: int, images: int) -> None:
+    """Raises `UserError` for a batch that so many images do not fill."""
+    if batch_size > images:
+        raise UserError(f"batch_size: {batch_size} is more than the {images} training images")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A batch: this rank's images and labels; `rows` of the whole batch in the data set, `own` the
+    rank's among them; where augmentation put its images."""
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+    own: slice
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Shuffled batches of one rank: all ranks together see each image at most once an epoch.
+
+    The incomplete last batch is left out. Order and augmentation depend on (seed, epoch, batch)
+    alone, never on the number of ranks.
+    """
+
+    split: Split
+    batch_size: int
+    augment: Augment
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        check_size(self.batch_size, len(self.split))
+        if self.world_size > self.batch_size:
+            raise UserError(f"batch_size: {self.batch_size} for {self.world_size} workers")
+
+    def __len__(self) -> int:
+        return len(self.split) // self.batch_size
+
+    def draw(self, *key: int | str) -> Draw:
+        rows = shard(self.batch_size, self.rank, self.world_size)
+        return Draw(self.seed, *key, total=self.batch_size, rows=rows)
+
+    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Float images in [0,1] and labels, this rank's share of each global batch."""
+        for batch in self.placed(index):
+            yield batch.x, batch.y
+
+    def placed(self, index: int) -> Iterator[Placed]:
+        """The same, with what a perturbation of the images themselves needs."""
+        shuffle = Draw(self.seed, "shuffle", index)
+        order = torch.randperm(len(self.split), generator=shuffle.generator(torch.device("cpu")))
+        order = order.to(self.split.images.device)
+        for batch in range(len(self)):
+            draw = self.draw("augment", index, batch)
+            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            part = self.split[rows[draw.rows]]
+            x = part.pixels()
+            placement = self.augment.place(x, draw)
+            assert isinstance(draw.rows, slice)
+            x = placement.apply(x, padding="reflect")
+            yield Placed(x, part.labels, rows, draw.rows, placement)
+
+    def to(self, device: torch.device) -> Batches:
+        return replace(self, split=self.split.to(device))

@@ -1,0 +1,104 @@
+"""The images that a trained model is judged on, and what the training images beside them tell.
+
+Test files alone suffice. Nothing is cut out of train here: the published training images serve
+the digest of the whole set and the look for test images among them, and are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmoe.data import splits as data
+from fmoe.data.splits import Info, Name, Split
+from fmoe.errors import UserError
+
+LEAKED = 0.005
+"""Share of test images among the training images from which on it is a flag."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The test split as it is published.
+
+    test_digest: sha256 over its images and labels; digest: over those of train and test; leaked:
+    bool [N], which of them are training images, too, pixel for pixel; unread: why the training
+    images could not be read. digest and leaked are None then.
+    """
+
+    name: Name
+    test: Split
+    test_digest: str
+    digest: str | None
+    leaked: Tensor | None
+    unread: str | None
+
+    @property
+    def info(self) -> Info:
+        return data.info(self.name)
+
+    @classmethod
+    def read(cls, name: str, data_dir: str | Path | None = None) -> HeldOut:
+        """Raises `UserError` where the test images cannot be read; those of train may be missing or
+        damaged: they decide no verdict."""
+        test = data.read(name, "test", data_dir)
+        chosen, digest = data.known(name), data.digest(test)
+        try:
+            train = data.read(name, "train", data_dir)
+        except UserError as error:
+            return cls(chosen, test, digest, None, None, str(error))
+        return cls(chosen, test, digest, data.digest(train, test), among(test, train), None)
+
+    def count_leaked(self, judged: int) -> int | None:
+        """Of the first `judged` test images; None where the training images could not be read."""
+        return None if self.leaked is None else int(self.leaked[:judged].sum())
+
+    def leaks(self, judged: int) -> list[str]:
+        """A flag where more than a few of the first `judged` test images are training images."""
+        count = self.count_leaked(judged)
+        if count is None or count <= LEAKED * judged:
+            return []
+        return [
+            f"test-in-training: {count} of {judged} test images are also among the training images"
+        ]
+
+
+def among(test: Split, train: Split) -> Tensor:
+    """bool [N]: which of the test images are images of train, pixel for pixel."""
+    wanted = [image.numpy().tobytes() for image in test.images]
+    known = set(wanted)
+    found = {pixels for image in train.images if (pixels := image.numpy().tobytes()) in known}
+    return torch.tensor([pixels in found for pixels in wanted])
+
+
+def check_classes(card: Mapping[str, Any], name: Name, model: str) -> list[str]:
+    """A flag where classes of the data set have other names than those that the model knows.
+
+    card: the model's `model.json`. Raises `UserError` where it cannot be judged on them at all.
+    """
+    info, known, sides = data.info(name), card["classes"], card["input_shape"]
+    if list(info.shape) != sides:
+        raise UserError(
+            f"--data {name}: its images are {_by(info.shape)}, and {model} takes {_by(sides)}"
+        )
+    if len(known) != len(info.classes):
+        raise UserError(
+            f"--data {name}: has {len(info.classes)} classes, and {model} knows {len(known)}"
+        )
+    differ = [i for i, theirs in enumerate(info.classes) if theirs != known[i]]
+    if not differ:
+        return []
+    first = differ[0]
+    return [
+        f"other-classes: what is {info.classes[first]!r} in {name} is {known[first]!r} to the "
+        f"model ({len(differ)} of {len(known)} classes have another name)"
+    ]
+
+
+def _by(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))

@@ -1,0 +1,193 @@
+"""The data sets that have a name: one class each, and the tuple of them.
+
+A new one is a class here and its name in `DATA_SETS`. It says its facts and how its files are read:
+`hub` for the Hugging Face hub's Parquet, `originals` for files of another format (each format is
+a module of `fmoe.data.readers`), `downloads` for `fmoe data prepare`. Nothing else asks for a name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator
+
+from fmoe.data.kinds import Embedded, Info, Published
+from fmoe.data.readers import Arrays, Download, Hub, Layout, Part, cifar, svhn_mat
+from fmoe.errors import UserError
+
+TEN_DIGITS = tuple("0123456789")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100 = (
+    *("apple", "aquarium_fish", "baby", "bear", "beaver"),
+    *("bed", "bee", "beetle", "bicycle", "bottle"),
+    *("bowl", "boy", "bridge", "bus", "butterfly"),
+    *("camel", "can", "castle", "caterpillar", "cattle"),
+    *("chair", "chimpanzee", "clock", "cloud", "cockroach"),
+    *("couch", "crab", "crocodile", "cup", "dinosaur"),
+    *("dolphin", "elephant", "flatfish", "forest", "fox"),
+    *("girl", "hamster", "house", "kangaroo", "keyboard"),
+    *("lamp", "lawn_mower", "leopard", "lion", "lizard"),
+    *("lobster", "man", "maple_tree", "motorcycle", "mountain"),
+    *("mouse", "mushroom", "oak_tree", "orange", "orchid"),
+    *("otter", "palm_tree", "pear", "pickup_truck", "pine_tree"),
+    *("plain", "plate", "poppy", "porcupine", "possum"),
+    *("rabbit", "raccoon", "ray", "road", "rocket"),
+    *("rose", "sea", "seal", "shark", "shrew"),
+    *("skunk", "skyscraper", "snail", "snake", "spider"),
+    *("squirrel", "streetcar", "sunflower", "sweet_pepper", "table"),
+    *("tank", "telephone", "television", "tiger", "tractor"),
+    *("train", "trout", "tulip", "turtle", "wardrobe"),
+    *("whale", "willow_tree", "wolf", "woman", "worm"),
+)
+
+
+class Digits(Embedded):
+    """scikit-learn's 8x8 scans, 0..16 scaled to 0..255; a fixed 360 of 1,797 are the test split."""
+
+    name: Literal["digits"] = "digits"
+    info: Info = Info((1, 8, 8), TEN_DIGITS, (0.3053,), (0.3760,), 137)
+    origin: str = "of scikit-learn"
+    test_images: int = 360
+
+    def read(self, part: Part) -> Arrays:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+        order = np.random.RandomState(0).permutation(len(images))
+        rows = order[: self.test_images] if part == "test" else order[self.test_images :]
+        return images[rows], bunch.target[rows]
+
+
+class Cifar10(Published):
+    """CIFAR-10 (Krizhevsky 2009)."""
+
+    name: Literal["cifar10"] = "cifar10"
+    info: Info = Info(
+        (3, 32, 32),
+        CIFAR10,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        5000,
+    )
+    hub: Hub | None = Hub(config="plain_text")
+    original: str | None = "cifar-10-python.tar.gz"
+    downloads: tuple[Download, ...] = (
+        Download(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            md5="c58f30108f718f92721af3b95e74349a",
+        ),
+    )
+    pickles: cifar.Pickles = cifar.Pickles(
+        title="CIFAR-10",
+        archive="cifar-10-python.tar.gz",
+        folder="cifar-10-batches-py",
+        train=tuple(f"data_batch_{i}" for i in range(1, 6)),
+        test=("test_batch",),
+        alike=r"data_batch_\d+|test_batch",
+        meta="batches.meta",
+        labels="labels",
+        names="label_names",
+    )
+
+    def originals(self, place: Path) -> list[Layout]:
+        return cifar.found(self.kind, self.pickles, place)
+
+
+class Cifar100(Published):
+    """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels; the 20 coarse ones are not read."""
+
+    name: Literal["cifar100"] = "cifar100"
+    info: Info = Info(
+        (3, 32, 32), CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 5000
+    )
+    hub: Hub | None = Hub(
+        config="cifar100",
+        label="fine_label",
+        names=tuple("cra" if name == "crab" else name for name in CIFAR100),
+    )
+    original: str | None = "cifar-100-python.tar.gz"
+    downloads: tuple[Download, ...] = (
+        Download(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            md5="eb9058c3a382ffc7106e4002c42a8d85",
+        ),
+    )
+    pickles: cifar.Pickles = cifar.Pickles(
+        title="CIFAR-100",
+        archive="cifar-100-python.tar.gz",
+        folder="cifar-100-python",
+        train=("train",),
+        test=("test",),
+        alike="train|test",
+        meta="meta",
+        labels="fine_labels",
+        names="fine_label_names",
+        most_bytes=256 << 20,  # train has 155 MB, or 232 MB of Python 3
+    )
+
+    def originals(self, place: Path) -> list[Layout]:
+        return cifar.found(self.kind, self.pickles, place)
+
+
+class Svhn(Published):
+    """SVHN's cropped digits (Netzer et al. 2011), without `extra`."""
+
+    name: Literal["svhn"] = "svhn"
+    info: Info = Info(
+        (3, 32, 32), TEN_DIGITS, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 5000
+    )
+    hub: Hub | None = Hub(config="cropped_digits", others=("full_numbers",))
+    original: str | None = "{train,test}_32x32.mat"
+    downloads: tuple[Download, ...] = (
+        Download(
+            "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+            md5="e26dedcc434d2e4c54c9b2d4a06d8373",
+        ),
+        Download(
+            "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+            md5="eb5a983be6a315427106f1b164d9cef3",
+        ),
+    )
+
+    def originals(self, place: Path) -> list[Layout]:
+        return svhn_mat.found(self.kind, place)
+
+
+DataSet = Embedded | Published
+DATA_SETS: tuple[DataSet, ...] = (Digits(), Cifar10(), Svhn(), Cifar100())
+
+
+def names() -> list[str]:
+    """Of all there are."""
+    return [data_set.name for data_set in DATA_SETS]
+
+
+def named(name: str) -> DataSet:
+    """Raises `UserError`, which lists those there are, for an unknown name."""
+    for data_set in DATA_SETS:
+        if data_set.name == name:
+            return data_set
+    raise UserError(f"unknown data set {name!r} (there are: {', '.join(names())})")
+
+
+def known(name: str) -> str:
+    """The same name, or `UserError`."""
+    return named(name).name
+
+
+Name = Annotated[str, AfterValidator(known)]
+"""In a configuration: the name of one of `DATA_SETS`."""
+
+
+def info(name: str) -> Info:
+    """The facts of a data set. Raises `UserError` for an unknown name."""
+    return named(name).info
+
+
+def read_folder(data_set: Published, folder: Path, part: Part) -> Arrays:
+    """A part out of a folder of published files. Raises `UserError`."""
+    foreign = frozenset().union(*(other.folders for other in DATA_SETS if other is not data_set))
+    return data_set.read(folder, part, foreign)

@@ -1,0 +1,1 @@
+"""Networks: the experts' backbones, the gates, and the mixture of them."""

@@ -1,0 +1,1 @@
+"""How numbers come about: random draws, precision, several processes, state by name."""

@@ -1,0 +1,1 @@
+"""A study's trials under Ray Tune."""

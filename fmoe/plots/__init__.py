@@ -1,0 +1,1 @@
+"""Figures of a run, of an evaluation and of a study."""

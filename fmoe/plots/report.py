@@ -1,0 +1,188 @@
+"""Figures of an evaluation's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from fmoe.data import Split
+from fmoe.evaluation import Evaluation
+from fmoe.evaluation.chunk import Chunk
+from fmoe.evaluation.iterated import ascending, until_broken
+from fmoe.evaluation.sweeps import grid
+from fmoe.numerics.draw import Draw
+from fmoe.plots.run import label, show
+
+
+def small() -> Figure:
+    return Figure(figsize=(5.2, 3.4), layout="constrained")
+
+
+def charts(
+    found: Evaluation,
+    answer: Mapping[str, Any],
+    model: nn.Module,
+    split: Split,
+    classes: Sequence[str],
+    known: Sequence[str],
+) -> dict[str, tuple[Figure, str]]:
+    """Name to figure and what it shows in a sentence; those of stages that were not run are left
+    out. answer: what `found.to_json()` gave; classes: the names of the labels; known: those of what
+    the model says."""
+    mixture, sweeps = answer["mixture"], answer["sweeps"]
+    charts: dict[str, tuple[Figure, str]] = {}
+    if "eps" in sweeps:
+        charts["accuracy_against_eps"] = (
+            against_eps({"": sweeps["eps"]}, found.settings.eps),
+            "Share of images that 20-step PGD has not broken at any ε up to the one below. "
+            "The dashed line is the ε of the protocol; an honest model falls to chance.",
+        )
+    if "steps" in sweeps:
+        charts["accuracy_against_steps"] = (
+            curves({"": sweeps["steps"]}, "PGD steps"),
+            "Share of images that are left after so many steps of PGD at the protocol's ε. "
+            "The curve must be flat at its end.",
+        )
+    if "weights" in mixture:
+        charts["gate_weights"] = (
+            weights(mixture["weights"], mixture["names"]),
+            "Mean weight that the gate gives each expert, on clean images and under PGD.",
+        )
+    if "transfer" in mixture:
+        charts["transfer_matrix"] = (
+            matrix(mixture["transfer"], [*mixture["names"], "mixture"]),
+            "Accuracy of each column on PGD examples that were made on the row. A row of low "
+            "figures fools everybody; the diagonal is each model against its own examples.",
+        )
+    if "temperature" in mixture:
+        charts["temperature"] = (
+            temperature(mixture["temperature"]),
+            "Accuracy if the gate's temperature is changed after training, each attacked anew.",
+        )
+    worst = weakest(found)
+    if worst:
+        charts["worst_images"] = (
+            pictures(found, model, split, worst, classes, known),
+            "Images that are right and break at the smallest ε found: clean, attacked at that ε, "
+            "and the difference (scaled to be seen).",
+        )
+    return charts
+
+
+Points = Sequence[Sequence[float]]
+"""(x, share of images) each."""
+
+
+def curves(lines: Mapping[str, Points], xlabel: str) -> Figure:
+    """A line each; with more than one they are named."""
+    figure = small()
+    axes = figure.subplots()
+    for name, points in lines.items():
+        shares = [100 * y for _, y in points]
+        axes.plot([x for x, _ in points], shares, marker=".", label=label(name))
+    axes.set(xlabel=xlabel, ylabel="robust accuracy, %", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    if len(lines) > 1:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def against_eps(lines: Mapping[str, Points], mark: float) -> Figure:
+    """mark: the protocol's eps."""
+    figure = curves(lines, "ε in pixels of [0,1]")
+    figure.axes[0].axvline(mark, linestyle="--", color="0.5")
+    return figure
+
+
+def weights(means: dict[str, list[float]], labels: Sequence[str]) -> Figure:
+    figure = small()
+    axes = figure.subplots()
+    height = 0.8 / len(means)
+    for place, (where, values) in enumerate(means.items()):
+        at = [e + place * height for e in range(len(values))]
+        axes.barh(at, [100 * v for v in values], height, label="under PGD" if place else where)
+    axes.set_yticks([e + height / 2 for e in range(len(labels))], list(map(label, labels)))
+    axes.invert_yaxis()
+    axes.set(xlabel="mean gate weight, %", xlim=(0, 100))
+    axes.legend()
+    return figure
+
+
+def matrix(rows: Sequence[Sequence[float]], labels: Sequence[str]) -> Figure:
+    size = 2.2 + 0.5 * len(labels)
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(100 * torch.tensor(rows).numpy(), cmap="viridis", vmin=0, vmax=100)
+    names = list(map(label, labels))
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="judged", ylabel="examples made on")
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            color = "black" if value > 0.6 else "white"
+            axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=color, fontsize=8)
+    figure.colorbar(image, ax=axes, label="accuracy, %", shrink=0.7)
+    return figure
+
+
+def temperature(rows: Sequence[dict[str, float]]) -> Figure:
+    figure = small()
+    axes = figure.subplots()
+    factors = [row["factor"] for row in rows]
+    for key, told in (("clean", "clean"), ("pgd", "20-step PGD")):
+        axes.plot(factors, [100 * row[key] for row in rows], marker=".", label=told)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(factors, [f"×{factor:g}" for factor in factors])
+    axes.set(xlabel="temperature, times the model's", ylabel="accuracy, %", ylim=(0, 100))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def weakest(found: Evaluation, count: int = 8) -> list[int]:
+    """Places of the images that are right and break at the smallest eps."""
+    smallest = found.smallest_eps
+    order = smallest.masked_fill(smallest == 0, torch.inf).argsort(stable=True)[:count]
+    return [int(place) for place in order if smallest[place].isfinite()]
+
+
+def pictures(
+    found: Evaluation,
+    model: nn.Module,
+    split: Split,
+    places: Sequence[int],
+    classes: Sequence[str],
+    known: Sequence[str],
+) -> Figure:
+    """Each image at the smallest eps of the sweep that breaks it now (others by another attack)."""
+    part = split[torch.tensor(places)]
+    x, y = part.pixels(), part.labels
+    adversarial, eps = x.clone(), torch.zeros(len(y))
+    said = y.clone()
+    alive = torch.ones(len(y), dtype=torch.bool)
+    chunk = Chunk(x, y, (Draw(found.settings.seed, "pictures").seed,))
+    threat = found.settings.threat
+    sizes = {size.eps: size for size in (*grid(threat), threat)}
+    for _, size in sorted(sizes.items()):
+        tried = until_broken(ascending(model, y), chunk, alive, "pictures", threat=size)
+        adversarial = torch.where(alive[:, None, None, None], tried.x, adversarial)
+        eps = torch.where(alive, size.eps, eps)
+        said = torch.where(alive, tried.prediction, said)
+        alive = alive & ~tried.broken
+        if not alive.any():
+            break
+    figure = Figure(figsize=(1.3 * len(places), 4.4), layout="constrained")
+    grid_ = figure.subplots(3, len(places), squeeze=False)
+    difference = (adversarial - x) / (2 * eps[:, None, None, None].clamp_min(1e-6)) + 0.5
+    for column in range(len(places)):
+        for row, picture in enumerate((x, adversarial, difference)):
+            show(grid_[row][column], picture[column])
+        grid_[0][column].set_title(label(classes[int(y[column])]), fontsize=8)
+        name = label(known[place]) if (place := int(said[column])) >= 0 else "not finite"
+        told = f"{name}\nε {eps[column].item():.3f}"
+        grid_[1][column].set_title(told, fontsize=8, color="firebrick")
+    return figure

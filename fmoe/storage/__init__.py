@@ -1,0 +1,1 @@
+"""Files that other processes read: folders on any filesystem, leases, tensors, checkpoints."""

@@ -1,0 +1,5 @@
+"""Adversarial training: a step, epochs, the expert store, the joint phase."""
+
+from fmoe.training.loop import Epoch, Progress, Trainer, check_attack, check_batches, epochs
+
+__all__ = ["Epoch", "Progress", "Trainer", "check_attack", "check_batches", "epochs"]

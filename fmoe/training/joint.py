@@ -1,0 +1,80 @@
+"""Phase two: the mixture of pre-trained experts and a new gate, trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fmoe import assembly
+from fmoe.config import Config, fingerprint
+from fmoe.data import TrainingData
+from fmoe.errors import UserError
+from fmoe.models.mixture import Mixture
+from fmoe.numerics.place import Place
+from fmoe.storage.checkpoint import Checkpoints
+from fmoe.storage.folder import Damaged, Folder
+from fmoe.training.expert_store import ExpertStore, data_settings, expert_key
+from fmoe.training.loop import Epoch, Progress, epochs
+from fmoe.training.selection import best_epoch
+from fmoe.version import VERSION
+
+
+def joint_key(config: Config, train_digest: str) -> str:
+    """Hash of everything that decides the joint phase's numbers, but for the number of workers."""
+    tree = config.plain()
+    del tree["evaluate"]
+    data = data_settings(config, train_digest)
+    return fingerprint({"fmoe": VERSION, "config": tree, "data": data})[:32]
+
+
+def checkpoints(run: Folder, config: Config, train_digest: str) -> Checkpoints:
+    like = assembly.mixture_state(config)
+    return Checkpoints(run / "joint", joint_key(config, train_digest), like)
+
+
+def initial(config: Config, store: ExpertStore, train_digest: str) -> Mixture:
+    """The mixture before the joint phase: experts from the store, the gate untrained."""
+    model = assembly.seeded_mixture(config)
+    for expert, member in zip(model.experts, config.experts.members, strict=True):
+        like = assembly.expert_state(config, member)
+        expert.load_state_dict(store.weights(expert_key(config, member, train_digest), like))
+    return model
+
+
+def joint_epochs(
+    config: Config,
+    data: TrainingData,
+    store: ExpertStore,
+    run: Folder,
+    *,
+    place: Place | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Epoch]:
+    """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there."""
+    yield from epochs(
+        initial(config, store, data.train_digest),
+        data.train,
+        data.val,
+        config.joint,
+        config.joint.attack,
+        augment=config.data.augment,
+        seed=config.seed,
+        numerics=config.numerics,
+        checkpoints=checkpoints(run, config, data.train_digest),
+        place=place,
+        progress=progress,
+    )
+
+
+def trained(config: Config, run: Folder, train_digest: str, epoch: int) -> Mixture:
+    """The mixture that an epoch which is kept would deploy."""
+    model = assembly.mixture(config)
+    try:
+        model.load_state_dict(checkpoints(run, config, train_digest).load(epoch).deployed)
+    except Damaged as error:
+        raise UserError(f"{error}: delete {run.uri}/joint and train again") from None
+    return model.eval()
+
+
+def best(config: Config, history: list[dict[str, float]]) -> int:
+    """The epoch that selection chose, by validation."""
+    return best_epoch(history, config.joint.attack)

@@ -1,0 +1,78 @@
+"""Adversaries that go on from epoch to epoch (ATTA, arXiv 1912.11969).
+
+A weak attack that starts where the image's last adversary ended becomes a strong one over the
+epochs. Perturbations are kept in units of eps, a byte a pixel, as they lie on the image before its
+augmentation: the crop and the mirroring of each epoch are undone and done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fmoe.data.batches import Placed
+from fmoe.numerics.draw import Draw, shard
+from fmoe.numerics.state import require
+
+SCALE = 127
+
+
+class Started(Draw):
+    """A draw whose first noise [b,C,H,W] is `start` where an image has one."""
+
+    def __init__(self, draw: Draw, start: Tensor, known: Tensor):
+        super().__init__(*draw.key, total=draw.total, rows=draw.rows)
+        self.start, self.known = start, known
+        self.used = False
+
+    def noise(self, like: Tensor) -> Tensor:
+        fresh = super().noise(like)
+        if self.used:
+            return fresh
+        self.used = True
+        return torch.where(self.known[:, None, None, None], self.start, fresh)
+
+
+class WarmStart:
+    """The last perturbation of each of `images` training images [C,H,W]; the same on all ranks."""
+
+    def __init__(self, images: int, shape: tuple[int, ...], device: torch.device):
+        self.kept = torch.zeros(images, *shape, dtype=torch.int8, device=device)
+        self.known = torch.zeros(images, dtype=torch.bool, device=device)
+
+    def draw(self, draw: Draw, batch: Placed, part: slice) -> Draw:
+        """For the images `part` of this rank's share."""
+        rows = batch.rows[batch.own][part]
+        start = batch.placement.apply(self.kept[rows].float() / SCALE, part)
+        return Started(draw, start, self.known[rows])
+
+    def keep(self, batch: Placed, relative: Tensor) -> None:
+        """relative: (x_adv - x) / eps of this rank's share [b,C,H,W], as augmented."""
+        undone = batch.placement.undo(relative).mul(SCALE).round().clamp(-SCALE, SCALE)
+        self.kept[batch.rows] = gathered(undone.to(torch.int8), len(batch.rows))
+        self.known[batch.rows] = True
+
+    def state(self) -> dict[str, Tensor]:
+        return {"kept": self.kept, "known": self.known}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        require(state, self.state(), "warm")
+        self.kept.copy_(state["kept"])
+        self.known.copy_(state["known"])
+
+
+def gathered(share: Tensor, total: int) -> Tensor:
+    """All ranks' shares of a batch of `total`, in their order."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return share
+    world = dist.get_world_size()
+    shares = [shard(total, rank, world) for rank in range(world)]
+    sizes = [rows.stop - rows.start for rows in shares]
+    padded = share.new_zeros(max(sizes), *share.shape[1:])
+    padded[: len(share)] = share
+    everyone = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(everyone, padded)
+    return torch.cat([part[:size] for part, size in zip(everyone, sizes, strict=True)])

@@ -1,0 +1,1 @@
+"""Studies without Ray: spaces, their settings, schedulers and searchers by name, trials."""

@@ -1,0 +1,132 @@
+"""A study's trials as Optuna's: so that a sampler goes on from them, and plots show them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from fmoe import config
+from fmoe.tuning.search_space import Space
+from fmoe.tuning.trials import Trial
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+STATES = {
+    "finished": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "stopped": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+def new_study(space: Space, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    """An empty study in memory with the space's directions."""
+    ways = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+    directions = [ways[direction] for direction in space.study.metrics.values()]
+    return optuna.create_study(sampler=sampler, directions=directions)
+
+
+def as_optuna(space: Space, trials: Sequence[Trial]) -> optuna.Study:
+    """Every trial with a figure as a complete one, pruned ones among them: for plots."""
+    study = new_study(space)
+    for trial in trials:
+        frozen = frozen_trial(space, trial, complete=True)
+        if frozen is not None and frozen.state == TrialState.COMPLETE:
+            study.add_trial(frozen)
+    return study
+
+
+def outcome(
+    space: Space, trial: Trial, *, complete: bool = False
+) -> tuple[TrialState, list[float] | None]:
+    """Optuna's state, and the values where it is COMPLETE."""
+    figures = trial.figures(space.study.metrics)
+    state = STATES[trial.status]
+    if figures is None:
+        return TrialState.FAIL, None
+    if state == TrialState.PRUNED and (complete or len(figures) > 1):
+        state = TrialState.COMPLETE  # Optuna prunes for one metric only
+    return state, list(figures.values()) if state == TrialState.COMPLETE else None
+
+
+def course(space: Space, trial: Trial) -> dict[int, float]:
+    """The metric after each epoch; nothing where there are several."""
+    if len(space.study.metrics) > 1:
+        return {}
+    (name,) = space.study.metrics
+    return {index: epoch[name] for index, epoch in enumerate(trial.history)}
+
+
+def frozen_trial(space: Space, trial: Trial, *, complete: bool = False) -> FrozenTrial | None:
+    """None where the space could not have drawn the trial's values."""
+    replay = Replay(trial.values or own_values(space))
+    try:
+        space.sample(replay)
+    except (KeyError, ValueError):
+        return None
+    state, values = outcome(space, trial, complete=complete)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return optuna.trial.create_trial(
+            state=state,
+            values=values,
+            params=replay.params,
+            distributions=replay.distributions,
+            system_attrs=trial.search,
+            intermediate_values=course(space, trial),
+        )
+
+
+def own_values(space: Space) -> dict[str, Any]:
+    """What the recipe itself has at the space's paths."""
+    tree, values = space.base.plain(), {}
+    for domain in space.domains:
+        try:
+            values[domain.path] = config.get(tree, domain.path)
+        except KeyError:
+            continue
+    return values
+
+
+class Replay:
+    """Stands in for an Optuna trial and gives values that are known; keeps what it was asked.
+
+    Raises `KeyError` for a path without a value, `ValueError` for one that cannot be drawn.
+    """
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+        self.params: dict[str, Any] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def _keep(self, name: str, value: Any, distribution: BaseDistribution) -> Any:
+        if not distribution._contains(distribution.to_internal_repr(value)):
+            raise ValueError(f"{name}: {value!r} is not in the space")
+        self.params[name], self.distributions[name] = value, distribution
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
+        coded = json.dumps(self.values[name])
+        if coded not in choices:
+            raise ValueError(f"{name}: {coded} is not in the space")
+        return str(self._keep(name, coded, CategoricalDistribution(choices)))
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        value = float(self.values[name])
+        return float(self._keep(name, value, FloatDistribution(low, high, log=log, step=step)))
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return int(self._keep(name, int(self.values[name]), IntDistribution(low, high)))

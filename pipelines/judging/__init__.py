@@ -1,0 +1,1 @@
+"""What `fmoe evaluate`, `compare` and `promote` are made of."""

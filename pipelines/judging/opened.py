@@ -1,0 +1,72 @@
+"""MODEL as a command was given it, opened: the network, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fmoe.assembly import MixtureSubject
+from fmoe.config import Evaluate, fingerprint
+from fmoe.data import Name, Split
+from fmoe.data.held_out import check_classes
+from fmoe.evaluation import inputs
+from fmoe.evaluation.subject import Subject
+from fmoe.locate import fixed, located
+from fmoe.storage import checkpoint
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model to judge.
+
+    name: as it was asked for; source: the same with the version's number in place of an alias.
+    subject: how a worker makes `network` again. key: what tells its outputs from any other's.
+    sha256: of its weights. wanted: how it is judged where nobody says otherwise. data: the data set
+    that it was trained on (None: not known), and card what its `model.json` says (nothing for a
+    model that has none). experts: their names.
+    """
+
+    name: str
+    source: str
+    network: nn.Module
+    subject: Subject
+    key: tuple[str, ...]
+    sha256: str
+    data: str | None = None
+    wanted: Evaluate = field(default_factory=Evaluate)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    experts: tuple[str, ...] = ()
+
+    def fits(self, data: Name) -> list[str]:
+        """A flag where it knows the classes by other names than this data set. Raises `UserError`
+        where its card says that it cannot be judged on that at all."""
+        return check_classes(self.card, data, self.name) if self.card else []
+
+    def answers(self, test: Split) -> None:
+        """Raises `UserError` where it cannot be asked about these images; one with a card has been
+        checked by that."""
+        if not self.card:
+            inputs.classifier(self.network, test)
+
+
+def opened(model: str) -> Opened:
+    """A model folder, a run folder or a registry URI. Raises `UserError`."""
+    source = fixed(model)
+    with located(source) as folder:
+        network, config, card = checkpoint.load_model(folder)
+    facts = checkpoint.facts_of(card)
+    return Opened(
+        name=model,
+        source=source,
+        network=network,
+        subject=MixtureSubject(config, facts),
+        key=(card["sha256"], card["config_sha256"], fingerprint(facts.plain())),
+        sha256=card["sha256"],
+        data=config.data.name,
+        wanted=config.evaluate,
+        card=card,
+        experts=tuple(f"{role}-{i}" for role, i in config.experts.members),
+    )

@@ -1,0 +1,1 @@
+"""`fmoe tune` and `fmoe studies`."""

@@ -1,0 +1,1 @@
+"""`fmoe train`, and what it shares with studies."""

@@ -1,0 +1,355 @@
+"""One training run from a request to a registered model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from fmoe import assembly, config, data, provenance, tracking
+from fmoe.config import Config
+from fmoe.data import Data
+from fmoe.errors import UserError, first_line
+from fmoe.evaluation import Evaluation, Settings
+from fmoe.on_ray import evaluate, pool, shared_storage
+from fmoe.on_ray import train as on_ray_train
+from fmoe.on_ray.session import Resources, driven_by, grows, session
+from fmoe.on_ray.shared_data import SharedData
+from fmoe.on_ray.tasks import Event
+from fmoe.on_ray.workers import Workers
+from fmoe.paths import home
+from fmoe.storage.folder import Folder
+from fmoe.storage.lease import Held, exclusive
+from fmoe.tracking import Tracker, finishing
+from fmoe.training import check_attack, check_batches, joint
+from fmoe.training.expert_store import ExpertStore
+from pipelines.data_claim import claim_data, reading
+from pipelines.kept_files import RunFile, RunResult, read, read_settings
+from pipelines.output import Display, percent
+from pipelines.publish import publish
+from pipelines.republish import kept
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for: its options by their names, as `pipelines.options.asked`
+    gives them. None where the recipe or the cluster decides."""
+
+    recipe: str
+    _: KW_ONLY
+    overrides: Sequence[str] = ()
+    workers: Workers = Workers(1, 1)
+    name: str | None = None
+    storage: str | None = None
+    expert_store: str | None = None
+    register_as: str | None = None
+    data_dir: Path | None = None
+    gpu: bool | None = None
+
+
+def run(request: Request) -> dict[str, Any]:
+    """Trains, evaluates and registers; gives what `fmoe train --json` prints.
+
+    Raises `UserError` for bad input, `NonFiniteLoss` where training diverged.
+    """
+    settings = config.load(request.recipe, request.overrides)
+    recipe = config.recipe_name(request.recipe)
+    name = request.name or f"{recipe}-{config.fingerprint(settings.plain())[:8]}"
+    tracking.registry.check_new_name(request.register_as)
+    storage = Folder.at(request.storage or home())
+    store = ExpertStore(
+        Folder.at(request.expert_store) if request.expert_store else storage / "experts"
+    )
+    folder = storage / "runs" / checked(name)
+    with Display() as display, only_one(folder):
+        loaded, finished = claim_with_data(folder, settings, request.data_dir)
+        if finished is not None:
+            display.line(f"{name} is finished: this is its result; --name NEW trains anew")
+            return still_registered(folder, name, finished, display)
+        check_batches(settings.experts.train, len(loaded.train), 1)
+        check_batches(settings.joint, len(loaded.train), request.workers.most)
+        check_attack(settings.joint, settings.joint.attack)
+        for role in settings.experts.roles.values():
+            check_attack(settings.experts.train, role.attack)
+        # from here on an outage of the storage is waited out
+        folder, store = folder.patient(), ExpertStore(store.folder.patient())
+        tracking.readiness.check()  # a server that is away fails the run now
+        shared = SharedData.of(loaded)
+        # inside of the session: its end takes seconds that a stopped job may not have
+        with session(request.workers.most, shared.nbytes):
+            shared_storage.check(storage, store.folder)
+            tracker, texts = start_tracking(folder, settings, recipe, name, loaded)
+            with finishing(tracker):
+                if tracker.note:
+                    display.line(tracker.note)
+                tracker.log_texts(texts)
+                training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
+                return training.complete(ray.put(shared))
+
+
+def checked(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] in ".-":
+        raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
+    return name
+
+
+@contextmanager
+def only_one(folder: Folder) -> Iterator[None]:
+    """Two drivers on one run would overwrite each other's epochs."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(folder, "driver", wait=False))
+        except Held:
+            raise UserError(f"{folder.uri}: another process is training this run") from None
+        except OSError as error:
+            raise UserError(
+                f"--storage {folder.uri}: cannot be written ({first_line(error)})"
+            ) from None
+        yield
+
+
+def claim_with_data(
+    folder: Folder, settings: Config, data_dir: Path | None
+) -> tuple[Data, dict[str, Any] | None]:
+    """Makes the run folder this configuration's and these data's; gives the data, and the result
+    of a run that is finished."""
+    finished, wanted = claim(folder, settings), settings.data
+    with reading(folder, finished is not None):
+        loaded = data.load(
+            wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
+        )
+    claim_data(folder, loaded, data_dir)
+    return loaded, finished
+
+
+def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
+    """Makes the run folder this configuration's; gives the result of a run that is finished."""
+    if not folder.exists("config.yaml"):
+        folder.write("config.yaml", settings.to_yaml().encode())
+    elif read_settings(folder) != settings.plain():
+        raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
+    if not folder.exists("result.json"):
+        return None
+    return {
+        **read(folder, "result.json", RunResult),
+        "run_dir": folder.uri,
+    }  # it may have been moved
+
+
+def still_registered(
+    folder: Folder, name: str, finished: dict[str, Any], display: Display
+) -> dict[str, Any]:
+    """A result, with the model registered again where MLflow has lost it."""
+    known = finished["model_uri"], finished["run_id"]
+    uri, run_id = kept(folder, name, known[0], finished["digest"], known[1], display.line)
+    answer = {**finished, "model_uri": uri, "run_id": run_id}
+    if (uri, run_id) != known:
+        folder.write_json("result.json", answer)
+    return answer
+
+
+def start_tracking(
+    folder: Folder, settings: Config, recipe: str, name: str, loaded: Data
+) -> tuple[Tracker, dict[str, str]]:
+    """The run, new or found again, and the texts to log where it is new."""
+    known = read(folder, "run.json", RunFile) if folder.exists("run.json") else {}
+    tags = {
+        "fmoe.recipe": recipe,
+        "fmoe.data": loaded.name,
+        "fmoe.data_digest": loaded.digest,
+        "fmoe.git_revision": provenance.git_revision(),
+        **{f"fmoe.{key}": value for key, value in provenance.hardware().items()},
+        **{f"fmoe.{key}": value for key, value in driven_by().items()},
+    }
+    tracker = Tracker.start(name, settings.flat(), tags, known.get("run_id"))
+    if known.get("run_id") == tracker.run_id:
+        return tracker, {}
+    folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})
+    texts = {"environment.txt": provenance.packages(), "config.yaml": settings.to_yaml()}
+    return tracker, texts
+
+
+@dataclass
+class TrainingRun:
+    """The four steps of a run; each finds what an earlier try has finished."""
+
+    config: Config
+    data: Data
+    folder: Folder
+    store: ExpertStore
+    tracker: Tracker
+    display: Display
+    request: Request
+
+    def complete(self, shared: Any) -> dict[str, Any]:
+        """shared: the reference of the data in the object store."""
+        seconds: dict[str, float] = {}
+        resources = Resources.per_worker(self.request.workers.most, self.request.gpu)
+        shortage = resources.shortage(self.request.workers.least)
+        if shortage and not grows():
+            raise UserError(f"--workers: {shortage}")
+        if shortage:
+            self.display.line(f"waiting for nodes: {shortage} now")
+        with timed(seconds, "pool"):
+            self.pool(shared, resources)
+        with timed(seconds, "joint"):
+            history = self.joint(shared, resources)
+        best = joint.best(self.config, history)
+        last = len(history) - 1
+        with timed(seconds, "evaluate"):
+            found = self.evaluate(best, resources, "best")
+            at_last = found if best == last else self.evaluate(last, resources, "last")
+        self.display.line("registering the model")
+        uri, digest = publish(
+            self.folder,
+            self.tracker,
+            self.config,
+            self.data,
+            history,
+            best,
+            found,
+            self.request.register_as,
+        )
+        answer = {
+            "run_dir": self.folder.uri,
+            "run_id": self.tracker.run_id,
+            "model_uri": uri,
+            "digest": digest,
+            "test": {"clean": found.clean, **found.robust},
+            "test_last_epoch": {"clean": at_last.clean, **at_last.robust},
+            "worst_case": found.worst_case,
+            "validation": {k: history[best][k] for k in ("val_clean", "val_robust")},
+            "best_epoch": best,
+            "epochs": len(history),
+            "images": found.images,
+            "eps": self.config.evaluate.eps,
+            "norm": self.config.evaluate.norm,
+            "seconds": seconds,
+        }
+        self.folder.write_json("result.json", answer)
+        return answer
+
+    def pool(self, shared: Any, resources: Resources) -> None:
+        members = self.config.experts.members
+        bar = self.display.task("experts", len(members) * self.config.experts.train.epochs)
+        at = dict.fromkeys(members, 0.0)
+
+        def listen(event: Event) -> None:
+            if self.noticed(event):
+                return
+            role, index = event["member"]
+            if event["kind"] == "step":
+                at[role, index] = event["at"]
+                self.display.update(bar, sum(at.values()))
+            else:
+                metrics = event["metrics"]
+                self.display.line(f"expert {role}-{index}  {epoch_line(event)}")
+                self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
+
+        manifests = pool.fill(
+            self.config, shared, self.data.train_digest, self.store, resources.gpus, listen
+        )
+        for (role, index), manifest in zip(members, manifests, strict=True):
+            for epoch, metrics in enumerate(manifest["history"]):
+                self.log(f"expert/{role}-{index}/", metrics, epoch)
+        trained = sum(manifest["trained"] for manifest in manifests)
+        saved = sum(m["seconds"] for m in manifests if not m["trained"])
+        self.display.update(bar, len(members) * self.config.experts.train.epochs)
+        self.display.line(
+            f"experts: {trained} trained, {len(members) - trained} from the store"
+            + (f" (saved {saved:.0f} s of training)" if saved else "")
+        )
+
+    def joint(self, shared: Any, resources: Resources) -> list[dict[str, float]]:
+        epochs = self.config.joint.epochs
+        bar = self.display.task("joint", epochs)
+        seen: set[int] = set()
+
+        def listen(event: Event) -> None:
+            if self.noticed(event):
+                return
+            if event["kind"] == "start":
+                self.display.line(worker_line(event["workers"], self.config.joint.batch_size))
+                return
+            if event["kind"] == "step":
+                self.display.update(bar, event["at"])
+                return
+            metrics, epoch = event["metrics"], event["epoch"]
+            if epoch not in seen:
+                seen.add(epoch)
+                note = f"{metrics['images_per_second']:.0f} images/s"
+                self.display.update(
+                    bar, epoch + 1, f"{note}, robust {percent(metrics['val_robust'])}"
+                )
+                self.display.line(f"joint  {epoch_line(event)}  {note}")
+                self.log("", metrics, epoch)
+
+        on_ray_train.fit(
+            self.config,
+            shared,
+            self.store,
+            self.folder,
+            workers=self.request.workers,
+            resources=resources,
+            listener=listen,
+        )
+        latest = joint.checkpoints(self.folder, self.config, self.data.train_digest).latest()
+        assert latest is not None
+        for epoch, metrics in enumerate(latest.history):
+            self.log("", metrics, epoch)
+        lines = [json.dumps({"epoch": i, **metrics}) for i, metrics in enumerate(latest.history)]
+        self.folder.write("metrics.jsonl", ("\n".join(lines) + "\n").encode())
+        return latest.history
+
+    def noticed(self, event: Event) -> bool:
+        if event["kind"] == "notice":
+            self.display.line(f"warning: {event['text']}")
+        return bool(event["kind"] == "notice")
+
+    def log(self, prefix: str, metrics: dict[str, float], epoch: int) -> None:
+        self.tracker.log({f"{prefix}{key}": value for key, value in metrics.items()}, epoch)
+
+    def evaluate(self, epoch: int, resources: Resources, which: str) -> Evaluation:
+        wanted = self.config.evaluate
+        test = self.data.test[: wanted.images]
+        bar = self.display.task(f"evaluate {which}", len(test))
+        return evaluate.evaluate(
+            joint.trained(self.config, self.folder, self.data.train_digest, epoch),
+            assembly.MixtureSubject(self.config, assembly.facts_of(self.config)),
+            test,
+            Settings(tuple(wanted.attacks), wanted.threat, wanted.batch_size, self.config.seed),
+            resources=resources,
+            progress=lambda done, _: self.display.update(bar, done),
+        )
+
+
+def worker_line(workers: int, batch_size: int) -> str:
+    """Said whenever the joint phase starts or goes on."""
+    share = -(-batch_size // workers)
+    return (
+        f"joint  {workers} worker{'s' if workers > 1 else ''}, {share} images of a batch each "
+        f"(the global batch of {batch_size} and the learning rate are kept)"
+    )
+
+
+def epoch_line(event: Event) -> str:
+    metrics = event["metrics"]
+    return (
+        f"epoch {event['epoch'] + 1}  loss {metrics['train_loss']:.3f}  "
+        f"val clean {percent(metrics['val_clean'])}  robust {percent(metrics['val_robust'])}  "
+        f"{metrics['seconds']:.0f} s"
+        + ("  catastrophic overfitting: back to the last good epoch" * ("overfitted" in metrics))
+    )
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 3)
