@@ -8,13 +8,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fmoe.config import Config, Member, faults
+from fmoe.config import Config, Member
 from fmoe.data.facts import Facts
 from fmoe.data.sets import info
 from fmoe.errors import UserError
 from fmoe.models.experts import BackboneConfig
 from fmoe.models.mixture import Mixture
 from fmoe.numerics.draw import Draw
+from fmoe.schema import faults
 
 State = dict[str, Tensor]
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmoe import model_folder
 from fmoe.errors import UserError
 from fmoe.models.mixture import Mixture
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder, sha256
 
 
@@ -54,7 +54,7 @@ def _inside_run(folder: Folder, model: str) -> Folder:
 def load_model(model: str, *, device: str = "cpu") -> Mixture:
     """See `fmoe.load`."""
     with located(model) as folder:
-        return checkpoint.load_model(folder)[0].to(device)
+        return model_folder.load_model(folder)[0].to(device)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def pull(uri: str, target: Path) -> Pulled:
         fresh = aside / "model"
         fresh.mkdir()
         tracking.download(version, fresh)
-        _, _, card = checkpoint.load_model(Folder.at(fresh))
+        _, _, card = model_folder.load_model(Folder.at(fresh))
         if card["sha256"] != version.digest:
             raise UserError(
                 f"{uri}: the weights are not those that were registered (sha256 differs)"
@@ -112,4 +112,4 @@ def pull(uri: str, target: Path) -> Pulled:
 
 def _replaceable(folder: Path) -> bool:
     """An empty folder, or one that holds a model and nothing else."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= set(checkpoint.FILES)
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= set(model_folder.FILES)

@@ -9,8 +9,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     model_validator,
 )
+
+LONGEST = 500  # characters of a fault: a key or a value may have any length
 
 
 class Spec(BaseModel):
@@ -52,3 +55,31 @@ Pixels = Annotated[float, BeforeValidator(parse_ratio), Field(ge=0, le=1, allow_
 T = TypeVar("T")
 Drawn: TypeAlias = T | Annotated[list[T], Field(min_length=1)]
 """A value, or a list from which one is drawn uniformly for every batch."""
+
+
+def faults(error: ValidationError, tree: Any) -> str:
+    """The first three, each with its key's path."""
+    found = [_fault(fault["loc"], fault["type"], fault["msg"], tree) for fault in error.errors()]
+    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    return f"{'; '.join(found[:3])}{more}"
+
+
+def _fault(loc: tuple[int | str, ...], kind: str, message: str, tree: Any) -> str:
+    path = _path(loc, tree)
+    if kind == "missing":
+        path = f"{path}.{loc[-1]}" if path else str(loc[-1])
+    path = path if len(path) <= LONGEST else f"…{path[-LONGEST:]}"
+    message = message.removeprefix("Value error, ")
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
+    return f"{path}: {message}" if path else message
+
+
+def _path(loc: tuple[int | str, ...], tree: Any) -> str:
+    """The key's path as the user wrote it: pydantic adds the names of union members."""
+    keys: list[str] = []
+    for key in loc:
+        inside = isinstance(tree, dict) and key in tree
+        if inside or (isinstance(tree, list) and isinstance(key, int) and key < len(tree)):
+            tree = tree[key]
+            keys.append(str(key))
+    return ".".join(keys)

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from fmoe.config import faults, parse_yaml
+from fmoe.config import parse_yaml
 from fmoe.documents import LARGEST_YAML
 from fmoe.errors import UserError
+from fmoe.schema import faults
 from fmoe.storage.folder import Damaged, Folder
 from fmoe.tuning.settings import Direction
 

@@ -23,15 +23,15 @@ def predict(
     """
     import torch
 
+    from fmoe import model_folder
     from fmoe.data.images import read_image
     from fmoe.errors import UserError
     from fmoe.locate import located
-    from fmoe.storage import checkpoint
 
     with result(json) as answer:
         with located(model) as folder:
-            network, config, card = checkpoint.load_model(folder)
-        facts = checkpoint.facts_of(card)
+            network, config, card = model_folder.load_model(folder)
+        facts = model_folder.facts_of(card)
         x = torch.stack([read_image(image, facts.shape) for image in images])
         with torch.no_grad():
             probabilities, weights = network(x).exp(), network.gate_weights(x)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from fmoe import model_folder
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.evaluation import Evaluation
 from fmoe.plots import run as run_plots
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker
 from fmoe.training import joint
@@ -50,7 +50,7 @@ def publish(
     registered = name or f"fmoe-{data.name}"
     with tempfile.TemporaryDirectory() as aside:
         for place in (Folder.at(aside), run / "model"):
-            digest = checkpoint.save_model(
+            digest = model_folder.save_model(
                 place,
                 model.state_dict(),
                 config,

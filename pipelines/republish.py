@@ -7,10 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fmoe import tracking
+from fmoe import model_folder, tracking
 from fmoe.errors import UserError
 from fmoe.on_ray.session import driven_by
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, finishing, registry
 
@@ -38,7 +37,7 @@ def kept(
 
 
 def registered(run: Folder, name: str, model_name: str, run_id: str) -> tuple[str, str]:
-    network, config, card = checkpoint.load_model(run / "model")
+    network, config, card = model_folder.load_model(run / "model")
     report = card["metrics"]
     test = {"clean": report["clean"], **report["robust"], "worst_case": report["worst_case"]}
     labels = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in test.items()}
@@ -52,7 +51,7 @@ def registered(run: Folder, name: str, model_name: str, run_id: str) -> tuple[st
             tracker.log(epoch, index)
         tracker.log({f"test_{key}": value for key, value in test.items()}, report["epoch"])
         tracker.log_json("evaluation.json", report)
-        for file in checkpoint.FILES:
+        for file in model_folder.FILES:
             (Path(aside) / file).write_bytes((run / "model").read(file))
         shape = tuple(card["input_shape"])
         version = tracker.register(network, Path(aside), model_name, shape, labels)

@@ -18,7 +18,8 @@ from fmoe.errors import UserError
 from fmoe.paths import home
 from fmoe.storage.folder import Folder
 from pipelines.data_claim import claim_data
-from pipelines.training.run import Request, claim_with_data, run
+from pipelines.training.claim import claim_with_data
+from pipelines.training.run import Request, run
 from tests.data_states import STATES, made
 
 SETTINGS = ("data.val_images=2", "experts.train.batch_size=4", "joint.batch_size=5000")

@@ -20,8 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fmoe import assembly, config
-from fmoe.storage import checkpoint
+from fmoe import assembly, config, model_folder
 from fmoe.storage.folder import Folder
 from tests.cluster import network
 from tests.conftest import SMALL
@@ -107,7 +106,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     small = config.load("digits", SMALL)
     folder = tmp_path_factory.mktemp("model")
     weights = assembly.mixture(small).state_dict()
-    checkpoint.save_model(
+    model_folder.save_model(
         Folder.at(folder), weights, small, data_digest="abc", metrics={}, extra={}
     )
     return str(folder)

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fmoe import assembly
+from fmoe import assembly, model_folder
 from fmoe.config import Config, validate
 from fmoe.data import Data
 from fmoe.errors import UserError
+from fmoe.model_folder import WEIGHTS
 from fmoe.models.mixture import Mixture
 from fmoe.storage import checkpoint
-from fmoe.storage.checkpoint import STATE, WEIGHTS, Checkpoint, Checkpoints
+from fmoe.storage.checkpoint import STATE, Checkpoint, Checkpoints
 from fmoe.storage.folder import MANIFEST, Damaged, Folder, sha256
 from fmoe.storage.tensors import pack, unpack
 
@@ -204,7 +205,7 @@ def saved(tmp_path: Path, small: Config, model: Mixture) -> Path:
 
 
 def write(folder: Path, model: Mixture, config: Config) -> str:
-    return checkpoint.save_model(
+    return model_folder.save_model(
         Folder.at(folder),
         model.state_dict(),
         config,
@@ -222,7 +223,7 @@ def log_probabilities(model: Mixture, digits: Data) -> Tensor:
 def test_model_round_trip_gives_equal_outputs(
     saved: Path, model: Mixture, small: Config, digits: Data
 ) -> None:
-    loaded, config, card = checkpoint.load_model(Folder.at(saved))
+    loaded, config, card = model_folder.load_model(Folder.at(saved))
     assert torch.equal(log_probabilities(loaded, digits), log_probabilities(model, digits))
     assert not any(module.training for module in loaded.modules())
     assert config == small
@@ -239,13 +240,13 @@ def test_every_gate_and_its_settings_come_back(
     config = validate(tree, "test")
     model = assembly.seeded_mixture(config).eval()
     write(tmp_path, model, config)
-    loaded, _, _ = checkpoint.load_model(Folder.at(tmp_path))
+    loaded, _, _ = model_folder.load_model(Folder.at(tmp_path))
     assert (loaded.temperature, loaded.mixing, loaded.hard) == (2.0, "logits", kind == "top1")
     assert torch.equal(log_probabilities(loaded, digits), log_probabilities(model, digits))
 
 
 def test_model_card(saved: Path, small: Config, model: Mixture) -> None:
-    card = checkpoint.read_card(Folder.at(saved))
+    card = model_folder.read_card(Folder.at(saved))
     weights = (saved / WEIGHTS).read_bytes()
     assert card["sha256"] == sha256(weights) == write(saved, model, small)
     assert card["classes"] == list("0123456789")
@@ -286,7 +287,7 @@ def test_faulty_model_folder_is_refused_by_the_files_name(kind: str, saved: Path
     name, damage, message = FAULTS[kind]
     damage(saved / name)
     with pytest.raises(UserError, match=message) as caught:
-        checkpoint.load_model(Folder.at(saved))
+        model_folder.load_model(Folder.at(saved))
     assert name in str(caught.value)
     assert str(saved) in str(caught.value)
 
@@ -303,14 +304,14 @@ def test_truncated_weights_with_a_right_digest_are_refused(saved: Path) -> None:
     (saved / WEIGHTS).write_bytes((saved / WEIGHTS).read_bytes()[:-9])
     mend(saved)
     with pytest.raises(UserError, match=rf"{WEIGHTS}: damaged: has \d+ bytes, the tensors"):
-        checkpoint.load_model(Folder.at(saved))
+        model_folder.load_model(Folder.at(saved))
 
 
 def test_pickled_weights_are_refused(saved: Path, model: Mixture) -> None:
     torch.save(model.state_dict(), saved / WEIGHTS)
     mend(saved)
     with pytest.raises(UserError, match=rf"{WEIGHTS}: damaged: not a safetensors"):
-        checkpoint.load_model(Folder.at(saved))
+        model_folder.load_model(Folder.at(saved))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(
     (saved / "config.yaml").write_text(text.replace(old, new))
     mend(saved)
     with pytest.raises(UserError, match=message):
-        checkpoint.load_model(Folder.at(saved))
+        model_folder.load_model(Folder.at(saved))
 
 
 def test_no_pickle_is_written_or_read(
@@ -343,7 +344,7 @@ def test_no_pickle_is_written_or_read(
     for name in ("load", "save"):
         monkeypatch.setattr(torch, name, refuse)
     write(tmp_path / "model", model, small)
-    checkpoint.load_model(Folder.at(tmp_path / "model"))
+    model_folder.load_model(Folder.at(tmp_path / "model"))
     kept = Checkpoints(Folder.at(tmp_path / "checkpoints"), "key")
     save(kept, 2)
     assert kept.latest() is not None

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from fmoe import assembly, config, data
 from fmoe.config import Config
 from fmoe.data import Data
-from fmoe.storage.checkpoint import WEIGHTS, Checkpoints
+from fmoe.model_folder import WEIGHTS
+from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import MANIFEST, Damaged, Folder
 from fmoe.storage.tensors import Tensors
 from fmoe.training import Epoch

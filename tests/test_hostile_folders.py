@@ -23,9 +23,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load, save
 
-from fmoe import assembly, config
-from fmoe.storage import checkpoint
-from fmoe.storage.checkpoint import WEIGHTS
+from fmoe import assembly, config, model_folder
+from fmoe.model_folder import WEIGHTS
 from fmoe.storage.folder import Folder, sha256
 from tests.conftest import SMALL
 
@@ -408,7 +407,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
     Image.new("L", (8, 8)).save(root / "image.png")
     for place, (doctor, _) in enumerate([*DOCTORED.values(), (lambda _: None, "")]):
         folder = root / str(place)
-        checkpoint.save_model(Folder.at(folder), state, settings, data_digest="abc", metrics={})
+        model_folder.save_model(Folder.at(folder), state, settings, data_digest="abc", metrics={})
         doctor(folder)
         mend(folder)
     names = [*DOCTORED, "honest"]

@@ -386,7 +386,7 @@ def test_folder_that_is_no_epoch_is_none(name: str, kept: Checkpoints) -> None:
 
 
 def test_doctored_expert_is_not_found(tmp_path: Path) -> None:
-    from fmoe.storage.checkpoint import WEIGHTS
+    from fmoe.model_folder import WEIGHTS
     from fmoe.storage.tensors import pack
 
     settings = config.load("digits", SMALL)

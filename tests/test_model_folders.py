@@ -13,13 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 import fmoe
-from fmoe import assembly, config
+from fmoe import assembly, config, model_folder
 from fmoe.config import Config, format_1
 from fmoe.data.facts import Facts
 from fmoe.errors import UserError
 from fmoe.models.experts import ResNet18Backbone
 from fmoe.models.mixture import Mixture
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from pipelines.cli import main
 from tests.conftest import SMALL
@@ -43,7 +42,7 @@ def save(folder: Path, settings: Config, facts: Facts | None = None) -> Mixture:
     torch.manual_seed(0)
     model = assembly.mixture(settings, facts)
     settled(model)
-    checkpoint.save_model(
+    model_folder.save_model(
         Folder.at(folder),
         model.state_dict(),
         settings,
@@ -74,7 +73,7 @@ def test_an_edited_table_changes_no_verified_models_outputs(
     edit_table(monkeypatch)
     assert torch.equal(outputs(fmoe.load(str(tmp_path))), expected)
     assert not torch.allclose(outputs(settled(assembly.seeded_mixture(small))), expected)
-    card = checkpoint.read_card(Folder.at(tmp_path))
+    card = model_folder.read_card(Folder.at(tmp_path))
     assert card["classes"] == list("0123456789")
     assert (card["mean"], card["std"]) == ([0.3053], [0.3760])
 
@@ -103,11 +102,11 @@ def test_a_model_of_an_unknown_data_set_is_loaded_and_predicts(
 ) -> None:
     model = save(tmp_path / "model", mine, MINE)
     x = torch.rand(3, *MINE.shape)
-    loaded, found, card = checkpoint.load_model(Folder.at(tmp_path / "model"))
+    loaded, found, card = model_folder.load_model(Folder.at(tmp_path / "model"))
     assert torch.equal(outputs(loaded, x), outputs(model, x))
     assert outputs(loaded, x).shape == (3, 2)
     assert found == mine
-    assert checkpoint.facts_of(card) == MINE
+    assert model_folder.facts_of(card) == MINE
     Image.new("RGB", (20, 12), (10, 200, 30)).save(tmp_path / "a.png")
     assert predicted(tmp_path, capsys) in MINE.classes
 
@@ -129,11 +128,11 @@ def test_a_folder_of_0_1_0_gives_what_it_gave(
 ) -> None:
     if edited:
         edit_table(monkeypatch)
-    model, settings, card = checkpoint.load_model(Folder.at(OLD))
+    model, settings, card = model_folder.load_model(Folder.at(OLD))
     expected = torch.tensor(json.loads((OLD / "outputs.json").read_text()))
     torch.testing.assert_close(outputs(model)[0], expected, rtol=0, atol=1e-5)
     assert settings.experts.backbone == ResNet18Backbone(width=1, stem="patch")
-    assert checkpoint.facts_of(card).mean == (0.3053,)
+    assert model_folder.facts_of(card).mean == (0.3053,)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from fmoe import assembly, config
+from fmoe import assembly, config, model_folder
 from fmoe.attacks.threat import Linf
 from fmoe.data import Data
 from fmoe.errors import plain
 from fmoe.plots import report as report_plots
 from fmoe.plots import run as run_plots
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.tuning.search_space import load as load_space
 from fmoe.tuning.trials import Trial
@@ -78,7 +77,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("names") / "model"
     settings = config.load("digits", SMALL)
     state = assembly.seeded_mixture(settings).state_dict()
-    checkpoint.save_model(Folder.at(folder), state, settings, data_digest="abc", metrics={})
+    model_folder.save_model(Folder.at(folder), state, settings, data_digest="abc", metrics={})
     return folder
 
 

@@ -15,11 +15,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from fmoe import assembly, config
+from fmoe import assembly, config, model_folder
 from fmoe.data.pictures import decode
 from fmoe.data.pictures.quiet import stderr_closed
 from fmoe.errors import UserError
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from pipelines.cli import main
 from tests.conftest import SMALL
@@ -186,7 +185,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     settings = config.load(request.param, SMALL)
     with torch.random.fork_rng(devices=[]):
         weights = assembly.seeded_mixture(settings).state_dict()
-    checkpoint.save_model(
+    model_folder.save_model(
         Folder.at(folder), weights, settings, data_digest="none", metrics={"val_robust": 0.5}
     )
     return folder

@@ -1,13 +1,6 @@
 """Gradient attacks, and the threat models that they stay within."""
 
-from fmoe.attacks.kinds import (
-    FGSM,
-    NFGSM,
-    PGD,
-    Attack,
-    AttackConfig,
-    Clean,
-    Mix,
+from fmoe.attacks.ascent import (
     ModelFn,
     Objective,
     clean_probabilities,
@@ -16,8 +9,8 @@ from fmoe.attacks.kinds import (
     input_gradient,
     margin,
     objective_loss,
-    scalar,
 )
+from fmoe.attacks.kinds import FGSM, NFGSM, PGD, Attack, AttackConfig, Clean, Mix, scalar
 
 __all__ = [
     "FGSM",

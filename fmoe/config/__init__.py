@@ -1,17 +1,6 @@
 """The frozen configuration tree, and recipes as users write them."""
 
-from fmoe.config.tree import (
-    AttackName,
-    Config,
-    Evaluate,
-    Experts,
-    Joint,
-    Member,
-    Phase,
-    Role,
-    Update,
-    faults,
-    fingerprint,
+from fmoe.config.recipes import (
     get,
     load,
     parse_yaml,
@@ -22,9 +11,19 @@ from fmoe.config.tree import (
     recipes,
     validate,
 )
+from fmoe.config.tree import (
+    Config,
+    Evaluate,
+    Experts,
+    Joint,
+    Member,
+    Phase,
+    Role,
+    Update,
+    fingerprint,
+)
 
 __all__ = [
-    "AttackName",
     "Config",
     "Evaluate",
     "Experts",
@@ -33,7 +32,6 @@ __all__ = [
     "Phase",
     "Role",
     "Update",
-    "faults",
     "fingerprint",
     "get",
     "load",

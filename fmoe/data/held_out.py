@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmoe.data import splits as data
-from fmoe.data.splits import Info, Name, Split
+from fmoe.data import reading
+from fmoe.data.kinds import Info
+from fmoe.data.sets import Name, info, known
+from fmoe.data.splits import Split, digest
 from fmoe.errors import UserError
 
 LEAKED = 0.005
@@ -40,19 +42,19 @@ class HeldOut:
 
     @property
     def info(self) -> Info:
-        return data.info(self.name)
+        return info(self.name)
 
     @classmethod
     def read(cls, name: str, data_dir: str | Path | None = None) -> HeldOut:
         """Raises `UserError` where the test images cannot be read; those of train may be missing or
         damaged: they decide no verdict."""
-        test = data.read(name, "test", data_dir)
-        chosen, digest = data.known(name), data.digest(test)
+        test = reading.read(name, "test", data_dir)
+        chosen, test_digest = known(name), digest(test)
         try:
-            train = data.read(name, "train", data_dir)
+            train = reading.read(name, "train", data_dir)
         except UserError as error:
-            return cls(chosen, test, digest, None, None, str(error))
-        return cls(chosen, test, digest, data.digest(train, test), among(test, train), None)
+            return cls(chosen, test, test_digest, None, None, str(error))
+        return cls(chosen, test, test_digest, digest(train, test), among(test, train), None)
 
     def count_leaked(self, judged: int) -> int | None:
         """Of the first `judged` test images; None where the training images could not be read."""
@@ -81,22 +83,23 @@ def check_classes(card: Mapping[str, Any], name: Name, model: str) -> list[str]:
 
     card: the model's `model.json`. Raises `UserError` where it cannot be judged on them at all.
     """
-    info, known, sides = data.info(name), card["classes"], card["input_shape"]
-    if list(info.shape) != sides:
+    there, known_classes, sides = info(name), card["classes"], card["input_shape"]
+    if list(there.shape) != sides:
         raise UserError(
-            f"--data {name}: its images are {_by(info.shape)}, and {model} takes {_by(sides)}"
+            f"--data {name}: its images are {_by(there.shape)}, and {model} takes {_by(sides)}"
         )
-    if len(known) != len(info.classes):
+    if len(known_classes) != len(there.classes):
         raise UserError(
-            f"--data {name}: has {len(info.classes)} classes, and {model} knows {len(known)}"
+            f"--data {name}: has {len(there.classes)} classes, and {model} knows "
+            f"{len(known_classes)}"
         )
-    differ = [i for i, theirs in enumerate(info.classes) if theirs != known[i]]
+    differ = [i for i, theirs in enumerate(there.classes) if theirs != known_classes[i]]
     if not differ:
         return []
     first = differ[0]
     return [
-        f"other-classes: what is {info.classes[first]!r} in {name} is {known[first]!r} to the "
-        f"model ({len(differ)} of {len(known)} classes have another name)"
+        f"other-classes: what is {there.classes[first]!r} in {name} is {known_classes[first]!r} to "
+        f"the model ({len(differ)} of {len(known_classes)} classes have another name)"
     ]
 
 

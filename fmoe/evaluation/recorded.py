@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError
 
-from fmoe.config import faults
 from fmoe.documents import LARGEST_JSON, parse_json
+from fmoe.schema import faults
 
 LARGEST = 256 * 2**20  # bytes of verdicts
 IMAGES = 10_000_000

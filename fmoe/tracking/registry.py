@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from fmoe.errors import UserError, first_line
 from fmoe.evaluation.promotion import REPORT, VERDICTS
-from fmoe.storage.checkpoint import FILES
+from fmoe.model_folder import FILES
 from fmoe.tracking.store import client, gist, selected, shown, store_errors, writing
 
 CANDIDATE = "candidate"

@@ -27,7 +27,7 @@ from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
 from fmoe.errors import UserError
-from fmoe.storage.checkpoint import FILES
+from fmoe.model_folder import FILES
 from fmoe.storage.folder import sha256
 from fmoe.tracking import experiments
 from fmoe.tracking.registry import CANDIDATE

@@ -20,13 +20,15 @@ from torch import Tensor
 from fmoe import assembly
 from fmoe.config import Config, Member, fingerprint
 from fmoe.data import TrainingData, info
+from fmoe.model_folder import WEIGHTS
 from fmoe.numerics.draw import Draw
 from fmoe.numerics.place import Place
-from fmoe.storage.checkpoint import WEIGHTS, Checkpoints
+from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import MANIFEST, Damaged, Folder
 from fmoe.storage.lease import Held, exclusive
 from fmoe.storage.tensors import Tensors, pack, read_header, unpack
-from fmoe.training.loop import Epoch, Progress, epochs
+from fmoe.training.loop import Epoch, epochs
+from fmoe.training.trainer import Progress
 from fmoe.version import VERSION
 
 LATER = ("gate", "mixing", "joint", "evaluate")

@@ -13,8 +13,9 @@ from fmoe.numerics.place import Place
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Damaged, Folder
 from fmoe.training.expert_store import ExpertStore, data_settings, expert_key
-from fmoe.training.loop import Epoch, Progress, epochs
+from fmoe.training.loop import Epoch, epochs
 from fmoe.training.selection import best_epoch
+from fmoe.training.trainer import Progress
 from fmoe.version import VERSION
 
 

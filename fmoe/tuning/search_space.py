@@ -34,7 +34,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from fmoe import config
+from fmoe import config, schema
 from fmoe.config import Config
 from fmoe.errors import UserError
 from fmoe.tuning.domains import Domain, Suggest, Sweep, Walk
@@ -181,7 +181,7 @@ def load(
     try:
         study = Study.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{file}: {config.faults(error, tree)}") from None
+        raise UserError(f"{file}: {schema.faults(error, tree)}") from None
     given = [f"{key}={json.dumps(value, default=str)}" for key, value in study.set.items()]
     base = config.load(beside(Path(file), study.recipe), [*given, *overrides])
     try:

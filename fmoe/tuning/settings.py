@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fmoe.config import AttackName
+from fmoe.evaluation.stages import AttackName
 from fmoe.schema import Spec
 from fmoe.training import metrics
 from fmoe.tuning.schedulers import Asha, Scheduler

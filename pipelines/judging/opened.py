@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from fmoe import model_folder
 from fmoe.assembly import MixtureSubject
 from fmoe.config import Evaluate, fingerprint
 from fmoe.data import Name, Split
@@ -15,7 +16,6 @@ from fmoe.data.held_out import check_classes
 from fmoe.evaluation import inputs
 from fmoe.evaluation.subject import Subject
 from fmoe.locate import fixed, located
-from fmoe.storage import checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def opened(model: str) -> Opened:
     """A model folder, a run folder or a registry URI. Raises `UserError`."""
     source = fixed(model)
     with located(source) as folder:
-        network, config, card = checkpoint.load_model(folder)
-    facts = checkpoint.facts_of(card)
+        network, config, card = model_folder.load_model(folder)
+    facts = model_folder.facts_of(card)
     return Opened(
         name=model,
         source=source,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from fmoe import config, provenance
+from fmoe import config, data, provenance
+from fmoe.config import Config
 from fmoe.data import TrainingData
 from fmoe.errors import UserError
 from fmoe.on_ray.session import driven_by
@@ -15,6 +17,8 @@ from fmoe.tracking import Tracker
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed
 from pipelines.kept_files import StudyFile, StudyResult, read
+from pipelines.output import Display
+from pipelines.republish import kept
 
 
 def fingerprint(space: Space, workers: int) -> str:
@@ -94,3 +98,35 @@ def start_tracking(
         "environment.txt": provenance.packages(),
     }
     return tracker, {} if run_id == tracker.run_id else texts
+
+
+def load(config: Config, data_dir: Path | None, *, test: bool) -> TrainingData:
+    """test: whether the test images' files are opened, too; it is a `Data` then."""
+    wanted = config.data
+    reader = data.load if test else data.load_training
+    return reader(
+        wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
+    )
+
+
+def winner(folder: Folder) -> Folder:
+    """The folder of a finished study's best trial."""
+    return Ledger(folder).trial_folder(read(folder, "result.json", StudyResult)["best"]["trial"])
+
+
+def still_registered(folder: Folder, result: dict[str, Any]) -> dict[str, Any]:
+    """A study's result where it is now, with the best model registered again where MLflow has lost
+    it."""
+    best, name = result["best"], f"{result['study']}-{result['best']['trial']:04d}"
+    known = best["model_uri"], best["run_id"]
+    trial = Ledger(folder).trial_folder(best["trial"])
+    with Display() as display:
+        uri, run_id = kept(trial, name, known[0], best["digest"], known[1], display.line)
+    answer = {
+        **result,
+        "study_dir": folder.uri,
+        "best": {**best, "model_uri": uri, "run_id": run_id},
+    }
+    if (uri, run_id) != known:
+        folder.write_json("result.json", answer)
+    return answer

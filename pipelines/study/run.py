@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from fmoe import data, tracking
+from fmoe import tracking
 from fmoe.config import Config
 from fmoe.data import Data, TrainingData
 from fmoe.errors import UserError
@@ -33,16 +33,21 @@ from fmoe.tuning import search_space
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed, pareto
 from pipelines.data_claim import claim_data, reading
-from pipelines.kept_files import StudyResult, read
-from pipelines.output import Display
 from pipelines.publish import publish, write_figure
-from pipelines.republish import kept
 from pipelines.study.answer import STATUSES, against, describe, expert_totals, overhead
-from pipelines.study.claim import claim, fingerprint, start_tracking, timed_out
+from pipelines.study.claim import (
+    claim,
+    fingerprint,
+    load,
+    start_tracking,
+    still_registered,
+    timed_out,
+    winner,
+)
 from pipelines.study.display import StudyDisplay, baseline_line, expert_line
 from pipelines.study.finals import Finals
 from pipelines.study.log import StudyLog
-from pipelines.training.run import checked, only_one
+from pipelines.training.claim import checked, only_one
 
 
 @dataclass(frozen=True)
@@ -128,38 +133,6 @@ def run(request: Request) -> dict[str, Any]:
                     space, name, ledger, setting, share, loaded, tracker, display, request
                 )
                 return study.complete()
-
-
-def load(config: Config, data_dir: Path | None, *, test: bool) -> TrainingData:
-    """test: whether the test images' files are opened, too; it is a `Data` then."""
-    wanted = config.data
-    reader = data.load if test else data.load_training
-    return reader(
-        wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
-    )
-
-
-def winner(folder: Folder) -> Folder:
-    """The folder of a finished study's best trial."""
-    return Ledger(folder).trial_folder(read(folder, "result.json", StudyResult)["best"]["trial"])
-
-
-def still_registered(folder: Folder, result: dict[str, Any]) -> dict[str, Any]:
-    """A study's result where it is now, with the best model registered again where MLflow has lost
-    it."""
-    best, name = result["best"], f"{result['study']}-{result['best']['trial']:04d}"
-    known = best["model_uri"], best["run_id"]
-    trial = Ledger(folder).trial_folder(best["trial"])
-    with Display() as display:
-        uri, run_id = kept(trial, name, known[0], best["digest"], known[1], display.line)
-    answer = {
-        **result,
-        "study_dir": folder.uri,
-        "best": {**best, "model_uri": uri, "run_id": run_id},
-    }
-    if (uri, run_id) != known:
-        folder.write_json("result.json", answer)
-    return answer
 
 
 @dataclass

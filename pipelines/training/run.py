@@ -5,35 +5,38 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from fmoe import assembly, config, data, provenance, tracking
+from fmoe import assembly, config, tracking
 from fmoe.config import Config
 from fmoe.data import Data
-from fmoe.errors import UserError, first_line
+from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Settings
 from fmoe.on_ray import evaluate, pool, shared_storage
 from fmoe.on_ray import train as on_ray_train
-from fmoe.on_ray.session import Resources, driven_by, grows, session
+from fmoe.on_ray.session import Resources, grows, session
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Event
 from fmoe.on_ray.workers import Workers
 from fmoe.paths import home
 from fmoe.storage.folder import Folder
-from fmoe.storage.lease import Held, exclusive
 from fmoe.tracking import Tracker, finishing
 from fmoe.training import check_attack, check_batches, joint
 from fmoe.training.expert_store import ExpertStore
-from pipelines.data_claim import claim_data, reading
-from pipelines.kept_files import RunFile, RunResult, read, read_settings
 from pipelines.output import Display, percent
 from pipelines.publish import publish
-from pipelines.republish import kept
+from pipelines.training.claim import (
+    checked,
+    claim_with_data,
+    only_one,
+    start_tracking,
+    still_registered,
+)
 
 
 @dataclass(frozen=True)
@@ -91,88 +94,6 @@ def run(request: Request) -> dict[str, Any]:
                 tracker.log_texts(texts)
                 training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
                 return training.complete(ray.put(shared))
-
-
-def checked(name: str) -> str:
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] in ".-":
-        raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
-    return name
-
-
-@contextmanager
-def only_one(folder: Folder) -> Iterator[None]:
-    """Two drivers on one run would overwrite each other's epochs."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(folder, "driver", wait=False))
-        except Held:
-            raise UserError(f"{folder.uri}: another process is training this run") from None
-        except OSError as error:
-            raise UserError(
-                f"--storage {folder.uri}: cannot be written ({first_line(error)})"
-            ) from None
-        yield
-
-
-def claim_with_data(
-    folder: Folder, settings: Config, data_dir: Path | None
-) -> tuple[Data, dict[str, Any] | None]:
-    """Makes the run folder this configuration's and these data's; gives the data, and the result
-    of a run that is finished."""
-    finished, wanted = claim(folder, settings), settings.data
-    with reading(folder, finished is not None):
-        loaded = data.load(
-            wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
-        )
-    claim_data(folder, loaded, data_dir)
-    return loaded, finished
-
-
-def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
-    """Makes the run folder this configuration's; gives the result of a run that is finished."""
-    if not folder.exists("config.yaml"):
-        folder.write("config.yaml", settings.to_yaml().encode())
-    elif read_settings(folder) != settings.plain():
-        raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
-    if not folder.exists("result.json"):
-        return None
-    return {
-        **read(folder, "result.json", RunResult),
-        "run_dir": folder.uri,
-    }  # it may have been moved
-
-
-def still_registered(
-    folder: Folder, name: str, finished: dict[str, Any], display: Display
-) -> dict[str, Any]:
-    """A result, with the model registered again where MLflow has lost it."""
-    known = finished["model_uri"], finished["run_id"]
-    uri, run_id = kept(folder, name, known[0], finished["digest"], known[1], display.line)
-    answer = {**finished, "model_uri": uri, "run_id": run_id}
-    if (uri, run_id) != known:
-        folder.write_json("result.json", answer)
-    return answer
-
-
-def start_tracking(
-    folder: Folder, settings: Config, recipe: str, name: str, loaded: Data
-) -> tuple[Tracker, dict[str, str]]:
-    """The run, new or found again, and the texts to log where it is new."""
-    known = read(folder, "run.json", RunFile) if folder.exists("run.json") else {}
-    tags = {
-        "fmoe.recipe": recipe,
-        "fmoe.data": loaded.name,
-        "fmoe.data_digest": loaded.digest,
-        "fmoe.git_revision": provenance.git_revision(),
-        **{f"fmoe.{key}": value for key, value in provenance.hardware().items()},
-        **{f"fmoe.{key}": value for key, value in driven_by().items()},
-    }
-    tracker = Tracker.start(name, settings.flat(), tags, known.get("run_id"))
-    if known.get("run_id") == tracker.run_id:
-        return tracker, {}
-    folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})
-    texts = {"environment.txt": provenance.packages(), "config.yaml": settings.to_yaml()}
-    return tracker, texts
 
 
 @dataclass

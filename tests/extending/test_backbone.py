@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import yaml
 
 import fmoe
-from fmoe import assembly, config
+from fmoe import assembly, config, model_folder
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.evaluation import evaluate
@@ -22,7 +22,6 @@ from fmoe.fast.windowed import Box, Windowed
 from fmoe.models import experts
 from fmoe.models.experts import ResNet18, ResNet18Backbone
 from fmoe.numerics.precision import Numerics
-from fmoe.storage import checkpoint
 from fmoe.storage.checkpoint import copy_state
 from fmoe.storage.folder import Damaged, Folder
 from fmoe.storage.tensors import Tensors
@@ -153,7 +152,7 @@ def test_through_both_phases_and_out(
     assert [type(expert) for expert in model.experts] == nets
 
     folder = tmp_path / "model"
-    checkpoint.save_model(
+    model_folder.save_model(
         Folder.at(folder), model.state_dict(), made, data_digest=few.digest, metrics={}
     )
     loaded, x = fmoe.load(str(folder)), few.test.pixels()

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fmoe import assembly
+from fmoe import assembly, model_folder
 from fmoe.config import Config
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from pipelines import cli
 from pipelines.entry import application, mount, run
@@ -32,7 +31,7 @@ def test_it_answers_people_and_scripts(
     small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = assembly.seeded_mixture(small).state_dict()
-    checkpoint.save_model(Folder.at(tmp_path), state, small, data_digest="abc", metrics={})
+    model_folder.save_model(Folder.at(tmp_path), state, small, data_digest="abc", metrics={})
     wanted = sum(p.numel() for p in assembly.seeded_mixture(small).parameters())
     assert typed("count", str(tmp_path)) == 0
     assert capsys.readouterr().out == f"parameters {wanted:,}\n"

@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import fmoe
-from fmoe import config, data, evaluation
+from fmoe import config, data, evaluation, model_folder
 from fmoe.config import Config
 from fmoe.data import sets as data_sets
 from fmoe.data.held_out import HeldOut, check_classes
 from fmoe.data.kinds import Published
 from fmoe.data.readers import PARTS, Download, Part
 from fmoe.errors import UserError
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from fmoe.training.expert_store import ExpertStore
@@ -273,13 +272,13 @@ def test_a_model_of_it_is_trained_saved_loaded_evaluated_and_asked(
     epochs = list(joint.joint_epochs(settings, loaded, store, run))
     model = joint.trained(settings, run, loaded.train_digest, epochs[-1].best)
     folder = Folder.at(tmp_path / "model")
-    checkpoint.save_model(
+    model_folder.save_model(
         folder, model.state_dict(), settings, data_digest=loaded.digest, metrics={}
     )
 
     again = fmoe.load(str(tmp_path / "model"))
     held_out = HeldOut.read("tiles", tmp_path)
-    card = checkpoint.read_card(folder)
+    card = model_folder.read_card(folder)
     assert (card["classes"], card["input_shape"]) == (list(CLASSES), list(SHAPE))
     assert check_classes(card, "tiles", "model") == []
     with pytest.raises(UserError, match=r"--data cifar10: its images are 3x32x32, .* 3x12x12"):

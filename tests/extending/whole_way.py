@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 
 import fmoe
-from fmoe import assembly, config
+from fmoe import assembly, config, model_folder
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.evaluation import Evaluation, evaluate
 from fmoe.models.mixture import Mixture
-from fmoe.storage import checkpoint
 from fmoe.storage.checkpoint import Checkpoint, Checkpoints, copy_state
 from fmoe.storage.folder import Folder
 from fmoe.storage.tensors import Tensors
@@ -85,7 +84,7 @@ def whole_way(chosen: Config, data: Data, folder: Path) -> tuple[Mixture, Evalua
     run = Folder.at(folder / "parts" / "run")
     trained = joint.trained(chosen, run, data.train_digest, best)
     saved = folder / "model"
-    checkpoint.save_model(
+    model_folder.save_model(
         Folder.at(saved), trained.state_dict(), chosen, data_digest=data.digest, metrics={}
     )
     loaded = fmoe.load(str(saved))

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fmoe import assembly, config, data
+from fmoe import assembly, config, data, model_folder
 from fmoe.evaluation import STANDARD
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from tests.integration.conftest import (
     JUDGED,
@@ -112,7 +111,7 @@ def single(tmp_path: Path) -> Path:
     recipe = config.load("digits", one)
     model = assembly.seeded_mixture(recipe)
     extra = {"selected_on": "validation"}
-    checkpoint.save_model(
+    model_folder.save_model(
         Folder.at(tmp_path / "one"), model.state_dict(), recipe, data_digest="", metrics={},
         extra=extra,
     )  # fmt: skip
@@ -131,7 +130,7 @@ def test_workers_normalise_as_the_folder_says(fmoe: Fmoe, tmp_path: Path) -> Non
         expected, by_table = (net.eval()(x).argmax(1).tolist() for net in (model, other))
     assert expected != by_table
     folder, page = tmp_path / "model", tmp_path / "page"
-    checkpoint.save_model(
+    model_folder.save_model(
         Folder.at(folder), model.state_dict(), recipe, data_digest="", metrics={}, facts=own
     )
     options = ("--attacks", "fgsm", "--limit", "40", "--report", page, "--json")

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from fmoe import assembly, config, data, tracking
+from fmoe import assembly, config, data, model_folder, tracking
 from fmoe.evaluation.promotion import lacks
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from tests.data_states import STATES, made, write_svhn
 from tests.integration.conftest import Outcome
@@ -51,7 +50,7 @@ def save(folder: Path, seed: int, run_id: str = "") -> Path:
     )
     made("same", folder / "data")
     whole = data.load("cifar10", folder / "data", val_images=2)
-    checkpoint.save_model(
+    model_folder.save_model(
         Folder.at(folder / "model"),
         assembly.seeded_mixture(recipe).state_dict(),
         recipe,
@@ -161,7 +160,7 @@ def registered_once(ray_session: None, tmp_path_factory: pytest.TempPathFactory)
         of_its_own(patched, home)
         tracker = tracking.Tracker.start("one", {}, {}, None)
         folder = save(home / "one", 0, tracker.run_id)
-        network, _, card = checkpoint.load_model(Folder.at(folder))
+        network, _, card = model_folder.load_model(Folder.at(folder))
         tags = {"fmoe.sha256": card["sha256"]}
         tracker.register(network, folder, NAME, (3, 32, 32), tags)
         tracker.finish("FINISHED")

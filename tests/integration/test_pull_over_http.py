@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from fmoe import tracking
-from fmoe.storage import checkpoint
+from fmoe import model_folder, tracking
 from fmoe.storage.folder import Folder
 from tests.integration.conftest import Outcome, Trained
 from tests.integration.test_errors import refused
@@ -79,7 +78,7 @@ def test_pull_with_a_password(
     fmoe: Fmoe, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(trained.answer["run_dir"]) / "model"
-    model, _, card = checkpoint.load_model(Folder.at(folder))
+    model, _, card = model_folder.load_model(Folder.at(folder))
     with server(tmp_path) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")

@@ -16,8 +16,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 import fmoe as library
-from fmoe import data, tracking
-from fmoe.storage import checkpoint
+from fmoe import data, model_folder, tracking
 from fmoe.storage.folder import Folder
 from fmoe.tracking.store import selected
 from tests.integration.conftest import Outcome, Trained
@@ -32,14 +31,14 @@ def evaluated(trained_once: Trained) -> Trained:
     """The trained weights under a recipe whose eps leaves next to nothing, registered and under
     the full protocol: AutoAttack then takes seconds."""
     folder = Path(trained_once.answer["run_dir"]) / "model"
-    model, recipe, card = checkpoint.load_model(Folder.at(folder))
+    model, recipe, card = model_folder.load_model(Folder.at(folder))
     wide = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"eps": 0.3})})
     home = trained_once.home
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("FMOE_HOME", str(home))
         patched.delenv("MLFLOW_TRACKING_URI", raising=False)
         tracker = tracking.Tracker.start("weak", {}, {}, None)
-        digest = checkpoint.save_model(
+        digest = model_folder.save_model(
             Folder.at(home / "weak"),
             model.state_dict(),
             wide,

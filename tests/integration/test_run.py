@@ -14,9 +14,8 @@ from mlflow.tracking import MlflowClient
 
 import fmoe as library
 from benchmarks.ever import Ever
-from fmoe import config, data, tracking
+from fmoe import config, data, model_folder, tracking
 from fmoe.evaluation import evaluate
-from fmoe.storage import checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from tests.integration.conftest import EPOCHS, Outcome, Trained
@@ -201,7 +200,7 @@ def test_pull_replaces_a_model_folder_whole(
 ) -> None:
     (model_copy / "config.yaml").write_text("old")
     assert fmoe("pull", "models:/fmoe-digits/1", "--to", model_copy).code == 0
-    checkpoint.load_model(Folder.at(model_copy))
+    model_folder.load_model(Folder.at(model_copy))
     assert [path.name for path in model_copy.parent.iterdir()] == ["model"]
 
 

@@ -1,0 +1,299 @@
+"""One adversarial training step, and all that a phase of training remembers.
+
+No Ray and no MLflow: several workers are told apart by (rank, world_size) of an initialised
+torch.distributed group, and by nothing else. What is drawn depends on (seed, global step) alone.
+
+BatchNorm: with several workers its batch statistics are by default each worker's own (what DDP
+does), and running statistics are averaged over the workers after every epoch. `batch_norm="sync"`
+takes them over the global batch; then the number of workers changes nothing but rounding (but
+for `balance`, which is taken over each worker's share).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fmoe.after_step import Follower
+from fmoe.attacks import Attack, AttackConfig
+from fmoe.config import Joint, Phase, Update
+from fmoe.data.batches import Batches, Placed, check_size
+from fmoe.errors import NonFiniteLoss, UserError
+from fmoe.fast.folding import Twin
+from fmoe.models.mixture import Mixture, keeping_buffers
+from fmoe.numerics.draw import Draw, shard
+from fmoe.numerics.place import Place, reduce_sum
+from fmoe.numerics.precision import Numerics
+from fmoe.numerics.state import REMEDY, Stateful
+from fmoe.numerics.sync_batch_norm import synchronize
+from fmoe.storage.checkpoint import DEPLOYED, MODEL, WARM, Checkpoint, copied, family
+from fmoe.training.crafting import crafting_view
+from fmoe.training.objective import Objective
+from fmoe.training.validation import validation_attacks
+from fmoe.training.warm_start import WarmStart
+
+CHECK_LOSS_EVERY = 16  # steps; a check makes the host wait for the device
+TINY = 1e-6  # an eps of 0 divides nothing
+
+Progress = Callable[[int, int, int], None]
+"""(epoch, step within it, steps of it), called after every step."""
+
+
+def set_trainable(model: nn.Module, update: Update) -> None:
+    """Freezes what `update` leaves out: all but the gate, or but gate and experts' heads."""
+    model.requires_grad_(update == "all")
+    if isinstance(model, Mixture) and update != "all":
+        model.gate.requires_grad_(True)
+        if update == "heads":
+            for expert in model.experts:
+                expert.get_submodule("head").requires_grad_(True)
+
+
+def train_mode(model: nn.Module, update: Update) -> None:
+    """Training mode, but frozen experts keep their BatchNorm statistics."""
+    model.train()
+    if isinstance(model, Mixture) and update != "all":
+        model.experts.eval()
+
+
+@contextmanager
+def on_batch_statistics(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The model in training mode for the time of crafting; its buffers stay as they are."""
+    with keeping_buffers(model):
+        model.train()
+        # a plain function: attacks put a module into eval mode
+        yield lambda x: model(x)
+
+
+def check_batches(phase: Phase, images: int, workers: int) -> None:
+    """Raises `UserError` for batches that cannot be made of so many images, or shared."""
+    check_size(phase.batch_size, images)
+    if 2 * phase.accumulate * workers > phase.batch_size:  # of one BatchNorm has no statistics
+        raise UserError(
+            f"accumulate: {phase.accumulate} parts on {workers} workers leave less than two images "
+            f"for each of batch_size {phase.batch_size}"
+        )
+
+
+def check_attack(phase: Phase, attack: Attack) -> None:
+    """Raises `UserError` for a training attack that the phase's other settings do not go with."""
+    if phase.warm_start and not attack.knows_warm_start:
+        raise UserError(f"warm_start: the attack {attack!r} knows none; set warm_start: false")
+    validation_attacks(phase, attack)
+
+
+@dataclass
+class Trainer:
+    """The state of one phase: model, optimizers, what follows them, what warm starts keep."""
+
+    model: nn.Module
+    phase: Phase
+    attack: AttackConfig
+    batches: Batches
+    place: Place
+    numerics: Numerics
+    update: Update
+
+    def __post_init__(self) -> None:
+        self.numerics = self.numerics.fitting(self.place.device)
+        self.numerics.prepare(self.place.device)
+        check_batches(self.phase, len(self.batches.split), self.place.world_size)
+        check_attack(self.phase, self.attack)
+        self.model.to(self.place.device)
+        set_trainable(self.model, self.update)
+        if isinstance(self.model, Mixture) and isinstance(self.phase, Joint):
+            self.model.checkpointing = self.phase.checkpointing
+        objective = Objective(self.model, self.phase, self.numerics, self.place.world_size)
+        self.objective: nn.Module = objective
+        if self.place.world_size > 1:
+            if isinstance(self.phase, Joint) and self.phase.batch_norm == "sync":
+                synchronize(self.model)
+            self.objective = DistributedDataParallel(
+                objective,
+                device_ids=[self.place.device] if self.place.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+        self.steps = self.phase.epochs * len(self.batches)
+        self.twin: Twin | None = None
+        if self.phase.crafting == "eval":
+            self.twin = crafting_view(self.model, self.numerics)
+        self._begin()
+
+    def _begin(self) -> None:
+        """All that remembers steps, as before the first one, on the weights as they are now."""
+        learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.optimizers = self.phase.optimizer.build(learning)
+        self.followers: dict[str, Follower] = {
+            one.kind: one.build(self.model) for one in self.phase.after_step
+        }
+        images = self.batches.split.images
+        self.warm: WarmStart | None = None
+        if self.phase.warm_start:
+            self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.place.device)
+
+    @property
+    def images(self) -> int:
+        """Of an epoch, over all workers."""
+        return len(self.batches) * self.batches.batch_size
+
+    def craft(self, attack: Attack, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
+        """Adversarial images on the bare model as it is now, or on its folded twin."""
+        if not attack.adversarial:
+            return x
+        if self.twin is None:
+            with on_batch_statistics(self.model) as model:
+                return attack.perturb(self._autocast(model), x, y, draw)
+        return attack.perturb(self._autocast(self.twin.module), x, y, draw)
+
+    def _autocast(self, model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def run(images: Tensor) -> Tensor:
+            self.numerics.begin_pass(images.device)
+            with self.numerics.autocast(images.device):
+                return model(images)
+
+        return run
+
+    def step(
+        self, index: int, x: Tensor, y: Tensor, placed: Placed | None = None
+    ) -> tuple[Tensor, Attack]:
+        """One update on one global batch: draw an attack, craft, descend."""
+        draw = self.batches.draw("attack", index)
+        attack = self.attack.sample(draw)
+        self.model.zero_grad()
+        if self.twin and attack.adversarial:
+            self.twin.refresh()
+        crafted, sums, parts = [], [], self.phase.accumulate
+        for part in range(parts):
+            rows = shard(len(y), part, parts)
+            own = draw.part(rows.start, rows.stop)
+            if self.warm and placed:
+                own = self.warm.draw(own, placed, rows)
+            crafted.append(self.craft(attack, x[rows], y[rows], own))
+            sums.append(self._descend(x[rows], crafted[-1], y[rows], last=part == parts - 1))
+        self.optimizers.step(index, self.steps)
+        for follower in self.followers.values():
+            follower.after_step(index)
+        if self.warm and placed and attack.warm_eps is not None:
+            moved = torch.cat(crafted) - x
+            self.warm.keep(placed, moved / max(attack.warm_eps, TINY))
+        return torch.stack(sums).sum(0), attack
+
+    def _descend(self, x: Tensor, x_adv: Tensor, y: Tensor, *, last: bool) -> Tensor:
+        """Adds a part's gradients; workers exchange their sums with the last one's."""
+        train_mode(self.model, self.update)
+        alone = not last and isinstance(self.objective, DistributedDataParallel)
+        with self.objective.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            loss, sums = self.objective(x, x_adv, y)
+            loss.backward()
+        return sums  # type: ignore[no-any-return]
+
+    def epoch(self, index: int, progress: Progress | None) -> dict[str, float]:
+        """One pass over the training images; metrics are means over all workers' images."""
+        start, steps = time.perf_counter(), len(self.batches)
+        unchecked: list[tuple[int, Tensor, Attack]] = []
+        total: Tensor | None = None
+        for batch, given in enumerate(self.batches.placed(index)):
+            step = index * steps + batch
+            sums, attack = self.step(step, given.x, given.y, given)
+            total = sums if total is None else total + sums
+            unchecked.append((step, sums[0], attack))
+            if len(unchecked) == CHECK_LOSS_EVERY or batch == steps - 1:
+                check_losses(unchecked, self.place)
+                unchecked = []
+            if progress:
+                progress(index, batch + 1, steps)
+        assert total is not None
+        self._average_statistics()
+        mean = reduce_sum(total, self.place) / self.images
+        weights = {f"gate_weight_{i}": w for i, w in enumerate(mean[2:].tolist())}
+        return {
+            "train_loss": mean[0].item(),
+            "train_accuracy": mean[1].item(),
+            **weights,
+            "lr": self.phase.optimizer.lr_at((index + 1) * steps - 1, self.steps),
+            "train_seconds": time.perf_counter() - start,
+        }
+
+    def _average_statistics(self) -> None:
+        """Of what has just been trained: frozen experts keep theirs bit for bit."""
+        if self.place.world_size == 1:
+            return
+        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+        running = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        if not running:
+            return
+        flat = torch.cat([b.flatten() for b in running])
+        dist.all_reduce(flat)
+        flat /= self.place.world_size
+        for buffer, mean in zip(
+            running, torch.split(flat, [b.numel() for b in running]), strict=True
+        ):
+            buffer.copy_(mean.view_as(buffer))
+
+    def offers(self) -> dict[str, Mapping[str, Tensor]]:
+        """Other states of the model than the trained one, by the kind that offers them."""
+        found = ((kind, follower.offer()) for kind, follower in self.followers.items())
+        return {kind: state for kind, state in found if state is not None}
+
+    def families(self) -> dict[str, Stateful]:
+        """What a checkpoint keeps besides the model's state."""
+        optimizer = family("optimizer", self.phase.optimizer.kind)
+        after = {family("after", kind): follower for kind, follower in self.followers.items()}
+        return {optimizer: self.optimizers, **({WARM: self.warm} if self.warm else {}), **after}
+
+    def checkpoint(
+        self,
+        epoch: int,
+        history: list[dict[str, float]],
+        deployed: Mapping[str, Tensor] | None = None,
+    ) -> Checkpoint:
+        """deployed: the state that validation chose, where it is not the trained one."""
+        families = {MODEL: copied(self.model.state_dict())}
+        if deployed is not None:
+            families[DEPLOYED] = copied(deployed)
+        families |= {name: copied(part.state()) for name, part in self.families().items()}
+        return Checkpoint(epoch, families, list(history))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Raises `UserError` unless it holds what this phase keeps, and nothing else.
+
+        Of one that is adopted from other settings the model must fit; any other family that is not
+        there or does not fit entirely begins anew (an optimizer of another kind is another family).
+        """
+        kept = {name for name in checkpoint.families if name not in (MODEL, DEPLOYED)}
+        differing = kept ^ self.families().keys()
+        if differing and not checkpoint.adopted:
+            raise UserError(
+                f"the checkpoint of epoch {checkpoint.epoch} does not fit: it has "
+                f"{', '.join(sorted(kept))}, but this phase {', '.join(self.families())}: {REMEDY}"
+            )
+        self.model.load_state_dict(checkpoint.model)
+        self._begin()
+        for name, part in self.families().items():
+            if name not in checkpoint.families:
+                continue
+            try:
+                part.restore(checkpoint.families[name])
+            except UserError:
+                if not checkpoint.adopted:
+                    raise
+
+
+def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None:
+    """Raises `NonFiniteLoss`, on all workers alike, for the first step whose loss is not finite."""
+    totals = reduce_sum(torch.stack([loss for _, loss, _ in losses]), place).tolist()
+    for (step, _, attack), total in zip(losses, totals, strict=True):
+        if not math.isfinite(total):
+            raise NonFiniteLoss(
+                f"the loss is {total} at step {step}, with the attack {attack!r}; "
+                "a lower optimizer.lr is the usual remedy"
+            )
