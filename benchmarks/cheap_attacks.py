@@ -18,7 +18,7 @@ from fmoe import assembly, config, data
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.evaluation import evaluate
-from fmoe.numerics.place import Place
+from fmoe.numerics.worker import Worker
 from fmoe.training import epochs
 
 STEP = "eps: 8/255, step_size: 10/255"
@@ -41,7 +41,7 @@ def trained(arm: str, loaded: Data, count: int) -> tuple[Any, list[dict[str, flo
     model = assembly.seeded_expert(settings, member, settings.seed)
     stream = epochs(
         model, loaded.train, loaded.val, phase, phase.attack, augment=settings.data.augment,
-        seed=settings.seed, numerics=settings.numerics, place=Place(device=measure.device()),
+        seed=settings.seed, numerics=settings.numerics, worker=Worker(device=measure.device()),
     )  # fmt: skip
     return model, [epoch.metrics for epoch in stream], settings
 

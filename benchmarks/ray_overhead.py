@@ -25,7 +25,7 @@ from benchmarks import measure
 from fmoe import config, data
 from fmoe.config import Config
 from fmoe.data import TrainingData
-from fmoe.numerics.place import Place
+from fmoe.numerics.worker import Worker
 from fmoe.on_ray import pool, train
 from fmoe.on_ray.session import Resources, session
 from fmoe.on_ray.shared_data import SharedData
@@ -94,8 +94,8 @@ def main() -> None:
 def in_process(
     settings: Config, images: TrainingData, store: ExpertStore, run: Folder
 ) -> list[float]:
-    place = Place(device=measure.device())
-    found = list(joint_epochs(settings, images, store, run, place=place))
+    worker = Worker(device=measure.device())
+    found = list(joint_epochs(settings, images, store, run, worker=worker))
     return [epoch.metrics["train_seconds"] for epoch in found[1:]]
 
 

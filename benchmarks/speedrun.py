@@ -35,11 +35,11 @@ from fmoe import assembly, config, data
 from fmoe.attacks import PGD
 from fmoe.config import Config
 from fmoe.data import Data, Split
-from fmoe.data.batches import Batches, Placed
+from fmoe.data.batches import Batch, Batches
 from fmoe.evaluation import evaluate
 from fmoe.numerics.draw import Draw
-from fmoe.numerics.place import Place
 from fmoe.numerics.precision import Numerics
+from fmoe.numerics.worker import Worker
 from fmoe.training import Trainer
 from fmoe.training.validation import validation_accuracies, validation_attacks
 
@@ -65,8 +65,8 @@ class Resized(Batches):
 
     size: int = 32
 
-    def placed(self, index: int) -> Iterator[Placed]:
-        for batch in super().placed(index):
+    def of_epoch(self, index: int) -> Iterator[Batch]:
+        for batch in super().of_epoch(index):
             if self.size != batch.x.shape[-1]:
                 batch = replace(batch, x=F.interpolate(batch.x, self.size, mode="area"))
             yield batch
@@ -80,15 +80,15 @@ def train(
     assert isinstance(whole, Resized)
     begin = time.perf_counter()
     model = assembly.seeded_expert(settings, settings.experts.members[0], settings.seed)
-    place, numerics = Place(device=device), Numerics("bfloat16")
-    trainer = Trainer(model, phase, phase.attack, whole, place, numerics, "all")
+    worker, numerics = Worker(device=device), Numerics("bfloat16")
+    trainer = Trainer(model, phase, phase.attack, whole, worker, numerics, "all")
     val = loaded.val[: phase.validation.images].to(device)
     judged = validation_attacks(phase, phase.attack)
     history = []
     for index, size in enumerate(sizes):
         trainer.batches = replace(whole, size=size)
         metrics = trainer.epoch(index, None)
-        metrics |= validation_accuracies(model, val, judged, settings.seed, place)
+        metrics |= validation_accuracies(model, val, judged, settings.seed, worker)
         history.append({key: round(value, 4) for key, value in metrics.items()})
         seconds = time.perf_counter() - begin
         print(f"epoch {index + 1}, {size} pixels: {seconds:.0f} s", history[-1], flush=True)

@@ -25,8 +25,8 @@ from fmoe import config
 from fmoe.attacks import PGD
 from fmoe.data import Split, info
 from fmoe.data.batches import Batches
-from fmoe.numerics.place import Place
 from fmoe.numerics.precision import Numerics, Precision
+from fmoe.numerics.worker import Worker
 from fmoe.training import Trainer
 from fmoe.training.crafting import crafting_view
 
@@ -49,8 +49,8 @@ def trainer(
     split = Split(noise, torch.randint(10, (count,))).to(measure.device())
     batches = Batches(split, batch, settings.data.augment, 0)
     attack = PGD(eps=8 / 255, step_size=4 / 255, steps=steps)
-    place = Place(device=measure.device())
-    return Trainer(model, settings.joint, attack, batches, place, Numerics(precision), "all")
+    worker = Worker(device=measure.device())
+    return Trainer(model, settings.joint, attack, batches, worker, Numerics(precision), "all")
 
 
 def bare_passes(made: Trainer, x: Tensor, y: Tensor, steps: int) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from fmoe.on_ray.jobs import Jobs
 from fmoe.tracking import RunningRun
 
 
-class Judge:
+class Liveness:
     """address: of the cluster whose jobs are looked up, None for the default one."""
 
     def __init__(self, address: str | None):

@@ -35,16 +35,16 @@ def reap(
     fmoe runs reap --address http://127.0.0.1:8265
     """
     from fmoe import tracking
-    from pipelines.liveness import Judge
+    from pipelines.liveness import Liveness
 
     with result(json) as answer:
         tracking.writing()  # is refused before any run is judged
-        judge = Judge(address)
+        liveness = Liveness(address)
         reaped: list[str] = []
         alive: list[str] = []
         unknown: list[str] = []
         for run in tracking.running():
-            gone, why = judge.gone(run)
+            gone, why = liveness.gone(run)
             if gone or (gone is None and force):
                 tracking.end(run, "KILLED")
                 reaped.append(run.id)

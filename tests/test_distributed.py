@@ -24,8 +24,8 @@ from fmoe.attacks import FGSM, Clean
 from fmoe.config import Config
 from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
-from fmoe.numerics.place import Place
 from fmoe.numerics.sync_batch_norm import SyncBatchNorm2d, synchronize
+from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoints, copy_state
 from fmoe.storage.folder import Folder
 from fmoe.storage.tensors import Tensors
@@ -101,17 +101,19 @@ def settings(*overrides: str) -> Config:
     return config.load("digits", [*SMALL, *quick, *overrides])
 
 
-def one_step(chosen: Config, place: Place) -> Tensors:
+def one_step(chosen: Config, worker: Worker) -> Tensors:
     model, joint = assembly.seeded_mixture(chosen), chosen.joint
     train = data.load("digits").train[:32]
-    batches = Batches(train, joint.batch_size, chosen.data.augment, 0, place.rank, place.world_size)
-    trainer = Trainer(model, joint, joint.attack, batches, place, chosen.numerics, joint.update)
+    batches = Batches(
+        train, joint.batch_size, chosen.data.augment, 0, worker.rank, worker.world_size
+    )
+    trainer = Trainer(model, joint, joint.attack, batches, worker, chosen.numerics, joint.update)
     x, y = next(batches.epoch(0))
     trainer.step(0, x, y)
     return copy_state(model)
 
 
-def one_epoch(chosen: Config, place: Place, folder: Path) -> Tensors:
+def one_epoch(chosen: Config, worker: Worker, folder: Path) -> Tensors:
     """All buffers and parameters after an epoch, and its metrics."""
     model, digits = assembly.seeded_mixture(chosen), data.load("digits")
     (epoch,) = training.epochs(
@@ -123,7 +125,7 @@ def one_epoch(chosen: Config, place: Place, folder: Path) -> Tensors:
         augment=chosen.data.augment,
         seed=0,
         checkpoints=Checkpoints(Folder.at(folder), "key"),
-        place=place,
+        worker=worker,
     )
     differing = {"seconds", "train_seconds", "images_per_second", "workers"}
     metrics = {
@@ -151,21 +153,21 @@ def layer(norm: nn.BatchNorm2d, rows: slice) -> Tensors:
     return {name: t.detach().clone() for name, t in (tensors | dict(norm.named_buffers())).items()}
 
 
-def validation(place: Place) -> Tensors:
+def validation(worker: Worker) -> Tensors:
     """Accuracies of an odd number of images under an attack with a random start."""
     model = assembly.seeded_mixture(settings())
     split = data.load("digits").val[:33]
     attacks = {"clean": Clean(), "fgsm": FGSM(eps=0.1, random_start=True)}
-    found = validation_accuracies(model, split, attacks, 0, place)
+    found = validation_accuracies(model, split, attacks, 0, worker)
     return {"accuracy": torch.tensor(list(found.values()), dtype=torch.float64)}
 
 
-def warm_start(place: Place) -> Tensors:
+def warm_start(worker: Worker) -> Tensors:
     """What is kept after two steps on an odd batch whose perturbations are known."""
     split = data.load("digits").train[:45]
-    batches = Batches(split, 15, Augment(crop=1, flip=True), 0, place.rank, place.world_size)
-    warm = WarmStart(len(split), (1, 8, 8), place.device)
-    for batch in islice(batches.placed(0), 2):
+    batches = Batches(split, 15, Augment(crop=1, flip=True), 0, worker.rank, worker.world_size)
+    warm = WarmStart(len(split), (1, 8, 8), worker.device)
+    for batch in islice(batches.of_epoch(0), 2):
         warm.keep(batch, batch.x * 2 - 1)
     return warm.state()
 
@@ -180,13 +182,13 @@ def worker(rank: int, folder: Path) -> None:
         world_size=WORLD,
         timeout=datetime.timedelta(seconds=120),
     )
-    place = Place(rank, WORLD)
-    found = {name: one_step(settings(*overrides), place) for name, overrides in STEPS.items()}
-    found["epoch"] = one_epoch(settings(PGD), place, folder / "epoch")
-    found["sync epoch"] = one_epoch(settings(SYNC, CLEAN), place, folder / "sync-epoch")
+    worker = Worker(rank, WORLD)
+    found = {name: one_step(settings(*overrides), worker) for name, overrides in STEPS.items()}
+    found["epoch"] = one_epoch(settings(PGD), worker, folder / "epoch")
+    found["sync epoch"] = one_epoch(settings(SYNC, CLEAN), worker, folder / "sync-epoch")
     found["layer"] = layer(SyncBatchNorm2d(3), slice(0, 4) if rank == 0 else slice(4, 7))
-    found["validation"] = validation(place)
-    found["warm start"] = warm_start(place)
+    found["validation"] = validation(worker)
+    found["warm start"] = warm_start(worker)
     flat = {f"{case}/{n}": t.contiguous() for case, part in found.items() for n, t in part.items()}
     save_file(flat, folder / f"{rank}.safetensors")
     dist.destroy_process_group()
@@ -235,7 +237,7 @@ def parameters(chosen: Config, state: Tensors) -> Tensors:
 
 @pytest.mark.parametrize("case", SYNCHRONISED | FROZEN)
 def test_a_step_equals_that_of_one_process(ranks: Ranks, case: str) -> None:
-    alone = one_step(settings(*STEPS[case]), Place())
+    alone = one_step(settings(*STEPS[case]), Worker())
     for state in ranks.of(case):
         assert_close(state, alone)
 
@@ -276,7 +278,7 @@ def test_after_an_epoch_ranks_agree(ranks: Ranks, case: str) -> None:
 
 def test_a_synchronised_epoch_equals_that_of_one_process(ranks: Ranks, tmp_path: Path) -> None:
     """Two steps: rounding has grown, so the tolerance is wider than for one."""
-    alone, found = one_epoch(settings(SYNC, CLEAN), Place(), tmp_path), ranks.of("sync epoch")[0]
+    alone, found = one_epoch(settings(SYNC, CLEAN), Worker(), tmp_path), ranks.of("sync epoch")[0]
     assert alone.keys() == found.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-3)
@@ -290,7 +292,7 @@ def test_the_checkpoint_is_what_ranks_agree_on(ranks: Ranks) -> None:
 
 
 def test_validation_is_the_same_for_any_number_of_workers(ranks: Ranks) -> None:
-    alone = validation(Place())["accuracy"]
+    alone = validation(Worker())["accuracy"]
     for found in ranks.of("validation"):
         assert torch.equal(found["accuracy"], alone)
 
@@ -335,7 +337,7 @@ def test_synchronize_changes_the_class_and_nothing_else() -> None:
 
 
 def test_all_ranks_keep_every_adversary(ranks: Ranks) -> None:
-    alone = warm_start(Place())
+    alone = warm_start(Worker())
     assert int(alone["known"].sum()) == 30
     for kept in ranks.of("warm start"):
         assert different(kept, alone) == []

@@ -19,11 +19,11 @@ from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.losses import gate_balance
 from fmoe.models.mixture import Mixture
 from fmoe.numerics.draw import Draw
-from fmoe.numerics.place import Place
 from fmoe.numerics.precision import Numerics
+from fmoe.numerics.worker import Worker
 from fmoe.training import Epoch, Trainer, validation
-from fmoe.training.objective import Objective
 from fmoe.training.selection import best_epoch, overfitted, selection
+from fmoe.training.step_loss import StepLoss
 from tests.conftest import MEMBER, SMALL
 
 QUICK = [
@@ -71,7 +71,7 @@ def trainer(
     numerics: Numerics | None = None,
 ) -> Trainer:
     batches = Batches(data.train[:128], phase.batch_size, Augment(crop=1), seed=0)
-    return Trainer(model, phase, attack, batches, Place(), numerics or Numerics(), update)
+    return Trainer(model, phase, attack, batches, Worker(), numerics or Numerics(), update)
 
 
 def joint_trainer(chosen: Config, data: Data) -> tuple[Mixture, Trainer]:
@@ -333,7 +333,7 @@ def test_balance_is_added_to_the_loss(digits: Data) -> None:
     losses = []
     for balance in (0.0, 2.0):
         phase = Joint(batch_size=32, balance=balance)
-        losses.append(Objective(model, phase, Numerics(), world_size=1)(x, x, y)[0])
+        losses.append(StepLoss(model, phase, Numerics(), world_size=1)(x, x, y)[0])
     with torch.no_grad():
         expected = 2 * gate_balance(model.gate_weights(x))
     assert expected > 0
@@ -380,10 +380,10 @@ def test_validation_shards_add_up(digits: Data, monkeypatch: pytest.MonkeyPatch)
     attacks = {"clean": Clean(), "fgsm": FGSM(eps=0.1, random_start=True)}
     split = digits.train[:270]
     run(model, settings(), digits)
-    whole = validation.validation_accuracies(model, split, attacks, 5, Place())
-    monkeypatch.setattr(validation, "reduce_sum", lambda counts, place: counts)
+    whole = validation.validation_accuracies(model, split, attacks, 5, Worker())
+    monkeypatch.setattr(validation, "reduce_sum", lambda counts, worker: counts)
     parts = [
-        validation.validation_accuracies(model, split, attacks, 5, Place(rank, world_size=4))
+        validation.validation_accuracies(model, split, attacks, 5, Worker(rank, world_size=4))
         for rank in range(4)
     ]
     for name, value in whole.items():

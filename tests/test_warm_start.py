@@ -31,9 +31,9 @@ def batches(digits: Data) -> Batches:
 def test_placement_is_undone_but_for_the_border(digits: Data) -> None:
     """What was cropped away is lost; everything else comes back to its place."""
     made = batches(digits)
-    for batch in made.placed(0):
+    for batch in made.of_epoch(0):
         image = made.split.pixels()[batch.rows] + 1  # nothing is 0
-        back = batch.placement.undo(batch.placement.apply(image))
+        back = batch.transform.undo(batch.transform.apply(image))
         inside = back != 0
         assert torch.equal(back[inside], image[inside])
         assert inside[:, :, 1:-1, 1:-1].all()
@@ -41,12 +41,12 @@ def test_placement_is_undone_but_for_the_border(digits: Data) -> None:
 
 
 def test_augmented_images_are_as_before(digits: Data) -> None:
-    """`epoch` and `placed` are the same batches; a crop of 0 offset and no mirror is the image."""
+    """`epoch` and `of_epoch` give the same batches; a crop of 0 offset, unmirrored, is the image."""
     made = batches(digits)
-    for (x, y), batch in zip(made.epoch(1), made.placed(1), strict=True):
+    for (x, y), batch in zip(made.epoch(1), made.of_epoch(1), strict=True):
         assert torch.equal(x, batch.x)
         assert torch.equal(y, made.split.labels[batch.rows])
-        top, left, flipped = batch.placement.top, batch.placement.left, batch.placement.flipped
+        top, left, flipped = batch.transform.top, batch.transform.left, batch.transform.flipped
         assert top is not None
         assert left is not None
         assert flipped is not None
@@ -57,12 +57,12 @@ def test_augmented_images_are_as_before(digits: Data) -> None:
 def test_an_attack_starts_where_the_last_one_ended(digits: Data) -> None:
     made = batches(digits)
     warm = WarmStart(48, (1, 8, 8), torch.device("cpu"))
-    first = next(made.placed(0))
+    first = next(made.of_epoch(0))
     moved = torch.rand_like(first.x) * 2 - 1
     warm.keep(first, moved)
     again = warm.draw(Draw(0, total=16, rows=slice(0, 16)), first, slice(0, 16))
     start, fresh = again.noise(first.x), again.noise(first.x)
-    border = first.placement.apply(first.placement.undo(torch.ones_like(moved))) == 0
+    border = first.transform.apply(first.transform.undo(torch.ones_like(moved))) == 0
     assert (start - moved)[~border].abs().max() <= 0.5 / SCALE + 1e-6
     assert (start[border] == 0).all()
     plain = Draw(0, total=16, rows=slice(0, 16))
@@ -71,7 +71,7 @@ def test_an_attack_starts_where_the_last_one_ended(digits: Data) -> None:
 
 
 def test_an_image_without_a_past_starts_at_random(digits: Data) -> None:
-    batch = next(batches(digits).placed(0))
+    batch = next(batches(digits).of_epoch(0))
     warm = WarmStart(48, (1, 8, 8), torch.device("cpu"))
     draw = Draw(0, total=16, rows=slice(0, 16))
     assert torch.equal(
@@ -125,7 +125,7 @@ def test_one_step_an_epoch_reaches_what_many_steps_reach(digits: Data) -> None:
     warm = WarmStart(16, (1, 8, 8), torch.device("cpu"))
     one = PGD(eps=0.1, step_size=0.02, steps=1)
     for index in range(4):
-        batch = next(made.placed(index))
+        batch = next(made.of_epoch(index))
         draw = warm.draw(Draw(index, total=16, rows=slice(0, 16)), batch, slice(0, 16))
         x_adv = one.perturb(model, batch.x, batch.y, draw)
         warm.keep(batch, (x_adv - batch.x) / 0.1)
@@ -143,5 +143,5 @@ def test_one_step_an_epoch_reaches_what_many_steps_reach(digits: Data) -> None:
 @pytest.mark.parametrize("crop", [0, 1])
 def test_rows_are_those_of_the_images(digits: Data, crop: int) -> None:
     made = Batches(digits.train[:48], 16, Augment(crop=crop), seed=3)
-    seen = torch.cat([batch.rows for batch in made.placed(0)])
+    seen = torch.cat([batch.rows for batch in made.of_epoch(0)])
     assert sorted(seen.tolist()) == list(range(48))

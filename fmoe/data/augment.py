@@ -15,7 +15,7 @@ from fmoe.schema import Spec
 
 
 @dataclass(frozen=True)
-class Placement:
+class Transform:
     """Where each image [B] was cropped (offsets into the image padded by `crop`) and whether it was
     mirrored; None where that is not done."""
 
@@ -58,7 +58,7 @@ class Augment(Spec):
     crop: Annotated[int, Field(ge=0, le=16)] = 0
     flip: bool = False
 
-    def place(self, x_BCHW: Tensor, draw: Draw) -> Placement:
+    def transform(self, x_BCHW: Tensor, draw: Draw) -> Transform:
         """Draws are those of this rank's rows."""
         top = left = flipped = None
         if self.crop:
@@ -66,8 +66,8 @@ class Augment(Spec):
             left = draw.integers(2 * self.crop + 1, x_BCHW)
         if self.flip:
             flipped = draw.integers(2, x_BCHW).bool()
-        return Placement(self.crop, top, left, flipped)
+        return Transform(self.crop, top, left, flipped)
 
     def __call__(self, x_BCHW: Tensor, draw: Draw) -> Tensor:
         """Float images, the same shape."""
-        return self.place(x_BCHW, draw).apply(x_BCHW, padding="reflect")
+        return self.transform(x_BCHW, draw).apply(x_BCHW, padding="reflect")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fmoe.data.augment import Augment, Placement
+from fmoe.data.augment import Augment, Transform
 from fmoe.data.splits import Split
 from fmoe.errors import UserError
 from fmoe.numerics.draw import Draw, shard
@@ -21,7 +21,7 @@ def check_size(batch_size: int, images: int) -> None:
 
 
 @dataclass(frozen=True)
-class Placed:
+class Batch:
     """A batch: this rank's images and labels; `rows` of the whole batch in the data set, `own` the
     rank's among them; where augmentation put its images."""
 
@@ -29,7 +29,7 @@ class Placed:
     y: Tensor
     rows: Tensor
     own: slice
-    placement: Placement
+    transform: Transform
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Batches:
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Float images in [0,1] and labels, this rank's share of each global batch."""
-        for batch in self.placed(index):
+        for batch in self.of_epoch(index):
             yield batch.x, batch.y
 
-    def placed(self, index: int) -> Iterator[Placed]:
+    def of_epoch(self, index: int) -> Iterator[Batch]:
         """The same, with what a perturbation of the images themselves needs."""
         shuffle = Draw(self.seed, "shuffle", index)
         order = torch.randperm(len(self.split), generator=shuffle.generator(torch.device("cpu")))
@@ -74,10 +74,10 @@ class Batches:
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             part = self.split[rows[draw.rows]]
             x = part.pixels()
-            placement = self.augment.place(x, draw)
+            transform = self.augment.transform(x, draw)
             assert isinstance(draw.rows, slice)
-            x = placement.apply(x, padding="reflect")
-            yield Placed(x, part.labels, rows, draw.rows, placement)
+            x = transform.apply(x, padding="reflect")
+            yield Batch(x, part.labels, rows, draw.rows, transform)
 
     def to(self, device: torch.device) -> Batches:
         return replace(self, split=self.split.to(device))

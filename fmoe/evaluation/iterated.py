@@ -52,7 +52,7 @@ def ascending(model: nn.Module, y: Tensor, loss: Objective = "ce") -> Pass:
     return run
 
 
-class Judging:
+class Iterates:
     """Looks at the iterates of the images `rows` [R] of a chunk: each is judged by the outputs of
     the pass that gives its gradient, and goes on where it is not broken."""
 
@@ -118,7 +118,7 @@ def until_broken(
     key: of the draws, which are those of the whole chunk. Gradients that are not finite count as 0.
     """
     rows = start.nonzero()[:, 0]
-    judging = Judging(run, chunk, rows)
+    iterates = Iterates(run, chunk, rows)
     if len(rows):
         size = threat.eps / 4 if step_size is None else step_size
         x = chunk.x[rows]
@@ -126,13 +126,13 @@ def until_broken(
         if random_start:
             draw = Draw(*chunk.key, *key, total=len(chunk.y), rows=rows)
             x = ball.project(threat.random_point(x, draw))
-        judging.last(climb(judging.look, ball, x, steps=steps, step_size=size))
-        assert_within(judging.x_adv, chunk.x, threat)
+        iterates.last(climb(iterates.look, ball, x, steps=steps, step_size=size))
+        assert_within(iterates.x_adv, chunk.x, threat)
         if chunk.witness is not None:
-            assert judging.answers is not None
-            chunk.witness.see(Odd.NON_FINITE, judging.prediction == NONE)
-            chunk.witness.left(Left(rows, judging.x_adv[rows], judging.answers[rows]))
-    return Attacked(judging.step, judging.prediction, judging.x_adv)
+            assert iterates.answers is not None
+            chunk.witness.see(Odd.NON_FINITE, iterates.prediction == NONE)
+            chunk.witness.left(Left(rows, iterates.x_adv[rows], iterates.answers[rows]))
+    return Attacked(iterates.step, iterates.prediction, iterates.x_adv)
 
 
 def _note(witness: Witness, rows: Tensor, gradient: Tensor | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from fmoe.config import Config
-from fmoe.numerics.place import Place
+from fmoe.numerics.worker import Worker
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Listener, mailbox, results
@@ -61,7 +61,7 @@ def train_expert(
         Config.model_validate(tree),
         member,
         shared.data(),
-        place=Place(device=resources.device()),
+        worker=Worker(device=resources.device()),
         progress=reporter.progress,
         on_epoch=reporter.epoch,
     )

@@ -24,7 +24,7 @@ from fmoe.on_ray import local, private
 from fmoe.on_ray.reach import cluster_address, reach
 from fmoe.on_ray.token import auth_token
 
-SETTINGS = {
+RAY_ENVIRONMENT = {
     # the controller polls its workers at this pace, and a report waits for it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -93,7 +93,7 @@ def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[No
         yield
         return
     address = cluster_address()
-    for name, value in (SETTINGS if address else SETTINGS | ON_ONE_MACHINE).items():
+    for name, value in (RAY_ENVIRONMENT if address else RAY_ENVIRONMENT | ON_ONE_MACHINE).items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.ERROR)
     with ExitStack() as stack:

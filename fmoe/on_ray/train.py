@@ -25,7 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from fmoe.config import Config
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
-from fmoe.numerics.place import Place
+from fmoe.numerics.worker import Worker
 from fmoe.on_ray.placement import free_left_behind
 from fmoe.on_ray.pool import Reporter
 from fmoe.on_ray.session import Resources
@@ -46,19 +46,19 @@ def worker(settings: dict[str, Any]) -> dict[str, str] | None:
     device = settings["resources"].device()
     if device.type == "cuda":
         device = ray.train.torch.get_device()  # a node's workers see all of its GPUs
-    place = Place(context.get_world_rank(), context.get_world_size(), device)
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     reporter = Reporter(settings["mailbox"], phase="joint")
-    rank_0 = place.rank == 0
+    rank_0 = worker.rank == 0
     shared = ray.get(settings["shared"])
     if rank_0:
-        reporter.start(place.world_size)
+        reporter.start(worker.world_size)
     try:
         for epoch in joint_epochs(
             Config.model_validate(settings["config"]),
             shared.data(),
             ExpertStore(settings["store"]),
             settings["run"],
-            place=place,
+            worker=worker,
             progress=reporter.progress if rank_0 else None,
         ):
             if rank_0:

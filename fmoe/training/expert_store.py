@@ -22,7 +22,7 @@ from fmoe.config import Config, Member, fingerprint
 from fmoe.data import TrainingData, info
 from fmoe.model_folder import WEIGHTS
 from fmoe.numerics.draw import Draw
-from fmoe.numerics.place import Place
+from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import MANIFEST, Damaged, Folder
 from fmoe.storage.lease import Held, exclusive
@@ -45,7 +45,7 @@ class ExpertStore:
         member: Member,
         data: TrainingData,
         *,
-        place: Place | None = None,
+        worker: Worker | None = None,
         progress: Progress | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         wait: bool = True,
@@ -65,7 +65,7 @@ class ExpertStore:
             if found:
                 return {**found, "trained": False}
             return {
-                **self._train(key, config, member, data, place, progress, on_epoch),
+                **self._train(key, config, member, data, worker, progress, on_epoch),
                 "trained": True,
             }
 
@@ -74,7 +74,7 @@ class ExpertStore:
         config: Config,
         data: TrainingData,
         *,
-        place: Place | None = None,
+        worker: Worker | None = None,
         on_epoch: Callable[[Member, Epoch], None] | None = None,
     ) -> list[dict[str, Any]]:
         """The manifests of all of the mixture's experts, in order, trained one after another.
@@ -89,7 +89,7 @@ class ExpertStore:
                 report = partial(on_epoch, member) if on_epoch else None
                 with contextlib.suppress(Held):
                     found[member] = self.obtain(
-                        config, member, data, place=place, on_epoch=report, wait=wait
+                        config, member, data, worker=worker, on_epoch=report, wait=wait
                     )
         return [found[member] for member in config.experts.members]
 
@@ -127,7 +127,7 @@ class ExpertStore:
         config: Config,
         member: Member,
         data: TrainingData,
-        place: Place | None,
+        worker: Worker | None,
         progress: Progress | None,
         on_epoch: Callable[[Epoch], None] | None,
     ) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class ExpertStore:
             seed=seed,
             numerics=config.numerics,
             checkpoints=checkpoints,
-            place=place,
+            worker=worker,
             progress=progress,
         ):
             history.append(epoch.metrics)
@@ -166,7 +166,7 @@ class ExpertStore:
             weights = checkpoints.load(best).deployed
         except Damaged:  # the best epoch's file, while the newest is whole
             checkpoints.folder.delete()
-            return self._train(key, config, member, data, place, progress, on_epoch)
+            return self._train(key, config, member, data, worker, progress, on_epoch)
         (self.folder / key).commit({WEIGHTS: pack(weights)}, manifest)
         checkpoints.folder.delete()
         committed = (self.folder / key).manifest()

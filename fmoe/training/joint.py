@@ -9,7 +9,7 @@ from fmoe.config import Config, fingerprint
 from fmoe.data import TrainingData
 from fmoe.errors import UserError
 from fmoe.models.mixture import Mixture
-from fmoe.numerics.place import Place
+from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Damaged, Folder
 from fmoe.training.expert_store import ExpertStore, data_settings, expert_key
@@ -47,7 +47,7 @@ def joint_epochs(
     store: ExpertStore,
     run: Folder,
     *,
-    place: Place | None = None,
+    worker: Worker | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Epoch]:
     """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there."""
@@ -61,7 +61,7 @@ def joint_epochs(
         seed=config.seed,
         numerics=config.numerics,
         checkpoints=checkpoints(run, config, data.train_digest),
-        place=place,
+        worker=worker,
         progress=progress,
     )
 

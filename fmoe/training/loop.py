@@ -23,9 +23,9 @@ from fmoe.data import Split
 from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
 from fmoe.errors import UserError
-from fmoe.numerics.place import Place
 from fmoe.numerics.precision import Numerics
 from fmoe.numerics.state import REMEDY
+from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import DEPLOYED, Checkpoint, Checkpoints
 from fmoe.training.metrics import Measured, computed, names
 from fmoe.training.selection import best_epoch, over, overfitted
@@ -62,7 +62,7 @@ def epochs(
     seed: int,
     numerics: Numerics | None = None,
     checkpoints: Checkpoints | None = None,
-    place: Place | None = None,
+    worker: Worker | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Epoch]:
     """Trains `model` in place, an epoch an iteration; resumes from the newest checkpoint.
@@ -70,12 +70,12 @@ def epochs(
     Epochs that a checkpoint already holds are yielded again from its history, so that whoever
     listens hears of every epoch. Raises `NonFiniteLoss` with the step and its draw.
     """
-    place = place or Place()
-    batches = Batches(train, phase.batch_size, augment, seed, place.rank, place.world_size)
+    worker = worker or Worker()
+    batches = Batches(train, phase.batch_size, augment, seed, worker.rank, worker.world_size)
     update: Update = phase.update if isinstance(phase, Joint) else "all"
     numerics = numerics or Numerics()
-    trainer = Trainer(model, phase, attack, batches.to(place.device), place, numerics, update)
-    val = val[: phase.validation.images].to(place.device)
+    trainer = Trainer(model, phase, attack, batches.to(worker.device), worker, numerics, update)
+    val = val[: phase.validation.images].to(worker.device)
     judged_by = validation_attacks(phase, attack)
     history: list[dict[str, float]] = []
     latest = checkpoints.latest() if checkpoints else None
@@ -92,11 +92,11 @@ def epochs(
             return
         start = time.perf_counter()
         metrics = trainer.epoch(index, progress)
-        judge = partial(validation_accuracies, model, val, judged_by, seed, place)
+        judge = partial(validation_accuracies, model, val, judged_by, seed, worker)
         judged, deployed = choose(model, trainer.offers(), judge, attack)
         metrics |= judged
-        metrics |= computed(Measured(metrics, trainer.images, model, val, place))
-        metrics["workers"] = float(place.world_size)
+        metrics |= computed(Measured(metrics, trainer.images, model, val, worker))
+        metrics["workers"] = float(worker.world_size)
         if good and "val_fgsm" in judged_by and overfitted(history, metrics):
             trainer.restore(good)
             deployed = good.families.get(DEPLOYED)
@@ -105,6 +105,6 @@ def epochs(
         history.append(metrics)
         best = best_epoch(history, attack)
         good = trainer.checkpoint(index, history, deployed)
-        if checkpoints and place.rank == 0:
+        if checkpoints and worker.rank == 0:
             checkpoints.save(good, best)
         yield Epoch(index, metrics, best)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fmoe.data import Split
-from fmoe.numerics.place import Place
+from fmoe.numerics.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Measured:
     metrics: those of `MEASURED` but `seconds`, which is known last. images: how many it was trained
     on. model: with the weights that were trained, in eval mode. val: the validation images that
     every epoch is judged on; of several workers each has all of them, and a function that cuts them
-    by `place` must give all workers the same number (`fmoe.numerics.place.reduce_sum`).
+    by `worker` must give all workers the same number (`fmoe.numerics.worker.reduce_sum`).
     """
 
     metrics: Mapping[str, float]
     images: int
     model: nn.Module
     val: Split
-    place: Place
+    worker: Worker
 
 
 MEASURED = ("val_robust", "val_clean", "train_loss", "train_accuracy", "seconds", "train_seconds")

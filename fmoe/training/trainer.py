@@ -25,18 +25,18 @@ from torch.nn.parallel import DistributedDataParallel
 from fmoe.after_step import Follower
 from fmoe.attacks import Attack, AttackConfig
 from fmoe.config import Joint, Phase, Update
-from fmoe.data.batches import Batches, Placed, check_size
+from fmoe.data.batches import Batch, Batches, check_size
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.fast.folding import Twin
 from fmoe.models.mixture import Mixture, keeping_buffers
 from fmoe.numerics.draw import Draw, shard
-from fmoe.numerics.place import Place, reduce_sum
 from fmoe.numerics.precision import Numerics
 from fmoe.numerics.state import REMEDY, Stateful
 from fmoe.numerics.sync_batch_norm import synchronize
+from fmoe.numerics.worker import Worker, reduce_sum
 from fmoe.storage.checkpoint import DEPLOYED, MODEL, WARM, Checkpoint, copied, family
 from fmoe.training.crafting import crafting_view
-from fmoe.training.objective import Objective
+from fmoe.training.step_loss import StepLoss
 from fmoe.training.validation import validation_attacks
 from fmoe.training.warm_start import WarmStart
 
@@ -98,27 +98,27 @@ class Trainer:
     phase: Phase
     attack: AttackConfig
     batches: Batches
-    place: Place
+    worker: Worker
     numerics: Numerics
     update: Update
 
     def __post_init__(self) -> None:
-        self.numerics = self.numerics.fitting(self.place.device)
-        self.numerics.prepare(self.place.device)
-        check_batches(self.phase, len(self.batches.split), self.place.world_size)
+        self.numerics = self.numerics.fitting(self.worker.device)
+        self.numerics.prepare(self.worker.device)
+        check_batches(self.phase, len(self.batches.split), self.worker.world_size)
         check_attack(self.phase, self.attack)
-        self.model.to(self.place.device)
+        self.model.to(self.worker.device)
         set_trainable(self.model, self.update)
         if isinstance(self.model, Mixture) and isinstance(self.phase, Joint):
             self.model.checkpointing = self.phase.checkpointing
-        objective = Objective(self.model, self.phase, self.numerics, self.place.world_size)
-        self.objective: nn.Module = objective
-        if self.place.world_size > 1:
+        step_loss = StepLoss(self.model, self.phase, self.numerics, self.worker.world_size)
+        self.step_loss: nn.Module = step_loss
+        if self.worker.world_size > 1:
             if isinstance(self.phase, Joint) and self.phase.batch_norm == "sync":
                 synchronize(self.model)
-            self.objective = DistributedDataParallel(
-                objective,
-                device_ids=[self.place.device] if self.place.device.type == "cuda" else None,
+            self.step_loss = DistributedDataParallel(
+                step_loss,
+                device_ids=[self.worker.device] if self.worker.device.type == "cuda" else None,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
@@ -138,7 +138,7 @@ class Trainer:
         images = self.batches.split.images
         self.warm: WarmStart | None = None
         if self.phase.warm_start:
-            self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.place.device)
+            self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.worker.device)
 
     @property
     def images(self) -> int:
@@ -163,7 +163,7 @@ class Trainer:
         return run
 
     def step(
-        self, index: int, x: Tensor, y: Tensor, placed: Placed | None = None
+        self, index: int, x: Tensor, y: Tensor, batch: Batch | None = None
     ) -> tuple[Tensor, Attack]:
         """One update on one global batch: draw an attack, craft, descend."""
         draw = self.batches.draw("attack", index)
@@ -175,24 +175,24 @@ class Trainer:
         for part in range(parts):
             rows = shard(len(y), part, parts)
             own = draw.part(rows.start, rows.stop)
-            if self.warm and placed:
-                own = self.warm.draw(own, placed, rows)
+            if self.warm and batch:
+                own = self.warm.draw(own, batch, rows)
             crafted.append(self.craft(attack, x[rows], y[rows], own))
             sums.append(self._descend(x[rows], crafted[-1], y[rows], last=part == parts - 1))
         self.optimizers.step(index, self.steps)
         for follower in self.followers.values():
             follower.after_step(index)
-        if self.warm and placed and attack.warm_eps is not None:
+        if self.warm and batch and attack.warm_eps is not None:
             moved = torch.cat(crafted) - x
-            self.warm.keep(placed, moved / max(attack.warm_eps, TINY))
+            self.warm.keep(batch, moved / max(attack.warm_eps, TINY))
         return torch.stack(sums).sum(0), attack
 
     def _descend(self, x: Tensor, x_adv: Tensor, y: Tensor, *, last: bool) -> Tensor:
         """Adds a part's gradients; workers exchange their sums with the last one's."""
         train_mode(self.model, self.update)
-        alone = not last and isinstance(self.objective, DistributedDataParallel)
-        with self.objective.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            loss, sums = self.objective(x, x_adv, y)
+        alone = not last and isinstance(self.step_loss, DistributedDataParallel)
+        with self.step_loss.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            loss, sums = self.step_loss(x, x_adv, y)
             loss.backward()
         return sums  # type: ignore[no-any-return]
 
@@ -201,19 +201,19 @@ class Trainer:
         start, steps = time.perf_counter(), len(self.batches)
         unchecked: list[tuple[int, Tensor, Attack]] = []
         total: Tensor | None = None
-        for batch, given in enumerate(self.batches.placed(index)):
-            step = index * steps + batch
-            sums, attack = self.step(step, given.x, given.y, given)
+        for number, batch in enumerate(self.batches.of_epoch(index)):
+            step = index * steps + number
+            sums, attack = self.step(step, batch.x, batch.y, batch)
             total = sums if total is None else total + sums
             unchecked.append((step, sums[0], attack))
-            if len(unchecked) == CHECK_LOSS_EVERY or batch == steps - 1:
-                check_losses(unchecked, self.place)
+            if len(unchecked) == CHECK_LOSS_EVERY or number == steps - 1:
+                check_losses(unchecked, self.worker)
                 unchecked = []
             if progress:
-                progress(index, batch + 1, steps)
+                progress(index, number + 1, steps)
         assert total is not None
         self._average_statistics()
-        mean = reduce_sum(total, self.place) / self.images
+        mean = reduce_sum(total, self.worker) / self.images
         weights = {f"gate_weight_{i}": w for i, w in enumerate(mean[2:].tolist())}
         return {
             "train_loss": mean[0].item(),
@@ -225,7 +225,7 @@ class Trainer:
 
     def _average_statistics(self) -> None:
         """Of what has just been trained: frozen experts keep theirs bit for bit."""
-        if self.place.world_size == 1:
+        if self.worker.world_size == 1:
             return
         norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
         running = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
@@ -233,7 +233,7 @@ class Trainer:
             return
         flat = torch.cat([b.flatten() for b in running])
         dist.all_reduce(flat)
-        flat /= self.place.world_size
+        flat /= self.worker.world_size
         for buffer, mean in zip(
             running, torch.split(flat, [b.numel() for b in running]), strict=True
         ):
@@ -288,9 +288,9 @@ class Trainer:
                     raise
 
 
-def check_losses(losses: list[tuple[int, Tensor, Attack]], place: Place) -> None:
+def check_losses(losses: list[tuple[int, Tensor, Attack]], worker: Worker) -> None:
     """Raises `NonFiniteLoss`, on all workers alike, for the first step whose loss is not finite."""
-    totals = reduce_sum(torch.stack([loss for _, loss, _ in losses]), place).tolist()
+    totals = reduce_sum(torch.stack([loss for _, loss, _ in losses]), worker).tolist()
     for (step, _, attack), total in zip(losses, totals, strict=True):
         if not math.isfinite(total):
             raise NonFiniteLoss(

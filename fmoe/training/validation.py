@@ -14,8 +14,8 @@ from fmoe.data import Split
 from fmoe.errors import UserError
 from fmoe.fast.folding import folded
 from fmoe.numerics.draw import Draw, shard
-from fmoe.numerics.place import Place, reduce_sum
 from fmoe.numerics.precision import exact
+from fmoe.numerics.worker import Worker, reduce_sum
 from fmoe.training.selection import TRAINED, selection
 
 VALIDATION_BATCH = 250
@@ -23,14 +23,14 @@ VALIDATION_BATCH = 250
 
 @exact()
 def validation_accuracies(
-    model: nn.Module, split: Split, attacks: Mapping[str, Attack], seed: int, place: Place
+    model: nn.Module, split: Split, attacks: Mapping[str, Attack], seed: int, worker: Worker
 ) -> dict[str, float]:
     """Accuracy under each attack in float32 and eval mode; the same whatever the workers."""
     model = folded(model.eval())
-    counts = torch.zeros(len(attacks), dtype=torch.float64, device=place.device)
+    counts = torch.zeros(len(attacks), dtype=torch.float64, device=worker.device)
     for start in range(0, len(split), VALIDATION_BATCH):
         total = min(VALIDATION_BATCH, len(split) - start)
-        rows = shard(total, place.rank, place.world_size)
+        rows = shard(total, worker.rank, worker.world_size)
         part = split[start : start + total][rows]
         if len(part) == 0:
             continue
@@ -40,7 +40,7 @@ def validation_accuracies(
             x_adv = attack(model, x, y, draw=draw)
             with torch.no_grad():
                 counts[index] += (model(x_adv).argmax(1) == y).sum()
-    shares = (reduce_sum(counts, place) / len(split)).tolist()
+    shares = (reduce_sum(counts, worker) / len(split)).tolist()
     return dict(zip(attacks, shares, strict=True))
 
 

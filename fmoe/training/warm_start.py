@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fmoe.data.batches import Placed
+from fmoe.data.batches import Batch
 from fmoe.numerics.draw import Draw, shard
 from fmoe.numerics.state import require
 
@@ -43,15 +43,15 @@ class WarmStart:
         self.kept = torch.zeros(images, *shape, dtype=torch.int8, device=device)
         self.known = torch.zeros(images, dtype=torch.bool, device=device)
 
-    def draw(self, draw: Draw, batch: Placed, part: slice) -> Draw:
+    def draw(self, draw: Draw, batch: Batch, part: slice) -> Draw:
         """For the images `part` of this rank's share."""
         rows = batch.rows[batch.own][part]
-        start = batch.placement.apply(self.kept[rows].float() / SCALE, part)
+        start = batch.transform.apply(self.kept[rows].float() / SCALE, part)
         return Started(draw, start, self.known[rows])
 
-    def keep(self, batch: Placed, relative: Tensor) -> None:
+    def keep(self, batch: Batch, relative: Tensor) -> None:
         """relative: (x_adv - x) / eps of this rank's share [b,C,H,W], as augmented."""
-        undone = batch.placement.undo(relative).mul(SCALE).round().clamp(-SCALE, SCALE)
+        undone = batch.transform.undo(relative).mul(SCALE).round().clamp(-SCALE, SCALE)
         self.kept[batch.rows] = gathered(undone.to(torch.int8), len(batch.rows))
         self.known[batch.rows] = True
 

@@ -22,7 +22,7 @@ from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tuning import search as tune
 from fmoe.on_ray.tuning.share import Share
 from fmoe.on_ray.tuning.suggest import Suggestions
-from fmoe.on_ray.tuning.trials import Setting
+from fmoe.on_ray.tuning.trials import TrialInputs
 from fmoe.paths import home
 from fmoe.plots import study as study_plots
 from fmoe.storage.folder import Folder
@@ -120,7 +120,7 @@ def run(request: Request) -> dict[str, Any]:
                     display.line(tracker.note)
                 tracker.log_texts(texts)
                 ledger = Ledger(folder.patient())
-                setting = Setting(
+                inputs = TrialInputs(
                     ray.put(shared),
                     loaded.train_digest,
                     store.folder.patient(),
@@ -130,7 +130,7 @@ def run(request: Request) -> dict[str, Any]:
                     exchange=scheduler.takes_over,
                 )
                 study = StudyRun(
-                    space, name, ledger, setting, share, loaded, tracker, display, request
+                    space, name, ledger, inputs, share, loaded, tracker, display, request
                 )
                 return study.complete()
 
@@ -142,7 +142,7 @@ class StudyRun:
     space: Space
     name: str
     ledger: Ledger
-    setting: Setting
+    inputs: TrialInputs
     share: Share
     data: TrainingData
     tracker: Tracker
@@ -195,7 +195,7 @@ class StudyRun:
             self.space,
             suggestions,
             done,
-            self.setting,
+            self.inputs,
             self.share,
             self,
             seconds=budget.minutes * 60 - spent if budget.minutes else None,

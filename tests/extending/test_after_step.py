@@ -20,8 +20,8 @@ from fmoe.data import Data
 from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
 from fmoe.errors import UserError
-from fmoe.numerics.place import Place
 from fmoe.numerics.precision import Numerics
+from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoint, Checkpoints, copy_state
 from fmoe.storage.folder import Damaged, Folder
 from fmoe.training import Trainer, joint
@@ -82,7 +82,7 @@ def test_it_is_told_after_every_step(ema: None, digits: Data) -> None:
 def trainer(phase: Joint, digits: Data) -> tuple[Trainer, nn.Module]:
     model = assembly.seeded_expert(settings(), MEMBER, 0)
     batches = Batches(few(digits).train, phase.batch_size, Augment(), seed=0)
-    return Trainer(model, phase, phase.attack, batches, Place(), Numerics(), "all"), model
+    return Trainer(model, phase, phase.attack, batches, Worker(), Numerics(), "all"), model
 
 
 # it stays, in both phases
@@ -173,7 +173,7 @@ def test_the_mixture_of_an_epoch_is_the_state_that_its_figures_are_of(
         found, metrics = kept.load(index), epochs[index].metrics
         model = joint.trained(chosen, Folder.at(tmp_path / "run"), data.train_digest, index)
         assert different(copy_state(model), found.deployed) == []
-        again = validation_accuracies(model, data.val, attacks, chosen.seed, Place())
+        again = validation_accuracies(model, data.val, attacks, chosen.seed, Worker())
         assert again == {name: metrics[name] for name in attacks}
         better = metrics["ema_val_clean"] > metrics["trained_val_clean"]
         assert (different(found.deployed, found.model) != []) is better

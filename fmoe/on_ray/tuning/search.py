@@ -20,12 +20,12 @@ from fmoe.on_ray.tuning.relay import Listener, Relay
 from fmoe.on_ray.tuning.schedulers import scheduler
 from fmoe.on_ray.tuning.share import Share
 from fmoe.on_ray.tuning.suggest import Suggestions
-from fmoe.on_ray.tuning.trials import Setting, alone, together
+from fmoe.on_ray.tuning.trials import TrialInputs, alone, together
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Trial
 
 LOST = 1  # how often a trial whose process or node was lost is tried again
-SETTINGS = {
+TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of each trial
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
@@ -38,7 +38,7 @@ def search(
     space: Space,
     suggestions: Suggestions,
     done: Sequence[Trial],
-    setting: Setting,
+    inputs: TrialInputs,
     share: Share,
     listener: Listener,
     *,
@@ -52,11 +52,11 @@ def search(
     """
     if not suggestions.more:
         return
-    os.environ.update({key: os.environ.get(key, value) for key, value in SETTINGS.items()})
+    os.environ.update({key: os.environ.get(key, value) for key, value in TUNE_ENVIRONMENT.items()})
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are told by our own lines
     nested = share.workers > 1
-    trainable = tune.with_parameters(together if nested else alone, setting=setting)
+    trainable = tune.with_parameters(together if nested else alone, inputs=inputs)
     needs = (
         {"node:__internal_head__": 0.001}  # its workers ask for theirs themselves
         if nested

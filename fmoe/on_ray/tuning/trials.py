@@ -16,7 +16,7 @@ from ray import tune
 
 from fmoe.config import Config
 from fmoe.errors import NonFiniteLoss, UserError
-from fmoe.numerics.place import Place
+from fmoe.numerics.worker import Worker
 from fmoe.on_ray import pool, train
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.tasks import Event
@@ -30,7 +30,7 @@ EXCHANGE = "exchange"  # the key of what trials take over from each other
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrialInputs:
     """What all trials of a study share. shared: the reference of the data in the object store.
 
     exchange: PBT, whose trials go on from each other's weights.
@@ -48,28 +48,28 @@ class Setting:
         return self.trials / f"{number:04d}"
 
 
-def alone(given: dict[str, Any], setting: Setting) -> None:
+def alone(given: dict[str, Any], inputs: TrialInputs) -> None:
     """A trial of one worker: everything in this process, which Tune uses for the next one too."""
     asked = given["asked"]
-    config, run = Config.model_validate_json(asked["config"]), setting.run(asked["number"])
-    data, store = ray.get(setting.shared).data(), ExpertStore(setting.store)
-    place = Place(device=setting.resources.device())
+    config, run = Config.model_validate_json(asked["config"]), inputs.run(asked["number"])
+    data, store = ray.get(inputs.shared).data(), ExpertStore(inputs.store)
+    worker = Worker(device=inputs.resources.device())
     experts: dict[str, float] = {}
     try:
         start = time.perf_counter()
-        experts |= summary(store.obtain_all(config, data, place=place))
+        experts |= summary(store.obtain_all(config, data, worker=worker))
         experts["seconds"] = time.perf_counter() - start
         kept = joint.checkpoints(run, config, data.train_digest)
-        after = adopt(kept) if setting.exchange else -1
+        after = adopt(kept) if inputs.exchange else -1
         last = config.joint.epochs - 1
         came: list[dict[str, float]] = []
         adopted = {**asked, "history": came} if "change" in asked else None
-        for epoch in joint.joint_epochs(config, data, store, run, place=place):
+        for epoch in joint.joint_epochs(config, data, store, run, worker=worker):
             if epoch.index <= after and epoch.index != last:
                 came.append(epoch.metrics)
                 continue
             # a resumed trial goes through epochs again whose weights are no longer kept
-            there = setting.exchange and epoch.index in kept.epochs()
+            there = inputs.exchange and epoch.index in kept.epochs()
             offer = kept.load(epoch.index) if there else None
             report(epoch.index, epoch.metrics, experts, offer, adopted)
     except (NonFiniteLoss, UserError) as error:
@@ -94,15 +94,15 @@ def adopt(kept: Checkpoints) -> int:
     return checkpoint.epoch
 
 
-def together(given: dict[str, Any], setting: Setting) -> None:
+def together(given: dict[str, Any], inputs: TrialInputs) -> None:
     """A trial of several workers: a Ray Train run of its own, started from here."""
     asked = given["asked"]
     config = Config.model_validate_json(asked["config"])
-    store = ExpertStore(setting.store)
+    store = ExpertStore(inputs.store)
     heard: queue.Queue[Event | BaseException | None] = queue.Queue()
     start = time.perf_counter()
     manifests = pool.fill(
-        config, setting.shared, setting.train_digest, store, setting.resources.gpus, lambda _: None
+        config, inputs.shared, inputs.train_digest, store, inputs.resources.gpus, lambda _: None
     )
     experts = summary(manifests)
     experts["seconds"] = time.perf_counter() - start
@@ -111,11 +111,11 @@ def together(given: dict[str, Any], setting: Setting) -> None:
         try:
             train.fit(
                 config,
-                setting.shared,
+                inputs.shared,
                 store,
-                setting.run(asked["number"]),
-                workers=Workers(setting.workers, setting.workers),
-                resources=setting.resources,
+                inputs.run(asked["number"]),
+                workers=Workers(inputs.workers, inputs.workers),
+                resources=inputs.resources,
                 listener=heard.put,
             )
             heard.put(None)

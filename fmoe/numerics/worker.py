@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Place:
+class Worker:
     """Where this process stands among the workers, and the device it computes on."""
 
     rank: int = 0
@@ -18,7 +18,7 @@ class Place:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-def reduce_sum(tensor: Tensor, place: Place) -> Tensor:
-    if place.world_size > 1:
+def reduce_sum(tensor: Tensor, worker: Worker) -> Tensor:
+    if worker.world_size > 1:
         dist.all_reduce(tensor)
     return tensor

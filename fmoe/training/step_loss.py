@@ -11,7 +11,7 @@ from fmoe.models.mixture import Mixture
 from fmoe.numerics.precision import Numerics
 
 
-class Objective(nn.Module):
+class StepLoss(nn.Module):
     """Loss and sums to log, inside one forward: what DDP wraps.
 
     The loss is the sum over this rank's images divided by the global batch, times the number of
