@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from fmoe.models.experts import Backbone, BasicBlock, Normalize, ResNet18, ResNet18Backbone
+from fmoe.models.experts import (
+    Backbone,
+    BasicBlock,
+    Normalize,
+    Pointwise,
+    ResNet18,
+    ResNet18Backbone,
+)
 
 RGB = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 GREY = (0.3053,), (0.3760,)
@@ -115,3 +122,19 @@ def test_initial_logits_differ_between_images_and_stay_small() -> None:
     logits = ResNet18(mean=GREY[0], std=GREY[1], classes=10, width=4)(torch.rand(32, 1, 8, 8))
     assert logits.std(0).min() > 1e-3
     assert logits.abs().max() < 10
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 8, 12, 16])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradient_of_a_pointwise_convolution_is_float64s(channels: int, stride: int) -> None:
+    """oneDNN #6035: without AVX-512 it is wrong for four channels, and the process dies."""
+    x = torch.rand(32, channels, 8, 8).to(memory_format=torch.channels_last)
+    layer = Pointwise(channels, 8, 1, stride, bias=False)
+    exact = nn.Conv2d(channels, 8, 1, stride, bias=False).double()
+    exact.weight.data.copy_(layer.weight.data)
+    grown = torch.rand(32, 8, 8 // stride, 8 // stride)
+    layer(x).backward(grown)
+    exact(x.double()).backward(grown.double())
+    assert layer.weight.grad is not None
+    assert exact.weight.grad is not None
+    torch.testing.assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=1e-5, atol=1e-5)
