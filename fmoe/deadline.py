@@ -12,12 +12,12 @@ T = TypeVar("T")
 def within(seconds: float, call: Callable[[], T]) -> T:
     """What the call gives or raises. Raises `TimeoutError` where it has not ended by then: its
     thread is left to itself, and does not keep the process."""
-    found: list[T] = []
+    results: list[T] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            found.append(call())
+            results.append(call())
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             raised.append(error)
 
@@ -26,6 +26,6 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     thread.join(seconds)
     if raised:
         raise raised[0]
-    if not found:
+    if not results:
         raise TimeoutError(f"no answer within {seconds:.0f} seconds")
-    return found[0]
+    return results[0]

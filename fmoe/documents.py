@@ -52,11 +52,11 @@ def _integer(digits: str) -> int:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
         ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise NotRead(f"ambiguous (the key {twice[:80]!r} twice)")
-    return found
+    return tree
 
 
 def _check_depth(tree: Any) -> None:

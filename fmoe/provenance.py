@@ -72,7 +72,7 @@ def packages() -> str:
 def pins() -> dict[str, str]:
     """The installed version of all that fmoe requires, without local parts (`+cpu`) and without
     what comes with a build of torch."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     wanted = [("fmoe", "")]  # (package, extra)
     while wanted:
@@ -86,13 +86,13 @@ def pins() -> dict[str, str]:
             continue  # asked for by a marker that pip saw otherwise
         if name.startswith(OF_THE_BUILD):
             continue
-        found[name] = Version(package.version).public
+        versions[name] = Version(package.version).public
         for line in package.requires or []:
             needed = Requirement(line)
             if needed.marker is None or needed.marker.evaluate({"extra": extra}):
                 wanted += [(canonicalize_name(needed.name), e) for e in {"", *needed.extras}]
-    del found["fmoe"]
-    return dict(sorted(found.items()))
+    del versions["fmoe"]
+    return dict(sorted(versions.items()))
 
 
 def driver() -> str:

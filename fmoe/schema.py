@@ -59,9 +59,9 @@ Drawn: TypeAlias = T | Annotated[list[T], Field(min_length=1)]
 
 def faults(error: ValidationError, tree: Any) -> str:
     """The first three, each with its key's path."""
-    found = [_fault(fault["loc"], fault["type"], fault["msg"], tree) for fault in error.errors()]
-    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-    return f"{'; '.join(found[:3])}{more}"
+    told = [_fault(fault["loc"], fault["type"], fault["msg"], tree) for fault in error.errors()]
+    more = f" (and {len(told) - 3} more)" if len(told) > 3 else ""
+    return f"{'; '.join(told[:3])}{more}"
 
 
 def _fault(loc: tuple[int | str, ...], kind: str, message: str, tree: Any) -> str:

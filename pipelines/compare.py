@@ -55,7 +55,7 @@ def compare(
         for model in models:
             images = judged[0].data if judged else None  # read once
             judged.append(judge(model, same_for_all(request, judged), display, images))
-        rows = [one.to_json() | {"figures": one.found.figures} for one in judged]
+        rows = [one.to_json() | {"figures": one.evaluation.figures} for one in judged]
         answer |= {"models": rows, "differences": differences(judged)}
         if report is not None:
             answer["report"] = str(write_comparison(judged, answer, report))

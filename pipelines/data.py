@@ -45,27 +45,27 @@ def prepare(
     from fmoe import data
 
     with result(json) as answer:
-        found = data.prepare(name, data_dir)
-        train, before = len(found.train), found.before
+        prepared = data.prepare(name, data_dir)
+        train, before = len(prepared.train), prepared.before
         answer |= {
-            "name": found.name,
+            "name": prepared.name,
             "train": train,
-            "val": found.info.val_images if found.info.val_images < train else None,
-            "test": len(found.test),
-            "classes": list(found.info.classes),
-            "shape": list(found.info.shape),
-            "digest": found.digest,
+            "val": prepared.info.val_images if prepared.info.val_images < train else None,
+            "test": len(prepared.test),
+            "classes": list(prepared.info.classes),
+            "shape": list(prepared.info.shape),
+            "digest": prepared.digest,
             "replaced": None if before is None else asdict(before),
         }
         say(
             json,
-            f"{found.name}: {train} training images, {len(found.test)} test images, "
-            f"digest {found.digest[:16]}",
+            f"{prepared.name}: {train} training images, {len(prepared.test)} test images, "
+            f"digest {prepared.digest[:16]}",
         )
         if answer["val"] is None:
             say(
                 json,
-                f"too few to cut the default {found.info.val_images} validation images: "
+                f"too few to cut the default {prepared.info.val_images} validation images: "
                 "train with --set data.val_images=N",
             )
         if before is not None:

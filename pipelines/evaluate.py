@@ -79,22 +79,22 @@ def evaluate(
 
             record(judged, answer)
     judged.kept.drop()
-    found = judged.found
+    evaluation = judged.evaluation
     say(
         json,
-        f"{judged.data.name}: {found.images} test images, "
-        f"{found.settings.threat.norm} eps {found.settings.eps:.5f}",
+        f"{judged.data.name}: {evaluation.images} test images, "
+        f"{evaluation.settings.threat.norm} eps {evaluation.settings.eps:.5f}",
     )
-    for name, value in found.figures.items():
+    for name, value in evaluation.figures.items():
         low, high = answer["interval95"][name]
         say(json, f"  {name:<14} {percent(value):>6}   95% {percent(low)} to {percent(high)}")
-    for flag in found.flags:
+    for flag in evaluation.flags:
         say(json, f"  flag: {flag}")
     for note in answer["notes"]:
         say(json, f"  note: {note}")
-    reasons = dict.fromkeys(found.skipped.values())
+    reasons = dict.fromkeys(evaluation.skipped.values())
     for reason in reasons:
-        names = ", ".join(name for name, why in found.skipped.items() if why == reason)
+        names = ", ".join(name for name, why in evaluation.skipped.items() if why == reason)
         say(json, f"  skipped ({reason}): {names}")
     for key in ("report", "recorded", "not_recorded"):
         if key in answer:

@@ -11,7 +11,7 @@ PINS = Path("pins.txt")  # see fmoe.on_ray.jobs.stage
 
 def differing(pins: str) -> list[str]:
     """What this Python has otherwise than the pins say, but for local parts such as `+cu128`."""
-    found = []
+    differing = []
     for line in pins.splitlines():
         name, _, wanted = line.partition("==")
         try:
@@ -19,8 +19,8 @@ def differing(pins: str) -> list[str]:
         except PackageNotFoundError:
             here = "missing"
         if here != wanted:
-            found.append(f"{name} {here} (submitted with {wanted})")
-    return found
+            differing.append(f"{name} {here} (submitted with {wanted})")
+    return differing
 
 
 def main() -> None:

@@ -25,17 +25,22 @@ def publish(
     data: Data,
     history: list[dict[str, float]],
     epoch: int,
-    found: Evaluation,
+    evaluation: Evaluation,
     name: str | None,
     tags: Mapping[str, str] | None = None,
 ) -> tuple[str, str]:
     """Registers the model of `epoch` as `name` (fmoe-<data>); gives its URI and digest.
 
-    found: its evaluation on the test images; tags: further ones of the version.
+    evaluation: its evaluation on the test images; tags: further ones of the version.
     """
     model = joint.trained(config, run, data.train_digest, epoch)
     parts = {"train_digest": data.train_digest, "test_digest": data.test_digest}
-    report = found.to_json() | {"data": data.name, "digest": data.digest, **parts, "epoch": epoch}
+    report = evaluation.to_json() | {
+        "data": data.name,
+        "digest": data.digest,
+        **parts,
+        "epoch": epoch,
+    }
     run.write_json("evaluation.json", report)
     names = [f"{role}-{i}" for role, i in config.experts.members]
     charts = {
@@ -62,8 +67,8 @@ def publish(
         tracker.settle()
         tracker.log_figures(charts)
         tracker.log_json("evaluation.json", report)
-        tracker.log({f"test_{key}": value for key, value in found.figures.items()}, epoch)
-        labels = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in found.figures.items()}
+        tracker.log({f"test_{key}": value for key, value in evaluation.figures.items()}, epoch)
+        labels = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in evaluation.figures.items()}
         labels |= {"fmoe.sha256": digest, "fmoe.data_digest": data.digest, **(tags or {})}
         version = tracker.register(model, Path(aside), registered, data.info.shape, labels)
     return f"models:/{registered}/{version}", digest

@@ -32,10 +32,10 @@ def list_studies(storage: Storage = None, json: Json = False) -> None:
     from pipelines.study.files import StudyFiles, studies
 
     with result(json) as answer:
-        found = [StudyFiles(folder).summary() for folder in studies(storage)]
-        answer["studies"] = found
-        say(json, *(f"{s['study']:<28} {counted(s)}  {s['best_line']}" for s in found))
-        if not found:
+        summaries = [StudyFiles(folder).summary() for folder in studies(storage)]
+        answer["studies"] = summaries
+        say(json, *(f"{s['study']:<28} {counted(s)}  {s['best_line']}" for s in summaries))
+        if not summaries:
             say(json, "no studies; start with `fmoe tune digits`")
 
 
@@ -72,8 +72,8 @@ def best(name: Name, storage: Storage = None, json: Json = False) -> None:
     from pipelines.study.files import StudyFiles, find
 
     with result(json) as answer:
-        found = StudyFiles(find(name, storage)).result()
-        answer |= {"study": found["study"], **found["best"]}
+        study = StudyFiles(find(name, storage)).result()
+        answer |= {"study": study["study"], **study["best"]}
         values = " ".join(f"{k}={v}" for k, v in answer["values"].items())
         say(
             json,

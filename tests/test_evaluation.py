@@ -19,8 +19,8 @@ from fmoe.evaluation import (
     PROTOCOL,
     STANDARD,
     Evaluation,
-    Found,
     Settings,
+    StageResult,
     evaluate,
     judge,
     mcnemar,
@@ -187,7 +187,7 @@ def test_the_seed_moves_the_random_starts(net: nn.Module, part: Split) -> None:
 def test_chunks_may_be_judged_anywhere_in_any_order(net: nn.Module, part: Split) -> None:
     settings = Settings(("fgsm", "pgd"), Linf(eps=0.06), batch_size=16)
     starts = range(0, len(part), 16)
-    judged: dict[int, dict[str, Found]] = {}
+    judged: dict[int, dict[str, StageResult]] = {}
     for start in reversed(starts):
         found = judged[start] = {}
         for name in ("clean", "fgsm", "pgd"):

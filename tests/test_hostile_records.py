@@ -18,7 +18,7 @@ import torch
 from fmoe import assembly, config
 from fmoe.errors import UserError
 from fmoe.evaluation import recorded
-from fmoe.evaluation.chunk import Found
+from fmoe.evaluation.chunk import StageResult
 from fmoe.evaluation.kept import Kept
 from fmoe.storage.checkpoint import STATE, Checkpoint, Checkpoints
 from fmoe.storage.folder import MANIFEST, Damaged, Folder
@@ -258,7 +258,7 @@ def test_doctored_verdicts_are_refused(kind: str, tmp_path: Path) -> None:
 
 def test_doctored_stage_is_done_again(tmp_path: Path) -> None:
     kept = Kept(Folder.at(tmp_path))
-    found = Found({"broken.pgd": torch.tensor([True, False])}, ["a flag"], 1.5)
+    found = StageResult({"broken.pgd": torch.tensor([True, False])}, ["a flag"], 1.5)
     kept.put(0, "pgd", found)
     again = kept.get(0, "pgd", 2)
     assert again is not None

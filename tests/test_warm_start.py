@@ -41,7 +41,7 @@ def test_placement_is_undone_but_for_the_border(digits: Data) -> None:
 
 
 def test_augmented_images_are_as_before(digits: Data) -> None:
-    """`epoch` and `of_epoch` give the same batches; a crop of 0 offset, unmirrored, is the image."""
+    """`epoch` and `of_epoch` give the same batches; a crop without offset is the image itself."""
     made = batches(digits)
     for (x, y), batch in zip(made.epoch(1), made.of_epoch(1), strict=True):
         assert torch.equal(x, batch.x)

@@ -27,8 +27,8 @@ def kinds(root: type[BaseModel], tree: Any, keys: Sequence[str]) -> dict[str, ty
             for below in step(option, key, tree)
         ]
         tree = child(tree, key)
-    found = [option for annotation in annotations for option in options(annotation)]
-    return {name: option for option in found if (name := kind_of(option)) is not None}
+    members = [option for annotation in annotations for option in options(annotation)]
+    return {name: option for option in members if (name := kind_of(option)) is not None}
 
 
 def options(annotation: Any) -> list[Any]:

@@ -74,8 +74,8 @@ def among(test: Split, train: Split) -> Tensor:
     """bool [N]: which of the test images are images of train, pixel for pixel."""
     wanted = [image.numpy().tobytes() for image in test.images]
     known = set(wanted)
-    found = {pixels for image in train.images if (pixels := image.numpy().tobytes()) in known}
-    return torch.tensor([pixels in found for pixels in wanted])
+    in_train = {pixels for image in train.images if (pixels := image.numpy().tobytes()) in known}
+    return torch.tensor([pixels in in_train for pixels in wanted])
 
 
 def check_classes(card: Mapping[str, Any], name: Name, model: str) -> list[str]:

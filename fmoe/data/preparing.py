@@ -60,8 +60,8 @@ def _prepare(data_set: Published, data_dir: str | Path | None) -> Prepared:
         if _given(data_dir) is not None:
             return _keep(_read_whole(name, data_dir))
         with readers.downloaded(name, downloads, home() / "data" / "raw" / name) as folder:
-            found = _read_whole(name, folder)
-        return _keep(found)
+            whole = _read_whole(name, folder)
+        return _keep(whole)
     except OSError as error:
         raise UserError(f"{home() / 'data'}: cannot be written ({first_line(error)})") from None
 

@@ -6,7 +6,7 @@ Images are judged in chunks, each on its own and with draws of its own, so that 
 depend on how many workers share the chunks.
 """
 
-from fmoe.evaluation.chunk import Found
+from fmoe.evaluation.chunk import StageResult
 from fmoe.evaluation.intervals import mcnemar, paired, wilson
 from fmoe.evaluation.protocol import evaluate, judge, plan, summarise
 from fmoe.evaluation.result import Evaluation
@@ -17,8 +17,8 @@ __all__ = [
     "PROTOCOL",
     "STANDARD",
     "Evaluation",
-    "Found",
     "Settings",
+    "StageResult",
     "evaluate",
     "judge",
     "mcnemar",

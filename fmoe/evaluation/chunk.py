@@ -63,7 +63,7 @@ adversarial image).
 
 
 @dataclass(frozen=True)
-class Found:
+class StageResult:
     """A stage's columns, the flags that a library raised in it, and its seconds."""
 
     columns: Columns
@@ -71,9 +71,9 @@ class Found:
     seconds: float
 
 
-def so_far(stages: Mapping[str, Found]) -> Columns:
+def so_far(stages: Mapping[str, StageResult]) -> Columns:
     """The columns of all stages of a chunk that have been run."""
-    return {key: column for found in stages.values() for key, column in found.columns.items()}
+    return {key: column for stage in stages.values() for key, column in stage.columns.items()}
 
 
 def share(verdicts: Tensor) -> float:
@@ -97,12 +97,12 @@ def survivors(columns: Mapping[str, Tensor], y: Tensor) -> Tensor:
 
 def gate_weights(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`clean`: of all images [N,E]; `pgd`: of those that were attacked, if any was."""
-    found = {}
+    told = {}
     for where in ("clean", "pgd"):
         weights, moved = columns.get(WEIGHTS + where), columns.get(ATTACKED + where)
         if weights is not None:
-            found[where] = weights if moved is None or not moved.any() else weights[moved]
-    return found
+            told[where] = weights if moved is None or not moved.any() else weights[moved]
+    return told
 
 
 def verdict(name: str, start: Tensor, broken: Tensor, prediction: Tensor) -> Columns:

@@ -20,34 +20,34 @@ CURVE = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, STEPS)
 
 def mixture(columns: Mapping[str, Tensor], y: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """What is known of the parts; keys are there as far as their stage was run."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     if WEIGHTS + "clean" in columns:
         known = gate_weights(columns)
-        found["names"] = named(known["clean"].shape[1], names)
-        found["weights"] = {where: _means(weights) for where, weights in known.items()}
-        found["entropy"] = {where: entropy(weights) for where, weights in known.items()}
+        figures["names"] = named(known["clean"].shape[1], names)
+        figures["weights"] = {where: _means(weights) for where, weights in known.items()}
+        figures["entropy"] = {where: entropy(weights) for where, weights in known.items()}
     if "transfer" in columns:
         alone, own, itself = by_themselves(columns, y)
-        found["transfer"] = _means(columns["transfer"])
-        found["experts"] = [
+        figures["transfer"] = _means(columns["transfer"])
+        figures["experts"] = [
             {"name": name, "clean": alone[e], "pgd": own[e]}
             for e, name in enumerate(named(len(alone), names))
         ]
-        found["itself"] = itself
-        found["better_alone"] = better_alone(columns, y, names)
+        figures["itself"] = itself
+        figures["better_alone"] = better_alone(columns, y, names)
     if "frozen" in columns:
-        found["frozen_gate"] = share(columns["frozen"])
+        figures["frozen_gate"] = share(columns["frozen"])
     if "scale" in columns:
-        found["logit_scale"] = _means(columns["scale"])
-        found["gradient"] = {
+        figures["logit_scale"] = _means(columns["scale"])
+        figures["gradient"] = {
             part: share(columns[f"gradient.{part}"]) for part in ("gate", "experts")
         }
         clean, pgd = (_means(columns[f"temperature.{where}"]) for where in ("clean", "pgd"))
-        found["temperature"] = [
+        figures["temperature"] = [
             {"factor": factor, "clean": clean[place], "pgd": pgd[place]}
             for place, factor in enumerate(FACTORS)
         ]
-    return found
+    return figures
 
 
 def named(count: int, names: Sequence[str]) -> list[str]:
@@ -85,16 +85,16 @@ def entropy(weights_BE: Tensor) -> float:
 
 
 def sweeps(columns: Mapping[str, Tensor], clean: Tensor, threat: Threat) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     if "step" in columns:
-        found["steps"] = [[k, accuracy_after(columns["step"], clean, k)] for k in CURVE]
+        figures["steps"] = [[k, accuracy_after(columns["step"], clean, k)] for k in CURVE]
     if "radius" in columns:
         # a hair more than the size: it is kept in float32
-        found["eps"] = [[0.0, share(clean)]] + [
+        figures["eps"] = [[0.0, share(clean)]] + [
             [size, share(columns["radius"] > size * (1 + 1e-6))]
             for size in (larger.eps for larger in grid(threat))
         ]
-    return found
+    return figures
 
 
 def accuracy_after(step: Tensor, clean: Tensor, steps: int) -> float:

@@ -71,6 +71,6 @@ class Findings:
     @property
     def smallest_eps(self) -> Tensor:
         """float32 [N]: the smallest eps found to break an image; inf where none was."""
-        found = self.columns.get("radius", torch.where(self.right, torch.inf, 0.0))
+        radius = self.columns.get("radius", torch.where(self.right, torch.inf, 0.0))
         at_eps = torch.where(self.survivors, torch.inf, self.settings.eps)
-        return torch.minimum(found, at_eps).float().masked_fill(~self.right, 0.0)
+        return torch.minimum(radius, at_eps).float().masked_fill(~self.right, 0.0)

@@ -32,119 +32,121 @@ SURE = 0.01
 TEST_SELECTION = "selected-on-test: the test split was used for selection"
 
 
-def raised(found: Findings) -> list[str]:
+def raised(findings: Findings) -> list[str]:
     checks = (
         *(non_finite, probabilities, steady, stateful, together, mode, gradients, misleading),
         *(scale, iterated, unsure, black_box, longer, larger, gap),
     )
-    flags = [flag for check in checks for flag in check(found)]
-    if found.settings.collapse_stops:
-        flags += collapse(found)
-    if found.settings.selected_on == "test":
+    flags = [flag for check in checks for flag in check(findings)]
+    if findings.settings.collapse_stops:
+        flags += collapse(findings)
+    if findings.settings.selected_on == "test":
         flags.append(TEST_SELECTION)
-    return [*flags, *found.raised]
+    return [*flags, *findings.raised]
 
 
-def noted(found: Findings) -> list[str]:
+def noted(findings: Findings) -> list[str]:
     """What the reader should know and what stops nothing."""
-    notes = [] if found.settings.collapse_stops else list(collapse(found))
-    classes = int(found.columns["classes"].max()) if "classes" in found.columns else 10
-    if BY_PART in found.columns and classes < LEAST_FOR_DLR:
+    notes = [] if findings.settings.collapse_stops else list(collapse(findings))
+    classes = int(findings.columns["classes"].max()) if "classes" in findings.columns else 10
+    if BY_PART in findings.columns and classes < LEAST_FOR_DLR:
         notes.append(
             f"{classes} classes have no targeted DLR loss: AutoAttack's apgd-t ascends the "
             "target's logit minus the label's"
         )
-    if "transfer" in found.columns:
+    if "transfer" in findings.columns:
         notes += [
             f"{name} alone is at least as accurate as the mixture, and more under PGD"
-            for name in better_alone(found.columns, found.labels, found.settings.experts)
+            for name in better_alone(findings.columns, findings.labels, findings.settings.experts)
         ]
     return notes
 
 
-def odd(found: Findings, kind: Odd, more_than: float = 0) -> str:
+def odd(findings: Findings, kind: Odd, more_than: float = 0) -> str:
     """Where more than so many images were odd: `40 of 100 clean images, 30 under fgsm`."""
     counts = {
         name.removeprefix(ODD): int(((seen & int(kind)) != 0).sum())
-        for name, seen in found.columns.items()
+        for name, seen in findings.columns.items()
         if name.startswith(ODD)
     }
     told = [
-        f"{count} of {found.images} clean images" if stage == "clean" else f"{count} under {stage}"
+        f"{count} of {findings.images} clean images"
+        if stage == "clean"
+        else f"{count} under {stage}"
         for stage, count in counts.items()
         if count > more_than
     ]
     return ", ".join(told)
 
 
-def non_finite(found: Findings) -> Iterator[str]:
-    where = odd(found, Odd.NON_FINITE)
+def non_finite(findings: Findings) -> Iterator[str]:
+    where = odd(findings, Odd.NON_FINITE)
     if where:
         yield f"non-finite-output: NaN or infinite on {where}; it counts as wrong"
 
 
-def probabilities(found: Findings) -> Iterator[str]:
-    if "probabilities" in found.columns and found.columns["probabilities"].all():
+def probabilities(findings: Findings) -> Iterator[str]:
+    if "probabilities" in findings.columns and findings.columns["probabilities"].all():
         yield (
             "probabilities: every output sums to 1; attacked through its logarithm, but logits or "
             "log-probabilities are expected, which do not round where the model is sure"
         )
 
 
-def steady(found: Findings) -> Iterator[str]:
-    changed = int((~found.columns["steady"]).sum())
+def steady(findings: Findings) -> Iterator[str]:
+    changed = int((~findings.columns["steady"]).sum())
     if changed:
-        yield f"random: two forward passes differ on {changed} of {found.images} images"
+        yield f"random: two forward passes differ on {changed} of {findings.images} images"
     else:
-        where = odd(found, Odd.RANDOM)
+        where = odd(findings, Odd.RANDOM)
         if where:
             yield f"random: two forward passes differ on {where}"
 
 
-def stateful(found: Findings) -> Iterator[str]:
-    where = odd(found, Odd.STATEFUL, POINT * found.images)
+def stateful(findings: Findings) -> Iterator[str]:
+    where = odd(findings, Odd.STATEFUL, POINT * findings.images)
     if where:
         yield f"stateful: what the model was asked before changes its answer on {where}"
 
 
-def together(found: Findings) -> Iterator[str]:
-    where = odd(found, Odd.BATCH)
+def together(findings: Findings) -> Iterator[str]:
+    where = odd(findings, Odd.BATCH)
     if where:
         yield f"batch-dependent: the other images of the batch change the answer on {where}"
 
 
-def mode(found: Findings) -> Iterator[str]:
-    where = odd(found, Odd.MODE)
+def mode(findings: Findings) -> Iterator[str]:
+    where = odd(findings, Odd.MODE)
     if where:
         yield f"gradient-mode: asking for a gradient changes the answer on {where}"
 
 
-def gradients(found: Findings) -> Iterator[str]:
-    largest = found.columns["gradient"]
+def gradients(findings: Findings) -> Iterator[str]:
+    largest = findings.columns["gradient"]
     dead = int(((largest == 0) | ~largest.isfinite()).sum())
-    if dead > POINT * found.images:
+    if dead > POINT * findings.images:
         yield (
             f"masked-gradient: the input gradient is zero or not finite, or the loss exactly 0, "
-            f"on {dead} of {found.images} images"
+            f"on {dead} of {findings.images} images"
         )
         return
-    where = odd(found, Odd.GRADIENT | Odd.FLAT, POINT * found.images)
+    where = odd(findings, Odd.GRADIENT | Odd.FLAT, POINT * findings.images)
     if where:  # clean images: with noise, too
         yield f"masked-gradient: the input gradient is zero or not finite near {where}"
 
 
-def misleading(found: Findings) -> Iterator[str]:
-    where = odd(found, Odd.MISLED, MISLED * found.images)
+def misleading(findings: Findings) -> Iterator[str]:
+    where = odd(findings, Odd.MISLED, MISLED * findings.images)
     if where:
         yield f"misleading-gradient: a step along it does not raise the loss on {where}"
 
 
-def scale(found: Findings) -> Iterator[str]:
+def scale(findings: Findings) -> Iterator[str]:
     """A model that wants its images normalised before it: eps would be in the wrong scale."""
     for name in ("standardised", "bytes"):
-        other = found.columns[f"scaled.{name}"] == found.labels
-        more = share(other) - found.clean
-        if more > 2 * POINT and mcnemar(other, found.right) < SURE:
+        other = findings.columns[f"scaled.{name}"] == findings.labels
+        more = share(other) - findings.clean
+        if more > 2 * POINT and mcnemar(other, findings.right) < SURE:
             what = "standardised" if name == "standardised" else "0 to 255"
             yield (
                 f"outside-normalisation: {more:.1%} more accurate on {what} images than on "
@@ -152,21 +154,21 @@ def scale(found: Findings) -> Iterator[str]:
             )
 
 
-def iterated(found: Findings) -> Iterator[str]:
+def iterated(findings: Findings) -> Iterator[str]:
     """Only pgd can leave more than fgsm: it, too, is run on every image that is right."""
-    robust = found.robust
+    robust = findings.robust
     if "fgsm" in robust and "pgd" in robust and robust["pgd"] - robust["fgsm"] > POINT / 2:
         yield f"weak-iterated: pgd leaves {robust['pgd']:.1%}, one-step fgsm {robust['fgsm']:.1%}"
 
 
-def unsure(found: Findings) -> Iterator[str]:
+def unsure(findings: Findings) -> Iterator[str]:
     """Where all classes are about equally probable, the cross-entropy's gradient is that of their
     mean and leads to none."""
-    if "margin" not in found.columns or "pgd" not in found.robust:
+    if "margin" not in findings.columns or "pgd" not in findings.robust:
         return
-    classes = int(found.columns["classes"].max())
-    pgd, one = found.robust["pgd"], share(found.right & found.columns["margin"])
-    even = found.columns["confidence"].median().item() < 1 / classes + UNSURE
+    classes = int(findings.columns["classes"].max())
+    pgd, one = findings.robust["pgd"], share(findings.right & findings.columns["margin"])
+    even = findings.columns["confidence"].median().item() < 1 / classes + UNSURE
     if even and pgd - one > 2 * POINT:
         yield (
             f"weak-loss: logits all but equal: by the cross-entropy pgd leaves {pgd:.1%}, and one "
@@ -174,31 +176,31 @@ def unsure(found: Findings) -> Iterator[str]:
         )
 
 
-def black_box(found: Findings) -> Iterator[str]:
+def black_box(findings: Findings) -> Iterator[str]:
     """Attacks that need no gradient of the mixture break what its own gradient did not."""
-    if "transfer" in found.columns:
-        matrix = found.columns["transfer"]
-        own = share(found.right & matrix[:, -1, -1])
-        others = (found.right[:, None] & matrix[:, :-1, -1]).double().mean(0)
+    if "transfer" in findings.columns:
+        matrix = findings.columns["transfer"]
+        own = share(findings.right & matrix[:, -1, -1])
+        others = (findings.right[:, None] & matrix[:, :-1, -1]).double().mean(0)
         weakest = others.min().item()
         if own - weakest > POINT:
             yield (
                 f"weak-white-box: examples made on expert {int(others.argmin())} leave "
                 f"{weakest:.1%}, those made on the mixture itself {own:.1%}"
             )
-    by = found.columns.get(BY_PART)
+    by = findings.columns.get(BY_PART)
     if by is not None:
         square = int((by == PARTS.index(SQUARE)).sum())
-        if square > max(1, BLACK_BOX * found.images):
+        if square > max(1, BLACK_BOX * findings.images):
             yield (
                 f"weak-white-box: Square, which needs no gradient, breaks {square} of "
-                f"{found.images} images that gradients did not"
+                f"{findings.images} images that gradients did not"
             )
 
 
-def longer(found: Findings) -> Iterator[str]:
-    if "step" in found.columns:
-        after = {k: accuracy_after(found.columns["step"], found.right, k) for k in (50, 100)}
+def longer(findings: Findings) -> Iterator[str]:
+    if "step" in findings.columns:
+        after = {k: accuracy_after(findings.columns["step"], findings.right, k) for k in (50, 100)}
         if after[50] - after[100] > POINT:
             yield (
                 f"unfinished-attack: PGD leaves {after[50]:.1%} after 50 steps and "
@@ -206,17 +208,17 @@ def longer(found: Findings) -> Iterator[str]:
             )
 
 
-def larger(found: Findings) -> Iterator[str]:
-    if "radius" in found.columns:
-        left = share(found.columns["radius"].isinf())
+def larger(findings: Findings) -> Iterator[str]:
+    if "radius" in findings.columns:
+        left = share(findings.columns["radius"].isinf())
         # the best that a model can do that always says the same
-        chance = found.labels.bincount().max().item() / found.images
+        chance = findings.labels.bincount().max().item() / findings.images
         if left > chance + CHANCE:
             yield f"never-breaks: {left:.1%} survive the largest eps, where chance is {chance:.1%}"
 
 
-def gap(found: Findings) -> Iterator[str]:
-    robust = {name: left for name, left in found.robust.items() if name != "fgsm"}
+def gap(findings: Findings) -> Iterator[str]:
+    robust = {name: left for name, left in findings.robust.items() if name != "fgsm"}
     if "pgd" in robust:
         name = min(robust, key=robust.__getitem__)
         if robust["pgd"] - robust[name] > GAP:
@@ -226,9 +228,9 @@ def gap(found: Findings) -> Iterator[str]:
             )
 
 
-def collapse(found: Findings) -> Iterator[str]:
+def collapse(findings: Findings) -> Iterator[str]:
     """A single expert is no mixture, and cannot collapse."""
-    for name, weights in gate_weights(found.columns).items():
+    for name, weights in gate_weights(findings.columns).items():
         if weights.shape[1] < 2:
             continue
         where = {"clean": "clean", "pgd": "attacked"}[name]

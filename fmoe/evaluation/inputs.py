@@ -93,11 +93,11 @@ def number(value: Any) -> Any:
 
 def place(device: Any) -> torch.device:
     try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).cpu()
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).cpu()
     except (RuntimeError, TypeError, AssertionError) as error:
         raise UserError(f"device: {device!r} cannot be used: {first_line(error)}") from error
-    return found
+    return chosen
 
 
 class Scripted(nn.Module):
@@ -124,16 +124,16 @@ def classifier(model: Any, given: Split) -> nn.Module:
         model = Scripted(model)
     device = given.labels.device
     try:
-        found, tried = copied(model).to(device), copied(model).to(device)
+        ready, tried = copied(model).to(device), copied(model).to(device)
     except NotCopied:  # `judge` says it
-        found = tried = model.to(device)
+        ready = tried = model.to(device)
     classes = _answers(tried, given)
     most = int(given.labels.max())
     if most >= classes:
         raise UserError(
             f"labels: {most} is among them; the model has {classes} classes, 0..{classes - 1}"
         )
-    return found
+    return ready
 
 
 def _answers(model: nn.Module, given: Split) -> int:

@@ -159,8 +159,8 @@ def one_after_another(
     alive = start
     said, by = chunk.y.clone(), torch.full_like(chunk.y, -1, dtype=torch.int8)
     for place, (key, run) in enumerate(runs):
-        found = until_broken(run, chunk, alive, name, *key, threat=threat, steps=steps)
-        said = torch.where(found.broken, found.prediction, said)
-        by = by.masked_fill(found.broken, place)
-        alive = alive & ~found.broken
+        attacked = until_broken(run, chunk, alive, name, *key, threat=threat, steps=steps)
+        said = torch.where(attacked.broken, attacked.prediction, said)
+        by = by.masked_fill(attacked.broken, place)
+        alive = alive & ~attacked.broken
     return verdict(name, start, start & ~alive, said) | {BY + name: by}

@@ -10,7 +10,7 @@ import safetensors.torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 
-from fmoe.evaluation.chunk import Found
+from fmoe.evaluation.chunk import StageResult
 from fmoe.storage.folder import Folder
 
 FLAGS = TypeAdapter(list[str])
@@ -23,12 +23,12 @@ class Kept:
 
     folder: Folder
 
-    def put(self, chunk: int, stage: str, found: Found) -> None:
-        about = {"flags": json.dumps(found.flags), "seconds": repr(found.seconds)}
-        columns = {name: column.contiguous() for name, column in found.columns.items()}
+    def put(self, chunk: int, stage: str, result: StageResult) -> None:
+        about = {"flags": json.dumps(result.flags), "seconds": repr(result.seconds)}
+        columns = {name: column.contiguous() for name, column in result.columns.items()}
         self.folder.write(_name(chunk, stage), safetensors.torch.save(columns, about))
 
-    def get(self, chunk: int, stage: str, images: int) -> Found | None:
+    def get(self, chunk: int, stage: str, images: int) -> StageResult | None:
         """images: of the chunk; columns of another length are none of it."""
         name = _name(chunk, stage)
         assert self.folder.local is not None
@@ -42,7 +42,7 @@ class Kept:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
         fits = all(column.ndim and len(column) == images for column in columns.values())
-        return Found(columns, flags, seconds) if fits and math.isfinite(seconds) else None
+        return StageResult(columns, flags, seconds) if fits and math.isfinite(seconds) else None
 
     def drop(self) -> None:
         self.folder.delete()

@@ -108,15 +108,15 @@ def _why(model: nn.Module, x: Tensor, rows: Tensor, answers: Tensor) -> dict[Odd
     places = places[:SAMPLE].flip(0)
     x_some, some = x[places], rows[places]
     once = ask(model, x_some)
-    found = {Odd.RANDOM: differ(once, ask(model, x_some))}
-    if not found[Odd.RANDOM].any():
-        found = {
+    changed_by = {Odd.RANDOM: differ(once, ask(model, x_some))}
+    if not changed_by[Odd.RANDOM].any():
+        changed_by = {
             Odd.MODE: differ(once, ask(model, x_some, gradient=True)),
             Odd.BATCH: differ(once, answers[places]) | _alone(model, x_some, once),
         }
-        if found[Odd.BATCH].any() and differ(answers, ask(model, x)).any():
-            found = {Odd.STATEFUL: found[Odd.BATCH]}
-    return {kind: some[changed] for kind, changed in found.items() if changed.any()}
+        if changed_by[Odd.BATCH].any() and differ(answers, ask(model, x)).any():
+            changed_by = {Odd.STATEFUL: changed_by[Odd.BATCH]}
+    return {kind: some[changed] for kind, changed in changed_by.items() if changed.any()}
 
 
 def _alone(model: nn.Module, x: Tensor, together: Tensor) -> Tensor:

@@ -64,8 +64,8 @@ def gate_only(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> 
         return (log_w.exp() * losses.detach()).sum(1), model.combine(log_w, z)
 
     start = survivors(before, chunk.y)
-    found = until_broken(run, chunk, start, "gate-only", threat=threat)
-    return verdict("gate-only", start, found.broken, found.prediction), []
+    attacked = until_broken(run, chunk, start, "gate-only", threat=threat)
+    return verdict("gate-only", start, attacked.broken, attacked.prediction), []
 
 
 def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> Given:
@@ -225,11 +225,11 @@ def saturation(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) ->
         other.temperature = model.temperature * factor
         with torch.no_grad():
             start = classes(other(chunk.x)) == chunk.y
-        found = until_broken(
+        attacked = until_broken(
             ascending(other, chunk.y), chunk, start, "temperature", place, threat=threat
         )
         clean.append(start)
-        robust.append(start & ~found.broken)
+        robust.append(start & ~attacked.broken)
     return {
         "scale": z.amax(2) - z.amin(2),
         **norms,

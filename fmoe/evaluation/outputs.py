@@ -76,14 +76,14 @@ def check(output: Any, images: int, known: int | None = None) -> int:
 def checked(*models: nn.Module, known: int | None = None) -> Iterator[None]:
     """Within, every output of these is checked, and images are theirs: what a model does to its
     input in place (normalising it, say) is done to a copy."""
-    found = known
+    classes_seen = known
 
     def copied(_model: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return (given[0].clone(), *given[1:])
 
     def look(_model: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        nonlocal found
-        found = check(output, len(given[0]), found)
+        nonlocal classes_seen
+        classes_seen = check(output, len(given[0]), classes_seen)
 
     with ExitStack() as stack:
         for model in {id(model): model for model in models}.values():

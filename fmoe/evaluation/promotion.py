@@ -69,23 +69,23 @@ class Evidence:
 
 def lacks(report: Mapping[str, Any]) -> list[str]:
     """What keeps an evaluation from being one of the full protocol."""
-    found = []
+    lacking = []
     missing = sorted({*FULL} - {*report.get("attacks", ())})
     if missing:
-        found.append(f"not evaluated with {', '.join(missing)} (--full)")
+        lacking.append(f"not evaluated with {', '.join(missing)} (--full)")
     if report.get("eps") != report.get("recipe_eps"):
-        found.append(
+        lacking.append(
             f"evaluated at eps {report.get('eps')}, the recipe's is {report.get('recipe_eps')}"
         )
     if report.get("norm", "linf") != report.get("recipe_norm", "linf"):
-        found.append(
+        lacking.append(
             f"evaluated in norm {report.get('norm')}, the recipe's is {report.get('recipe_norm')}"
         )
-    found += [why] if (why := foreign(report)) else leaks_unknown(report)
+    lacking += [why] if (why := foreign(report)) else leaks_unknown(report)
     images, whole = report.get("images", 0), min(ENOUGH, report.get("test_images", ENOUGH))
     if images < whole:
-        found.append(f"judged on {images} images, at least {whole} are wanted")
-    return found
+        lacking.append(f"judged on {images} images, at least {whole} are wanted")
+    return lacking
 
 
 def foreign(report: Mapping[str, Any]) -> str | None:
@@ -123,17 +123,17 @@ def leaks_unknown(report: Mapping[str, Any]) -> list[str]:
 
 def faults(candidate: Evidence, revision: str) -> list[str]:
     """What the evaluation lacks; revision: of the code that decides."""
-    report, found = candidate.report, []
+    report, reasons = candidate.report, []
     if report.get("sha256") != candidate.sha256:
-        found.append("its evaluation is of other weights")
+        reasons.append("its evaluation is of other weights")
     if report.get("protocol") != PROTOCOL:
-        found.append(f"evaluated by protocol {report.get('protocol')}, this is {PROTOCOL}")
+        reasons.append(f"evaluated by protocol {report.get('protocol')}, this is {PROTOCOL}")
     by = report.get("versions", {}).get("fmoe"), report.get("revision")
     if by != (VERSION, revision):
-        found.append(f"evaluated by fmoe {by[0]} ({by[1]}), this is {VERSION} ({revision})")
+        reasons.append(f"evaluated by fmoe {by[0]} ({by[1]}), this is {VERSION} ({revision})")
     if report.get("selected_on") != "validation":
-        found.append(f"its epoch was selected on {report.get('selected_on')}, not on validation")
-    return [*found, *lacks(report), *(f"flag {flag}" for flag in report["flags"])]
+        reasons.append(f"its epoch was selected on {report.get('selected_on')}, not on validation")
+    return [*reasons, *lacks(report), *(f"flag {flag}" for flag in report["flags"])]
 
 
 def not_better(candidate: Evidence, champion: Evidence) -> str | None:

@@ -16,7 +16,7 @@ from fmoe.attacks import eval_mode
 from fmoe.attacks.threat import threat_model
 from fmoe.data import Split
 from fmoe.evaluation import inputs, looks, mixture_suite
-from fmoe.evaluation.chunk import BROKEN, Chunk, Columns, Found, share, so_far
+from fmoe.evaluation.chunk import BROKEN, Chunk, Columns, StageResult, share, so_far
 from fmoe.evaluation.copies import NotCopied, copied
 from fmoe.evaluation.flags import POINT
 from fmoe.evaluation.outputs import Logarithm, are_probabilities, checked
@@ -53,7 +53,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 def judge(
     model: nn.Module, part: Split, start: int, name: str, before: Columns, settings: Settings
-) -> Found:
+) -> StageResult:
     """One stage on one chunk; start: the first image's place in the data set.
 
     before: the columns of the chunk's earlier stages.
@@ -68,8 +68,8 @@ def judge(
     second = subject if fresh is None else fresh
     with eval_mode(subject), frozen(subject), eval_mode(second), exact():
         columns, raised = _judged(subject, fresh, part, start, name, before, settings)
-    found = {key: column.detach().cpu() for key, column in columns.items()}
-    return Found(found, [*flags, *raised], time.perf_counter() - begin)
+    on_cpu = {key: column.detach().cpu() for key, column in columns.items()}
+    return StageResult(on_cpu, [*flags, *raised], time.perf_counter() - begin)
 
 
 def _judged(
@@ -134,7 +134,7 @@ def stand_in(model: nn.Module, part: Split) -> tuple[nn.Module, nn.Module | None
 
 
 def summarise(
-    parts: Sequence[Mapping[str, Found]],
+    parts: Sequence[Mapping[str, StageResult]],
     labels: Tensor,
     settings: Settings,
     skipped: dict[str, str],
@@ -142,8 +142,8 @@ def summarise(
 ) -> Evaluation:
     """All chunks' findings (stage to found), in the order of the images."""
     stages = list(parts[0])
-    found = [so_far(part) for part in parts]
-    columns = {key: torch.cat([chunk[key] for chunk in found]) for key in found[0]}
+    chunks = [so_far(part) for part in parts]
+    columns = {key: torch.cat([chunk[key] for chunk in chunks]) for key in chunks[0]}
     raised = sorted({flag for part in parts for stage in part.values() for flag in stage.flags})
     spent = dict.fromkeys(map(attack_of, stages), 0.0)
     for part in parts:
@@ -195,11 +195,11 @@ def evaluate(
     parts, done = [], 0
     for start in range(0, len(split), settings.batch_size):
         part = split[start : start + settings.batch_size]
-        found: dict[str, Found] = {}
+        results: dict[str, StageResult] = {}
         for name in stages:
-            found[name] = judge(model, part, start, name, so_far(found), settings)
+            results[name] = judge(model, part, start, name, so_far(results), settings)
             done += len(part)
             if progress:
                 progress(done // len(stages), len(split))
-        parts.append(found)
+        parts.append(results)
     return summarise(parts, split.labels, settings, skipped, time.perf_counter() - begin)

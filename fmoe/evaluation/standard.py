@@ -61,20 +61,20 @@ Given = tuple[Columns, list[str]]
 def fgsm(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """One step of eps from the image itself."""
     start, run = right(before, chunk.y), ascending(model, chunk.y)
-    found = until_broken(
+    attacked = until_broken(
         run, chunk, start, "fgsm", threat=threat, steps=1, step_size=threat.eps, random_start=False
     )
-    return verdict("fgsm", start, found.broken, found.prediction), []
+    return verdict("fgsm", start, attacked.broken, attacked.prediction), []
 
 
 def pgd(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """20 steps of eps/4, random start; for a mixture the gate's weights under attack, too."""
     start = right(before, chunk.y)
-    found = until_broken(ascending(model, chunk.y), chunk, start, "pgd", threat=threat)
-    columns = verdict("pgd", start, found.broken, found.prediction)
+    attacked = until_broken(ascending(model, chunk.y), chunk, start, "pgd", threat=threat)
+    columns = verdict("pgd", start, attacked.broken, attacked.prediction)
     if isinstance(model, Mixture):
         with torch.no_grad():
-            columns[WEIGHTS + "pgd"] = model.gate_weights(found.x)
+            columns[WEIGHTS + "pgd"] = model.gate_weights(attacked.x)
     return columns, []
 
 

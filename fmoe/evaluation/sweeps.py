@@ -30,11 +30,11 @@ def radius(model: nn.Module, chunk: Chunk, before: Columns, threat: Threat) -> G
     """PGD at growing eps on what is left; `radius` float32 [B]: the smallest eps found to break
     the image, 0 where it is wrong without an attack, inf where none did."""
     alive = right(before, chunk.y)
-    found = torch.where(alive, torch.inf, 0.0)
+    radius = torch.where(alive, torch.inf, 0.0)
     for place, larger in enumerate(grid(threat)):
         broken = until_broken(
             ascending(model, chunk.y), chunk, alive, "radius", place, threat=larger
         ).broken
-        found = found.masked_fill(broken, larger.eps)
+        radius = radius.masked_fill(broken, larger.eps)
         alive = alive & ~broken
-    return {"radius": found}, []
+    return {"radius": radius}, []

@@ -32,11 +32,11 @@ def layers(network: ResNet18 | ConvNet) -> list[Layer]:
     over rows and columns goes to `head`."""
     if isinstance(network, ConvNet):
         return [Layer(network.conv1, 0), Layer(network.conv2, 1)]
-    found = [Layer(network.conv, 0)]
+    convolutions = [Layer(network.conv, 0)]
     for block in network.blocks:
         assert isinstance(block, BasicBlock)
         shortcut = None if block.downsample is None else block.downsample[0]
         assert shortcut is None or isinstance(shortcut, nn.Conv2d)
-        start = len(found)
-        found += [Layer(block.conv1, start), Layer(block.conv2, start + 1, start, shortcut)]
-    return found
+        start = len(convolutions)
+        convolutions += [Layer(block.conv1, start), Layer(block.conv2, start + 1, start, shortcut)]
+    return convolutions

@@ -42,12 +42,12 @@ class WindowedSquare(SquareAttack):  # type: ignore[misc]
         """The images found for x float [B,C,H,W], y int64 [B], broken or not."""
         c, h, w = x.shape[1:]
         asked = self.windowed
-        found = torch.clamp(x + self.eps * self.random_choice([len(x), c, 1, w]), 0.0, 1.0)
+        best = torch.clamp(x + self.eps * self.random_choice([len(x), c, 1, w]), 0.0, 1.0)
         rows = torch.arange(len(x), device=x.device)
-        least = -margin(asked.whole(found), y)  # broken where it is not above 0
+        least = -margin(asked.whole(best), y)  # broken where it is not above 0
         for query in range(self.n_queries):
             if not (least > 0).all():
-                found[rows] = asked.images.settled
+                best[rows] = asked.images.settled
                 kept = (least > 0).nonzero()[:, 0]
                 asked.select(kept)
                 rows, x, y, least = rows[kept], x[kept], y[kept], least[kept]
@@ -62,8 +62,8 @@ class WindowedSquare(SquareAttack):  # type: ignore[misc]
             reached = -margin(asked.changed(box, new.clamp(0.0, 1.0)), y)
             asked.settle((reached < least).nonzero()[:, 0])
             least = torch.minimum(reached, least)
-        found[rows] = asked.images.settled
-        return None, found
+        best[rows] = asked.images.settled
+        return None, best
 
     def side(self, query: int, h: int, w: int) -> int:
         """Of the square, in pixels."""

@@ -72,8 +72,8 @@ class Value:
     def changed(self, crop: Box | None) -> Tensor:
         """With the change: what crop cuts out, or all."""
         if self.fresh is None or self.box is None:
-            found = self.settled if self.fresh is None else self.fresh
-            return found if crop is None else to_channels_last(crop.of(found))
+            activations = self.settled if self.fresh is None else self.fresh
+            return activations if crop is None else to_channels_last(crop.of(activations))
         if crop is None:
             crop = Box(0, self.settled.shape[2], 0, self.settled.shape[3])
         copy = crop.of(self.settled).clone(memory_format=torch.channels_last)
@@ -107,8 +107,8 @@ def touched(conv: nn.Conv2d, box: Box | None, out: Tensor) -> Box | None:
         low, high = box[2 * place : 2 * place + 2]
         first, last = -(-(low + pad - kernel + 1) // stride), (high - 1 + pad) // stride
         edges += [max(0, first), min(out.shape[2 + place] - 1, last) + 1]
-    found = Box(*edges)
-    return found if found.share(out) <= WORTH else None
+    box = Box(*edges)
+    return box if box.share(out) <= WORTH else None
 
 
 def convolved(conv: nn.Conv2d, value: Value, box: Box | None) -> Tensor:

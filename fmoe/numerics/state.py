@@ -33,9 +33,9 @@ def require(given: Mapping[str, Tensor], like: Mapping[str, Tensor], family: str
         what = "is missing" if name in like else "is unknown"
         raise UserError(f"the checkpoint does not fit: {family}.{name[:100]} {what}: {REMEDY}")
     for name, tensor in like.items():
-        found = given[name]
-        if (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
+        kept = given[name]
+        if (kept.dtype, kept.shape) != (tensor.dtype, tensor.shape):
             raise UserError(
-                f"the checkpoint does not fit: {family}.{name} is {found.dtype} "
-                f"{list(found.shape)}, not {tensor.dtype} {list(tensor.shape)}: {REMEDY}"
+                f"the checkpoint does not fit: {family}.{name} is {kept.dtype} "
+                f"{list(kept.shape)}, not {tensor.dtype} {list(tensor.shape)}: {REMEDY}"
             )

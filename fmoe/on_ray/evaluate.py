@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fmoe.data import Split
-from fmoe.evaluation import Evaluation, Found, Settings, judge, plan, summarise
+from fmoe.evaluation import Evaluation, Settings, StageResult, judge, plan, summarise
 from fmoe.evaluation.chunk import Columns, so_far
 from fmoe.evaluation.kept import Kept
 from fmoe.evaluation.subject import Subject
@@ -32,7 +32,7 @@ def stage(
     before: Mapping[str, NDArray[Any]],
     settings: Settings,
     resources: Resources,
-) -> Found:
+) -> StageResult:
     """In a worker. state: of `sent`."""
     device = resources.device()
     model = received(subject.build(), state)
@@ -82,7 +82,7 @@ def evaluate(
     state = ray.put(sent(model))
     task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(stage)
     starts = range(0, len(split), settings.batch_size)
-    parts: list[dict[str, Found]] = [{} for _ in starts]
+    parts: list[dict[str, StageResult]] = [{} for _ in starts]
     running: dict[Any, int] = {}
     done = 0
 
@@ -94,17 +94,17 @@ def evaluate(
 
     def go_on(place: int) -> None:
         """Takes what is kept, then starts the chunk's next stage."""
-        found = parts[place]
+        results = parts[place]
         part = split[starts[place] : starts[place] + settings.batch_size]
-        for name in names[len(found) :]:
+        for name in names[len(results) :]:
             known = kept.get(place, name, len(part)) if kept else None
             if known is None:
-                before = {key: column.numpy() for key, column in so_far(found).items()}
+                before = {key: column.numpy() for key, column in so_far(results).items()}
                 arrays = part.images.numpy(), part.labels.numpy()
                 given = (subject, *arrays, starts[place], name, before, settings, resources)
                 running[task.remote(state, *given)] = place
                 return
-            found[name] = known
+            results[name] = known
             count(place)
 
     for place in range(len(parts)):

@@ -136,8 +136,8 @@ class Jobs:
     def list(self) -> list[Job]:
         """Newest first; only those that `submit` started."""
         with answering(self.address):
-            found = [_job(details) for details in self.client.list_jobs() if _ours(details)]
-        return sorted(found, key=lambda job: job.started or time.time(), reverse=True)
+            jobs = [_job(details) for details in self.client.list_jobs() if _ours(details)]
+        return sorted(jobs, key=lambda job: job.started or time.time(), reverse=True)
 
     def get(self, job_id: str) -> Job:
         """Raises `UserError` for an unknown job."""

@@ -47,7 +47,7 @@ def sweeping(interval: float = 1.0) -> Iterator[None]:
 
 
 def _remove() -> int:
-    found = private.groups_of_dead_actors(ray.get_runtime_context().get_job_id())
-    for group in found:
+    groups = private.groups_of_dead_actors(ray.get_runtime_context().get_job_id())
+    for group in groups:
         remove_placement_group(group)
-    return len(found)
+    return len(groups)

@@ -81,14 +81,14 @@ def fill(
     expert: as many are trained at once as the cluster has CPUs (or GPUs).
     """
     members = config.experts.members
-    found = {
+    manifests = {
         member: {**manifest, "trained": False}
         for member in members
         if (manifest := store.find(expert_key(config, member, digest)))
     }
-    missing = [member for member in members if member not in found]
-    found |= zip(missing, _train(config, missing, shared, store, gpus, listener), strict=True)
-    return [found[member] for member in members]
+    missing = [member for member in members if member not in manifests]
+    manifests |= zip(missing, _train(config, missing, shared, store, gpus, listener), strict=True)
+    return [manifests[member] for member in members]
 
 
 def _train(

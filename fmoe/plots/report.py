@@ -23,7 +23,7 @@ def small() -> Figure:
 
 
 def charts(
-    found: Evaluation,
+    evaluation: Evaluation,
     answer: Mapping[str, Any],
     model: nn.Module,
     split: Split,
@@ -31,13 +31,13 @@ def charts(
     known: Sequence[str],
 ) -> dict[str, tuple[Figure, str]]:
     """Name to figure and what it shows in a sentence; those of stages that were not run are left
-    out. answer: what `found.to_json()` gave; classes: the names of the labels; known: those of what
-    the model says."""
+    out. answer: what `evaluation.to_json()` gave; classes: the names of the labels; known: those of
+    what the model says."""
     mixture, sweeps = answer["mixture"], answer["sweeps"]
     charts: dict[str, tuple[Figure, str]] = {}
     if "eps" in sweeps:
         charts["accuracy_against_eps"] = (
-            against_eps({"": sweeps["eps"]}, found.settings.eps),
+            against_eps({"": sweeps["eps"]}, evaluation.settings.eps),
             "Share of images that 20-step PGD has not broken at any ε up to the one below. "
             "The dashed line is the ε of the protocol; an honest model falls to chance.",
         )
@@ -63,10 +63,10 @@ def charts(
             temperature(mixture["temperature"]),
             "Accuracy if the gate's temperature is changed after training, each attacked anew.",
         )
-    worst = weakest(found)
+    worst = weakest(evaluation)
     if worst:
         charts["worst_images"] = (
-            pictures(found, model, split, worst, classes, known),
+            pictures(evaluation, model, split, worst, classes, known),
             "Images that are right and break at the smallest ε found: clean, attacked at that ε, "
             "and the difference (scaled to be seen).",
         )
@@ -143,15 +143,15 @@ def temperature(rows: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def weakest(found: Evaluation, count: int = 8) -> list[int]:
+def weakest(evaluation: Evaluation, count: int = 8) -> list[int]:
     """Places of the images that are right and break at the smallest eps."""
-    smallest = found.smallest_eps
+    smallest = evaluation.smallest_eps
     order = smallest.masked_fill(smallest == 0, torch.inf).argsort(stable=True)[:count]
     return [int(place) for place in order if smallest[place].isfinite()]
 
 
 def pictures(
-    found: Evaluation,
+    evaluation: Evaluation,
     model: nn.Module,
     split: Split,
     places: Sequence[int],
@@ -164,8 +164,8 @@ def pictures(
     adversarial, eps = x.clone(), torch.zeros(len(y))
     said = y.clone()
     alive = torch.ones(len(y), dtype=torch.bool)
-    chunk = Chunk(x, y, (Draw(found.settings.seed, "pictures").seed,))
-    threat = found.settings.threat
+    chunk = Chunk(x, y, (Draw(evaluation.settings.seed, "pictures").seed,))
+    threat = evaluation.settings.threat
     sizes = {size.eps: size for size in (*grid(threat), threat)}
     for _, size in sorted(sizes.items()):
         tried = until_broken(ascending(model, y), chunk, alive, "pictures", threat=size)

@@ -19,26 +19,26 @@ MANY = 4  # trials from which on importances mean anything at all
 def charts(space: Space, trials: Sequence[Trial]) -> dict[str, Figure]:
     """By name; those for which the study has too few trials are left out."""
     (name, direction), *others = space.study.metrics.items()
-    found = {"best_so_far": course(trials, name, direction)}
+    charts = {"best_so_far": course(trials, name, direction)}
     study = as_optuna(space, trials)
     if others:
-        found["pareto_front"] = front(space, trials)
+        charts["pareto_front"] = front(space, trials)
     if len(study.trials) < 2:
-        return found
+        return charts
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plots = optuna.visualization.matplotlib
         first: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": name}
-        found["parallel_coordinates"] = _whole(plots.plot_parallel_coordinate(study, **first))
+        charts["parallel_coordinates"] = _whole(plots.plot_parallel_coordinate(study, **first))
         varied = any(len({str(t.params.get(p)) for t in study.trials}) > 1
                      for p in study.trials[0].params)  # fmt: skip
         if len(study.trials) >= MANY and varied and len({t.values[0] for t in study.trials}) > 1:
-            found["importance"] = _whole(
+            charts["importance"] = _whole(
                 plots.plot_param_importances(
                     study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0), **first
                 )
             )
-    return found
+    return charts
 
 
 def _whole(axes: object) -> Figure:

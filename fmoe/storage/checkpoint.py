@@ -155,8 +155,8 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """Of which there are checkpoints, in order."""
-        found = (EPOCH.fullmatch(name) for name in self.folder.names())
-        return sorted(int(name[1]) for name in found if name)
+        matches = (EPOCH.fullmatch(name) for name in self.folder.names())
+        return sorted(int(name[1]) for name in matches if name)
 
 
 def copied(tensors: Mapping[str, Tensor]) -> Tensors:

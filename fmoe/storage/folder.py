@@ -210,8 +210,8 @@ class Folder:
         """What stands in the folder and when it was written, by the filesystem's own clock."""
         filesystem, folder = self.resolve()
         selector = pafs.FileSelector(folder, allow_not_found=True)
-        found = self._persist(lambda: filesystem.get_file_info(selector))
-        return {i.base_name: i.mtime for i in found if not i.base_name.startswith(".")}
+        entries = self._persist(lambda: filesystem.get_file_info(selector))
+        return {i.base_name: i.mtime for i in entries if not i.base_name.startswith(".")}
 
     def names(self) -> list[str]:
         """Sorted; nothing where there is no folder."""
@@ -275,11 +275,11 @@ def sha256(data: bytes) -> str:
 @functools.lru_cache(maxsize=64)
 def _filesystem(root: str) -> tuple[pafs.FileSystem, str]:
     """Kept: making a client of an object store asks the network."""
-    found, start = pafs.FileSystem.from_uri(root)
-    if isinstance(found, pafs.S3FileSystem):
+    filesystem, start = pafs.FileSystem.from_uri(root)
+    if isinstance(filesystem, pafs.S3FileSystem):
         # one made from a URI tries a silent server 30 times, for 100 seconds; this is how often one
         # made from options does. It pickles as these options
-        _, (options,) = found.__reduce__()
+        _, (options,) = filesystem.__reduce__()
         tries = pafs.AwsStandardS3RetryStrategy(max_attempts=3)
-        found = pafs.S3FileSystem(**options, retry_strategy=tries)
-    return found, start
+        filesystem = pafs.S3FileSystem(**options, retry_strategy=tries)
+    return filesystem, start

@@ -27,37 +27,37 @@ def find(store: MlflowClient) -> Experiment | None:
         if not number:
             return store.get_experiment_by_name(name())
     try:
-        found = store.get_experiment(number)
+        experiment = store.get_experiment(number)
     except MlflowException as error:
         raise UserError(
             f"MLFLOW_EXPERIMENT_ID {number}: not in {shown()} ({gist(error)}): unset it, or name "
             "one that `mlflow experiments search` shows"
         ) from None
-    if os.environ.get("MLFLOW_EXPERIMENT_NAME") not in (None, "", found.name):
+    if os.environ.get("MLFLOW_EXPERIMENT_NAME") not in (None, "", experiment.name):
         raise UserError(
-            f"MLFLOW_EXPERIMENT_ID {number}: is {found.name}, and MLFLOW_EXPERIMENT_NAME is "
+            f"MLFLOW_EXPERIMENT_ID {number}: is {experiment.name}, and MLFLOW_EXPERIMENT_NAME is "
             f"{name()}: unset one of them"
         )
-    return found
+    return experiment
 
 
 def current(store: MlflowClient) -> Experiment:
     """Made where it is not there yet. Raises `UserError`, also for one that is deleted."""
-    found = find(store)
-    if found is None:
+    experiment = find(store)
+    if experiment is None:
         try:
             number = store.create_experiment(name(), own.artifacts() if is_own() else None)
         except MlflowException as error:
-            found = find(store)  # another process has made it meanwhile
-            if found is None:
+            experiment = find(store)  # another process has made it meanwhile
+            if experiment is None:
                 raise UserError(f"MLFLOW_EXPERIMENT_NAME {name()}: {gist(error)}") from None
-            return found
+            return experiment
         with store_errors():
             return store.get_experiment(number)
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         raise UserError(
-            f"MLflow experiment {found.name} is deleted: `MLFLOW_TRACKING_URI={shown()} mlflow "
-            f"experiments restore --experiment-id {found.experiment_id}` brings it back, or set "
-            "MLFLOW_EXPERIMENT_NAME to another"
+            f"MLflow experiment {experiment.name} is deleted: `MLFLOW_TRACKING_URI={shown()} "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}` brings it "
+            "back, or set MLFLOW_EXPERIMENT_NAME to another"
         )
-    return found
+    return experiment

@@ -76,8 +76,8 @@ def _check_server(uri: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    found = re.search(r"\[SSL[^\]]*\] ([^(']*)", str(error))
-    return found[1].strip() if found else type(error).__name__
+    match = re.search(r"\[SSL[^\]]*\] ([^(']*)", str(error))
+    return match[1].strip() if match else type(error).__name__
 
 
 def _check_database(uri: str) -> None:

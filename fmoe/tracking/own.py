@@ -174,10 +174,10 @@ def _brought(old: str, new: str) -> bool:
 def _stamp() -> tuple[int, int]:
     """Changes with the database."""
     try:
-        found = (folder() / DATABASE).stat()
+        stat = (folder() / DATABASE).stat()
     except OSError:
         return 0, 0
-    return found.st_mtime_ns, found.st_size
+    return stat.st_mtime_ns, stat.st_size
 
 
 @functools.lru_cache(maxsize=4)

@@ -54,16 +54,16 @@ def find_version(uri: str) -> Version:
     try:
         if "@" in rest:
             name, alias = rest.split("@", 1)
-            found = store.get_model_version_by_alias(name, alias)
+            version = store.get_model_version_by_alias(name, alias)
         else:
             name, slash, number = rest.rpartition("/")
             if not slash or not number.isdigit():
                 raise UserError(f"{uri}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
-            found = store.get_model_version(name, number)
+            version = store.get_model_version(name, number)
     except MlflowException as error:
         raise UserError(f"{uri}: not in the registry of {shown()} ({gist(error)})") from None
-    digests = map(found.tags.get, ("fmoe.sha256", "fmoe.card_sha256"))
-    return Version(found.name, int(found.version), *digests)
+    digests = map(version.tags.get, ("fmoe.sha256", "fmoe.card_sha256"))
+    return Version(version.name, int(version.version), *digests)
 
 
 def holds(uri: str, digest: str) -> bool:
@@ -73,12 +73,12 @@ def holds(uri: str, digest: str) -> bool:
     store = client()
     with store_errors():
         try:
-            found = store.get_model_version(name, number)
+            version = store.get_model_version(name, number)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
-    return bool(found.tags.get("fmoe.sha256") == digest)
+    return bool(version.tags.get("fmoe.sha256") == digest)
 
 
 def download(version: Version, folder: Path) -> None:
@@ -116,8 +116,8 @@ def checked_name(name: str) -> str:
 def names() -> list[str]:
     """All registered models that fmoe made."""
     with store_errors():
-        found = [model.name for model in client().search_registered_models(max_results=1000)]
-    return sorted(name for name in found if versions(name))
+        names = [model.name for model in client().search_registered_models(max_results=1000)]
+    return sorted(name for name in names if versions(name))
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def versions(name: str) -> list[Entry]:
     """Those that fmoe registered, newest first."""
     with store_errors():
         model = client().get_registered_model(name)
-        found = client().search_model_versions(_named(name), max_results=10_000)
+        entries = client().search_model_versions(_named(name), max_results=10_000)
     aliases = {alias: int(number) for alias, number in model.aliases.items()}
-    ours = [v for v in found if v.name == name and "fmoe.sha256" in v.tags]
+    ours = [v for v in entries if v.name == name and "fmoe.sha256" in v.tags]
     entries = [_entry(version, aliases) for version in ours]
     return sorted(entries, key=lambda entry: -entry.number)
 

@@ -84,8 +84,8 @@ class Tracker:
 
     def child(self, tags: Mapping[str, str]) -> str | None:
         """The id of this run's child that has these tags. Raises `UserError`."""
-        found = self._children(*(f"tags.`{key}` = '{value}'" for key, value in tags.items()))
-        return found[0] if found else None
+        children = self._children(*(f"tags.`{key}` = '{value}'" for key, value in tags.items()))
+        return children[0] if children else None
 
     def ended_children(self) -> set[str]:
         """Ids of this run's children that are there and not running. Raises `UserError`."""
@@ -97,8 +97,8 @@ class Tracker:
             own = self.store.get_run(self.run_id).info.experiment_id
             # children of an earlier try, and those of this one where another experiment is named
             both = sorted({own, experiments.current(self.store).experiment_id})
-            found = self.store.search_runs(both, condition, max_results=50_000)
-        return [run.info.run_id for run in found]
+            runs = self.store.search_runs(both, condition, max_results=50_000)
+        return [run.info.run_id for run in runs]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an epoch; each (name, step) is logged once, however often it is reported."""
@@ -258,7 +258,7 @@ def running() -> list[RunningRun]:
     experiment = experiments.find(store)
     if experiment is None:
         return []
-    found, token = [], None
+    still_running, token = [], None
     while True:
         page = store.search_runs(
             [experiment.experiment_id], "attributes.status = 'RUNNING'", page_token=token
@@ -266,10 +266,12 @@ def running() -> list[RunningRun]:
         for run in page:
             tags = run.data.tags
             keys = ("fmoe.driver", "fmoe.job_id", "fmoe.ray_head")
-            found.append(RunningRun(run.info.run_id, run.info.run_name, *map(tags.get, keys)))
+            still_running.append(
+                RunningRun(run.info.run_id, run.info.run_name, *map(tags.get, keys))
+            )
         token = page.token
         if not token:
-            return found
+            return still_running
 
 
 @store_errors()

@@ -57,13 +57,13 @@ class ExpertStore:
         """
         key = expert_key(config, member, data.train_digest)
         like = assembly.expert_state(config, member)
-        found = self.find(key, like)
-        if found:
-            return {**found, "trained": False}
+        manifest = self.find(key, like)
+        if manifest:
+            return {**manifest, "trained": False}
         with exclusive(self.folder, key, wait=wait):
-            found = self.find(key, like)
-            if found:
-                return {**found, "trained": False}
+            manifest = self.find(key, like)
+            if manifest:
+                return {**manifest, "trained": False}
             return {
                 **self._train(key, config, member, data, worker, progress, on_epoch),
                 "trained": True,
@@ -81,17 +81,17 @@ class ExpertStore:
 
         Those that another process is training at the time come last.
         """
-        found: dict[Member, dict[str, Any]] = {}
+        manifests: dict[Member, dict[str, Any]] = {}
         for wait in (False, True):
             for member in config.experts.members:
-                if member in found:
+                if member in manifests:
                     continue
                 report = partial(on_epoch, member) if on_epoch else None
                 with contextlib.suppress(Held):
-                    found[member] = self.obtain(
+                    manifests[member] = self.obtain(
                         config, member, data, worker=worker, on_epoch=report, wait=wait
                     )
-        return [found[member] for member in config.experts.members]
+        return [manifests[member] for member in config.experts.members]
 
     def find(self, key: str, like: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:
         """The manifest of a finished expert whose weights are whole, or None."""

@@ -241,8 +241,8 @@ class Trainer:
 
     def offers(self) -> dict[str, Mapping[str, Tensor]]:
         """Other states of the model than the trained one, by the kind that offers them."""
-        found = ((kind, follower.offer()) for kind, follower in self.followers.items())
-        return {kind: state for kind, state in found if state is not None}
+        offers = ((kind, follower.offer()) for kind, follower in self.followers.items())
+        return {kind: state for kind, state in offers if state is not None}
 
     def families(self) -> dict[str, Stateful]:
         """What a checkpoint keeps besides the model's state."""

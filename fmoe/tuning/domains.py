@@ -55,10 +55,10 @@ class Domain:
     def holds(self, tree: Any) -> bool:
         for path, wanted in self.when.items():
             try:
-                found = config.get(tree, path)
+                value = config.get(tree, path)
             except KeyError:
                 return False
-            if found != wanted and not (isinstance(wanted, list) and found in wanted):
+            if value != wanted and not (isinstance(wanted, list) and value in wanted):
                 return False
         return True
 

@@ -113,11 +113,11 @@ def best_so_far(
 ) -> list[tuple[float, float]]:
     """(seconds, best value by then), at each time it got better."""
     reports = sorted((epoch["at"], epoch[metric]) for trial in trials for epoch in trial.history)
-    found: list[tuple[float, float]] = []
+    course: list[tuple[float, float]] = []
     for at, value in reports:
-        if not found or signed(value, direction) > signed(found[-1][1], direction):
-            found.append((at, value))
-    return found
+        if not course or signed(value, direction) > signed(course[-1][1], direction):
+            course.append((at, value))
+    return course
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Ledger:
 
     def trials(self) -> list[Trial]:
         """By number. Raises `Damaged` for a file that is not what `save` writes."""
-        found = []
+        kept = []
         for name in sorted((self.folder / "trials").names()):
             folder = self.folder / f"trials/{name}"
             if folder.exists("trial.json"):
@@ -145,8 +145,8 @@ class Ledger:
                     raise Damaged(f"{folder.uri}/trial.json: not a trial") from None
                 if name != f"{trial.number:04d}" or not all("at" in e for e in trial.history):
                     raise Damaged(f"{folder.uri}/trial.json: not a trial")
-                found.append(trial)
-        return sorted(found, key=lambda trial: trial.number)
+                kept.append(trial)
+        return sorted(kept, key=lambda trial: trial.number)
 
     def write_table(self, trials: Sequence[Trial]) -> None:
         buffer = io.BytesIO()

@@ -23,14 +23,14 @@ def same_for_all(request: Request, judged: Sequence[Judged]) -> Request:
     """The request with what the first model's recipe decided."""
     if not judged:
         return request
-    settings = judged[0].found.settings
+    settings = judged[0].evaluation.settings
     return replace(
         request,
         data=judged[0].data.name,
         attacks=None if request.full else ",".join(settings.attacks),
         eps=repr(settings.eps),
         norm=settings.threat.norm,
-        limit=judged[0].found.images,
+        limit=judged[0].evaluation.images,
     )
 
 
@@ -43,9 +43,9 @@ def differences(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     for other in others:
         if not same_images(first, other):
             raise UserError(f"{other.name} and {first.name} were judged on different images")
-        theirs = verdicts(first.found)
-        unlike = set(first.found.skipped) != set(other.found.skipped)
-        for attack, ours in verdicts(other.found).items():
+        theirs = verdicts(first.evaluation)
+        unlike = set(first.evaluation.skipped) != set(other.evaluation.skipped)
+        for attack, ours in verdicts(other.evaluation).items():
             # an attack on mixtures, where the first is no mixture; or a figure of both
             if attack not in theirs or (unlike and attack in after):
                 continue
@@ -68,8 +68,8 @@ def same_images(one: Judged, other: Judged) -> bool:
     return (one.data.test_digest, len(one.test)) == (other.data.test_digest, len(other.test))
 
 
-def verdicts(found: Evaluation) -> dict[str, Any]:
-    return {"clean": found.right, **found.verdicts, "worst_case": found.survivors}
+def verdicts(evaluation: Evaluation) -> dict[str, Any]:
+    return {"clean": evaluation.right, **evaluation.verdicts, "worst_case": evaluation.survivors}
 
 
 def columns(figures: Iterable[Mapping[str, float]]) -> list[str]:
@@ -86,7 +86,7 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
             "Accuracy without an attack, under each attack, and in the worst case.",
         )
     }
-    if all("radius" in one.found.columns for one in judged):
+    if all("radius" in one.evaluation.columns for one in judged):
         charts["accuracy_against_eps"] = (
             against_eps(
                 {model["model"]: model["sweeps"]["eps"] for model in answer["models"]},
@@ -98,8 +98,8 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
         title="Robustness side by side",
         answer=answer,
         first=answer["models"][0],
-        norm=judged[0].found.settings.threat.symbol,
-        names=columns(one.found.figures for one in judged),
+        norm=judged[0].evaluation.settings.threat.symbol,
+        names=columns(one.evaluation.figures for one in judged),
         figures=written(charts, folder),
     )
     for place, (one, row) in enumerate(zip(judged, answer["models"], strict=True)):
@@ -111,10 +111,10 @@ def write_comparison(judged: Sequence[Judged], answer: Mapping[str, Any], folder
 def bars(judged: Sequence[Judged]) -> Figure:
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
-    names = columns(one.found.figures for one in judged)
+    names = columns(one.evaluation.figures for one in judged)
     width = 0.8 / len(judged)
     for place, one in enumerate(judged):
-        values = [100 * one.found.figures.get(name, float("nan")) for name in names]
+        values = [100 * one.evaluation.figures.get(name, float("nan")) for name in names]
         axes.bar(
             [i + place * width for i in range(len(names))],
             values,

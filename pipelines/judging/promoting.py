@@ -73,9 +73,9 @@ def why_not(candidate: Entry, champion: Entry | None) -> str | None:
     if ours is None:
         uri = f"models:/{candidate.name}/{candidate.number}"
         return f"not evaluated: `fmoe evaluate {uri} --full`"
-    found = faults(ours, provenance.git_revision())
-    if found:
-        return "; ".join(found)
+    reasons = faults(ours, provenance.git_revision())
+    if reasons:
+        return "; ".join(reasons)
     if champion is None:
         return None
     theirs = evidence(champion)
@@ -93,10 +93,10 @@ def evidence(entry: Entry) -> Evidence | None:
         try:
             report = recorded.report(folder / REPORT)
             table = recorded.verdicts(folder / VERDICTS, report["images"])
-            found = Evidence(entry.number, entry.tags["fmoe.sha256"], report, table)
+            evidence = Evidence(entry.number, entry.tags["fmoe.sha256"], report, table)
         except (OSError, ValueError, KeyError, MemoryError, pa.ArrowException) as error:
             raise UserError(
                 f"{entry.name} version {entry.number}: its recorded evaluation is damaged "
                 f"({first_line(error)}): evaluate it again"
             ) from None
-        return found
+        return evidence

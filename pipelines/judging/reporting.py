@@ -36,9 +36,9 @@ def template(name: str) -> jinja2.Template:
 
 def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Path:
     """index.html (nothing outside of it is needed), evaluation.json, verdicts.parquet, plots/."""
-    found = judged.found
+    evaluation = judged.evaluation
     charts = report_plots.charts(
-        found,
+        evaluation,
         answer,
         judged.model.network,
         judged.test,
@@ -46,13 +46,13 @@ def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Pat
         judged.known_classes,
     )
     skipped: dict[str, list[str]] = {}
-    for name, reason in found.skipped.items():
+    for name, reason in evaluation.skipped.items():
         skipped.setdefault(reason, []).append(name)
     page = template("report.html").render(
         title=f"{judged.name}: robustness",
         answer=answer,
-        norm=found.settings.threat.symbol,
-        accuracies=list(found.figures.items()),
+        norm=evaluation.settings.threat.symbol,
+        accuracies=list(evaluation.figures.items()),
         figures=written(charts, folder),
         skipped=skipped,
         facts=facts(answer),
@@ -66,7 +66,7 @@ def write_verdicts(judged: Judged, answer: Mapping[str, Any], folder: Path) -> N
     """What another evaluation can be compared with, image by image."""
     write(folder / REPORT, (json.dumps(answer, indent=1) + "\n").encode())
     buffer = io.BytesIO()
-    pq.write_table(judged.found.table(), buffer)
+    pq.write_table(judged.evaluation.table(), buffer)
     write(folder / VERDICTS, buffer.getvalue())
 
 

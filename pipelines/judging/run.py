@@ -55,7 +55,7 @@ class Judged:
     data: HeldOut
     test: Split
     wanted: int | None
-    found: Evaluation
+    evaluation: Evaluation
     kept: Kept
 
     @property
@@ -70,7 +70,7 @@ class Judged:
 
     def to_json(self) -> dict[str, Any]:
         made_from = self.model.card.get("data", {})
-        answer = self.found.to_json() | {
+        answer = self.evaluation.to_json() | {
             "model": self.name,
             "sha256": self.model.sha256,
             "data": self.data.name,
@@ -81,7 +81,7 @@ class Judged:
             "trained_on_test": made_from.get("test_digest"),
             "leaked": self.data.count_leaked(len(self.test)),
             "selected_on": self.model.card.get("selected_on"),
-            "attacks": list(self.found.settings.attacks),
+            "attacks": list(self.evaluation.settings.attacks),
             "recipe_eps": self.model.wanted.eps,
             "recipe_norm": self.model.wanted.norm,
             "test_images": len(self.data.test),
@@ -141,7 +141,7 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
     kept = Kept(Folder.at(stages) / fingerprint(key)[:32])
     bar = display.task(f"evaluate {model}", len(test))
     with session(request.workers):
-        found = on_ray.evaluate(
+        evaluation = on_ray.evaluate(
             it.network,
             it.subject,
             test,
@@ -150,8 +150,8 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
             kept=kept,
             progress=lambda done, _: display.update(bar, done),
         )
-    found = replace(found, raised=[*found.raised, *differ, *images.leaks(len(test))])
-    return Judged(it, images, test, wanted, found, kept)
+    evaluation = replace(evaluation, raised=[*evaluation.raised, *differ, *images.leaks(len(test))])
+    return Judged(it, images, test, wanted, evaluation, kept)
 
 
 def chosen(request: Request, model: Opened) -> Settings:

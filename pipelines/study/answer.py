@@ -22,20 +22,20 @@ def describe(trial: Trial, metrics: Any) -> dict[str, Any]:
     }
 
 
-def against(best: Trial, found: dict[int, Evaluation]) -> dict[str, Any] | None:
+def against(best: Trial, evaluations: dict[int, Evaluation]) -> dict[str, Any] | None:
     """The recipe as it stands, under the same attacks on the same validation images.
 
     p_value: that the best of the finalists differs from it so much by chance: McNemar's, times the
     finalists that it was chosen from (Bonferroni). None where it has finished no epoch.
     """
-    if 0 not in found:
+    if 0 not in evaluations:
         return None
-    ours, own = found[best.number], found[0]
+    ours, own = evaluations[best.number], evaluations[0]
     return {
         **own.figures,
         "images": own.images,
         "beaten": ours.worst_case > own.worst_case,
-        "p_value": min(1.0, mcnemar(ours.survivors, own.survivors) * max(1, len(found) - 1)),
+        "p_value": min(1.0, mcnemar(ours.survivors, own.survivors) * max(1, len(evaluations) - 1)),
     }
 
 

@@ -101,10 +101,14 @@ class StudyDisplay:
             table.add_row(*cells, Text(plain(_values(trial))))
         return table
 
-    def final(self, trial: Trial, found: Evaluation) -> None:
-        scores = {"clean": found.clean, **found.robust, "worst case": found.worst_case}
+    def final(self, trial: Trial, evaluation: Evaluation) -> None:
+        scores = {
+            "clean": evaluation.clean,
+            **evaluation.robust,
+            "worst case": evaluation.worst_case,
+        }
         self.line(
-            f"final  trial {trial.number} on {found.images} validation images: {figures(scores)}"
+            f"final  trial {trial.number} on {evaluation.images} validation images: {figures(scores)}"
         )
 
     def task(self, description: str, total: int) -> TaskID:

@@ -42,14 +42,14 @@ class StudyFiles:
     @cached_property
     def _trials(self) -> list[Trial]:
         try:
-            found = Ledger(self.folder).trials()
+            trials = Ledger(self.folder).trials()
         except Damaged as error:
             raise UserError(str(error)) from None
-        for trial in found:
+        for trial in trials:
             lacking = [m for m in self._metrics for epoch in trial.history if m not in epoch]
             if lacking:
                 raise UserError(f"{self.folder.uri}: trial {trial.number} lacks {lacking[0][:100]}")
-        return found
+        return trials
 
     @property
     def _metrics(self) -> Any:

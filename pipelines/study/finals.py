@@ -57,25 +57,25 @@ class Finals:
             reasons = sorted({trial.error for trial in trials if trial.error})
             because = "; ".join(reasons) or "the study's time (--minutes) was too short for one"
             raise TrainingFailed(f"no trial finished an epoch: {because}")
-        found = {}
+        evaluations = {}
         for trial in finalists:
-            found[trial.number] = self.evaluate(trial, val, "validation")
-            log.evaluated(trial, "final_val", found[trial.number])
-            self.display.final(trial, found[trial.number])
+            evaluations[trial.number] = self.evaluate(trial, val, "validation")
+            log.evaluated(trial, "final_val", evaluations[trial.number])
+            self.display.final(trial, evaluations[trial.number])
         clean = next(iter(self.space.study.metrics)) == "val_clean"
 
         def score(trial: Trial) -> tuple[bool, float]:
             """Flagged figures come after all others: they may be too high."""
-            evaluation = found[trial.number]
+            evaluation = evaluations[trial.number]
             return not evaluation.flags, evaluation.clean if clean else evaluation.worst_case
 
-        return max(finalists, key=score), found
+        return max(finalists, key=score), evaluations
 
     def evaluate(self, trial: Trial, split: Split, where: str) -> Evaluation:
         wanted, final = self.config(trial).evaluate, self.space.study.final
         attacks = tuple(dict.fromkeys([*final.attacks, *wanted.attacks]))
         bar = self.display.task(f"trial {trial.number}, {where}", len(split))
-        found = evaluate.evaluate(
+        evaluation = evaluate.evaluate(
             self.model(trial),
             assembly.MixtureSubject(self.config(trial), assembly.facts_of(self.config(trial))),
             split,
@@ -84,7 +84,7 @@ class Finals:
             progress=lambda done, _: self.display.progressed(bar, done),
         )
         self.display.drop(bar)
-        return found
+        return evaluation
 
     def model(self, trial: Trial) -> Mixture:
         run = self.ledger.trial_folder(trial.number)

@@ -86,8 +86,8 @@ class StudyLog:
         self.unsettled[trial.number] = trial
         self._send(trial)
 
-    def evaluated(self, trial: Trial, where: str, found: Evaluation) -> None:
-        figures = {f"{where}_{key}": value for key, value in found.figures.items()}
+    def evaluated(self, trial: Trial, where: str, evaluation: Evaluation) -> None:
+        figures = {f"{where}_{key}": value for key, value in evaluation.figures.items()}
         self.tracker(trial).log(figures, len(trial.history) - 1)
         self.ended(trial)  # again: to open the run of a trial of an earlier try makes it RUNNING
 

@@ -164,9 +164,9 @@ class StudyRun:
             self.search()
             seconds["search"] = time.monotonic() - begin
             trials = self.ordered()
-            best, found = self.finals.choose(trials, self.data.val, self.log)
+            best, evaluations = self.finals.choose(trials, self.data.val, self.log)
             seconds["finals"] = time.monotonic() - begin - sum(seconds.values())
-            answer = self.result(trials, best, found)
+            answer = self.result(trials, best, evaluations)
             seconds["test"] = time.monotonic() - begin - sum(seconds.values())
             self.log.settle()
         answer["seconds"] = {key: round(value, 1) for key, value in seconds.items()}
@@ -236,7 +236,7 @@ class StudyRun:
                 (self.ledger.trial_folder(other.number) / "joint").delete()
 
     def result(
-        self, trials: list[Trial], best: Trial, found: dict[int, Evaluation]
+        self, trials: list[Trial], best: Trial, evaluations: dict[int, Evaluation]
     ) -> dict[str, Any]:
         """The winner on the test images, which are read here for the first time; registered."""
         chosen = self.finals.config(best)
@@ -260,7 +260,7 @@ class StudyRun:
         )
         self.log.ended(best)  # again: logging a model has set its run's status
         self.plots(trials)
-        validation = {str(number): evaluation.figures for number, evaluation in found.items()}
+        validation = {str(number): evaluation.figures for number, evaluation in evaluations.items()}
         metrics = self.space.study.metrics
         answer: dict[str, Any] = {
             "study": self.name,
@@ -284,12 +284,12 @@ class StudyRun:
             },
             "finals": validation,
             "front": [trial.number for trial in pareto(trials, metrics)],
-            "baseline": against(best, found) if self.space.study.has_baseline else None,
+            "baseline": against(best, evaluations) if self.space.study.has_baseline else None,
             "experts": expert_totals(trials),
             "overhead": overhead(trials),
         }
         self.tracker.log_json("result.json", answer)
-        figures = {f"best_{k}": v for k, v in found[best.number].figures.items()}
+        figures = {f"best_{k}": v for k, v in evaluations[best.number].figures.items()}
         self.tracker.log({**figures, "best_trial": best.number}, 0)
         self.tracker.log({f"test_{k}": v for k, v in judged.figures.items()}, 0)
         self.display.line(expert_line(answer["experts"]))

@@ -124,8 +124,8 @@ class TrainingRun:
         best = joint.best(self.config, history)
         last = len(history) - 1
         with timed(seconds, "evaluate"):
-            found = self.evaluate(best, resources, "best")
-            at_last = found if best == last else self.evaluate(last, resources, "last")
+            at_best = self.evaluate(best, resources, "best")
+            at_last = at_best if best == last else self.evaluate(last, resources, "last")
         self.display.line("registering the model")
         uri, digest = publish(
             self.folder,
@@ -134,7 +134,7 @@ class TrainingRun:
             self.data,
             history,
             best,
-            found,
+            at_best,
             self.request.register_as,
         )
         answer = {
@@ -142,13 +142,13 @@ class TrainingRun:
             "run_id": self.tracker.run_id,
             "model_uri": uri,
             "digest": digest,
-            "test": {"clean": found.clean, **found.robust},
+            "test": {"clean": at_best.clean, **at_best.robust},
             "test_last_epoch": {"clean": at_last.clean, **at_last.robust},
-            "worst_case": found.worst_case,
+            "worst_case": at_best.worst_case,
             "validation": {k: history[best][k] for k in ("val_clean", "val_robust")},
             "best_epoch": best,
             "epochs": len(history),
-            "images": found.images,
+            "images": at_best.images,
             "eps": self.config.evaluate.eps,
             "norm": self.config.evaluate.norm,
             "seconds": seconds,

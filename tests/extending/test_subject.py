@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fmoe.attacks.threat import Linf
 from fmoe.data import Data, Split
 from fmoe.errors import UserError
-from fmoe.evaluation import Evaluation, Found, Settings, evaluate, plan
+from fmoe.evaluation import Evaluation, Settings, StageResult, evaluate, plan
 from fmoe.evaluation.chunk import so_far
 from fmoe.evaluation.stages import ATTACKS
 from fmoe.on_ray.evaluate import received, sent, stage
@@ -85,7 +85,7 @@ def test_a_worker_makes_it_again(digits: Data) -> None:
     pickled = pickle.dumps(Foreign())
     assert len(pickled) < 200
     subject, state = pickle.loads(pickled), sent(model)
-    found: dict[str, Found] = {}
+    found: dict[str, StageResult] = {}
     for name in plan(model, SETTINGS)[0]:
         before = {key: column.numpy() for key, column in so_far(found).items()}
         arrays = test.images.numpy(), test.labels.numpy()

@@ -67,12 +67,12 @@ def subfolders(hub: Hub) -> list[str]:
 
 def namings(name: str, hub: Hub, place: Path) -> list[Naming]:
     """Every way in which a set's Parquet files are named in `place` and its subfolders."""
-    found: dict[str, Naming] = {}
+    namings: dict[str, Naming] = {}
     for subfolder in subfolders(hub):
         for part, pattern, shard in _shards(name, place / subfolder):
             pattern = str(Path(subfolder) / pattern)
-            found.setdefault(pattern, Naming(pattern)).parts[part].append(shard)
-    return list(found.values())
+            namings.setdefault(pattern, Naming(pattern)).parts[part].append(shard)
+    return list(namings.values())
 
 
 def _shards(name: str, folder: Path) -> Iterable[tuple[Part, str, Shard]]:

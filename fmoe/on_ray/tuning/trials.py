@@ -178,10 +178,10 @@ def process() -> str:
 def summary(manifests: list[dict[str, Any]]) -> dict[str, float]:
     """How many experts were trained and found, and the seconds that finding them saved."""
     trained = [manifest for manifest in manifests if manifest["trained"]]
-    found = [manifest for manifest in manifests if not manifest["trained"]]
+    reused = [manifest for manifest in manifests if not manifest["trained"]]
     return {
         "trained": len(trained),
-        "found": len(found),
+        "found": len(reused),
         "seconds_trained": sum(manifest["seconds"] for manifest in trained),
-        "seconds_saved": sum(manifest["seconds"] for manifest in found),
+        "seconds_saved": sum(manifest["seconds"] for manifest in reused),
     }
