@@ -16,9 +16,9 @@ import yaml
 LARGEST_JSON = 16 * 2**20  # bytes; a study's or a run's files have some kilobytes an epoch
 LARGEST_YAML = 256 * 2**10  # bytes; a recipe has three kilobytes, and the parser is slow
 DEEPEST = 64
-NODES = 20_000  # of a YAML file whose aliases are written out
+MOST_NODES = 20_000  # of a YAML file whose aliases are written out
 LONGEST = 4000  # characters of a YAML value
-DIGITS = 400  # of an integer in JSON
+MOST_DIGITS = 400  # of an integer in JSON
 INTEGER = 2**63
 """A configuration's integers lie below it: they become sizes and indices."""
 
@@ -46,7 +46,9 @@ def parse_json(data: bytes) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > DIGITS:  # beyond some thousands Python itself raises, here and in messages
+    if (
+        len(digits) > MOST_DIGITS
+    ):  # beyond some thousands Python itself raises, here and in messages
         raise NotRead(f"too large (an integer of {len(digits)} digits)")
     return int(digits)
 
@@ -112,8 +114,8 @@ def _check_events(text: str) -> None:
             top.keys.add(key)
         top.parts += 1
         top.nodes += nodes
-        if top.nodes > NODES:
-            raise NotRead(f"too large (more than {NODES} values, aliases written out)")
+        if top.nodes > MOST_NODES:
+            raise NotRead(f"too large (more than {MOST_NODES} values, aliases written out)")
 
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:

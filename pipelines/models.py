@@ -68,14 +68,15 @@ def _figures(tags: Any) -> str:
 
 
 def _told(tags: Any) -> str:
-    prefix = "fmoe.eval."
-    if f"{prefix}worst_case" not in tags:
-        figures = {k[10:]: float(v) for k, v in tags.items() if k.startswith("fmoe.test_")}
+    from fmoe.tracking.tags import EVALUATION, TEST
+
+    if f"{EVALUATION}worst_case" not in tags:
+        figures = {k.removeprefix(TEST): float(v) for k, v in tags.items() if k.startswith(TEST)}
         return "  ".join(f"{k} {percent(v)}" for k, v in figures.items()) + "  (at training)"
-    flags = len(json_.loads(tags.get(f"{prefix}flags", "[]")))
-    how = "full" if tags.get(f"{prefix}full") == "true" else "partial"
-    clean, worst = (percent(float(tags[prefix + key])) for key in ("clean", "worst_case"))
-    images = tags.get(f"{prefix}images")
+    flags = len(json_.loads(tags.get(f"{EVALUATION}flags", "[]")))
+    how = "full" if tags.get(f"{EVALUATION}full") == "true" else "partial"
+    clean, worst = (percent(float(tags[EVALUATION + key])) for key in ("clean", "worst_case"))
+    images = tags.get(f"{EVALUATION}images")
     return f"clean {clean}  worst case {worst}  {images} images, {how}, flags: {flags}"
 
 
@@ -90,11 +91,11 @@ def history(
     \b
     fmoe models history fmoe-digits
     """
-    from fmoe.tracking import registry
+    from fmoe.tracking import registry, tags
 
     with result(json) as answer:
         name = registry.checked_name(name)
-        key = f"fmoe.{alias}."
+        key = tags.of_alias(alias)
         rows = [
             {
                 "version": entry.number,

@@ -14,7 +14,7 @@ from fmoe.data import Data
 from fmoe.evaluation import Evaluation
 from fmoe.plots import run as run_plots
 from fmoe.storage.folder import Folder
-from fmoe.tracking import Tracker
+from fmoe.tracking import Tracker, tags
 from fmoe.training import joint
 
 
@@ -27,11 +27,11 @@ def publish(
     epoch: int,
     evaluation: Evaluation,
     name: str | None,
-    tags: Mapping[str, str] | None = None,
+    further: Mapping[str, str] | None = None,
 ) -> tuple[str, str]:
     """Registers the model of `epoch` as `name` (fmoe-<data>); gives its URI and digest.
 
-    evaluation: its evaluation on the test images; tags: further ones of the version.
+    evaluation: its evaluation on the test images; further: tags of the version.
     """
     model = joint.trained(config, run, data.train_digest, epoch)
     parts = {"train_digest": data.train_digest, "test_digest": data.test_digest}
@@ -68,8 +68,8 @@ def publish(
         tracker.log_figures(charts)
         tracker.log_json("evaluation.json", report)
         tracker.log({f"test_{key}": value for key, value in evaluation.figures.items()}, epoch)
-        labels = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in evaluation.figures.items()}
-        labels |= {"fmoe.sha256": digest, "fmoe.data_digest": data.digest, **(tags or {})}
+        labels = tags.tested(evaluation.figures)
+        labels |= {tags.DIGEST: digest, tags.DATA_DIGEST: data.digest, **(further or {})}
         version = tracker.register(model, Path(aside), registered, data.info.shape, labels)
     return f"models:/{registered}/{version}", digest
 

@@ -11,7 +11,7 @@ from fmoe import model_folder, tracking
 from fmoe.errors import UserError
 from fmoe.on_ray.session import driven_by
 from fmoe.storage.folder import Folder
-from fmoe.tracking import Tracker, finishing, registry
+from fmoe.tracking import Tracker, finishing, registry, tags
 
 
 def kept(
@@ -40,9 +40,9 @@ def registered(run: Folder, name: str, model_name: str, run_id: str) -> tuple[st
     network, config, card = model_folder.load_model(run / "model")
     report = card["metrics"]
     test = {"clean": report["clean"], **report["robust"], "worst_case": report["worst_case"]}
-    labels = {f"fmoe.test_{key}": f"{value:.4f}" for key, value in test.items()}
-    labels |= {"fmoe.sha256": card["sha256"], "fmoe.data_digest": card["data"]["digest"]}
-    driver = {f"fmoe.{key}": value for key, value in driven_by().items()}
+    labels = tags.tested(test)
+    labels |= {tags.DIGEST: card["sha256"], tags.DATA_DIGEST: card["data"]["digest"]}
+    driver = tags.ours(driven_by())
     tracking.readiness.check()
     tracker = Tracker.start(name, config.flat(), driver, run_id)
     with finishing(tracker), tempfile.TemporaryDirectory() as aside:

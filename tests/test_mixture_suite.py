@@ -15,7 +15,7 @@ from fmoe.evaluation.chunk import Chunk, Columns
 from fmoe.evaluation.figures import entropy, mixture
 from fmoe.evaluation.iterated import Pass, ascending, until_broken
 from fmoe.evaluation.mixture_suite import (
-    FACTORS,
+    TEMPERATURE_FACTORS,
     frozen_gate,
     gate_only,
     mixings,
@@ -166,7 +166,10 @@ def test_saturation_tells_gate_from_experts() -> None:
     assert torch.equal(found["scale"], torch.full((2, 2), 4.0))
     assert found["temperature.clean"].all()
     # at any temperature the gate prefers the first expert above 0.5 only
-    assert found["temperature.pgd"].tolist() == [[False] * len(FACTORS), [True] * len(FACTORS)]
+    assert found["temperature.pgd"].tolist() == [
+        [False] * len(TEMPERATURE_FACTORS),
+        [True] * len(TEMPERATURE_FACTORS),
+    ]
 
 
 def test_entropy_by_hand() -> None:

@@ -133,8 +133,8 @@ def test_one_holder_at_a_time(s3: S3) -> None:
 def test_living_holder_is_told_from_a_dead_one(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import timedelta
 
-    monkeypatch.setattr(lease, "BEAT", 1.0)
-    monkeypatch.setattr(lease, "STALE", timedelta(seconds=3))
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "STALE_AFTER", timedelta(seconds=3))
     folder = s3.folder("held")
     with (
         exclusive(folder, "lock", wait=False),

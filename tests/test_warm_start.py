@@ -18,7 +18,7 @@ from fmoe.numerics.draw import Draw
 from fmoe.storage.checkpoint import Checkpoints, copy_state
 from fmoe.storage.folder import Folder
 from fmoe.training import Epoch
-from fmoe.training.warm_start import SCALE, WarmStart
+from fmoe.training.warm_start import INT8_SCALE, WarmStart
 from tests.conftest import MEMBER, SMALL
 
 AUGMENT = Augment(crop=1, flip=True)
@@ -63,7 +63,7 @@ def test_an_attack_starts_where_the_last_one_ended(digits: Data) -> None:
     again = warm.draw(Draw(0, total=16, rows=slice(0, 16)), first, slice(0, 16))
     start, fresh = again.noise(first.x), again.noise(first.x)
     border = first.transform.apply(first.transform.undo(torch.ones_like(moved))) == 0
-    assert (start - moved)[~border].abs().max() <= 0.5 / SCALE + 1e-6
+    assert (start - moved)[~border].abs().max() <= 0.5 / INT8_SCALE + 1e-6
     assert (start[border] == 0).all()
     plain = Draw(0, total=16, rows=slice(0, 16))
     plain.noise(first.x)

@@ -171,8 +171,8 @@ class Config(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        if self.joint.update == "gate" and self.gate.kind == "uniform":
-            raise ValueError("joint.update: gate, but gate.kind: uniform has nothing to learn")
+        if self.joint.update == "gate" and not self.gate.learns:
+            raise ValueError(f"joint.update: gate, but gate.kind: {self.gate.kind} learns nothing")
         if self.data.name in names():
             height = info(self.data.name).shape[1]
             if self.data.augment.crop >= height:

@@ -20,7 +20,7 @@ from fmoe.data.sets import Name, info, known
 from fmoe.data.splits import Split, digest
 from fmoe.errors import UserError
 
-LEAKED = 0.005
+LEAKED_SHARE = 0.005
 """Share of test images among the training images from which on it is a flag."""
 
 
@@ -63,7 +63,7 @@ class HeldOut:
     def leaks(self, judged: int) -> list[str]:
         """A flag where more than a few of the first `judged` test images are training images."""
         count = self.count_leaked(judged)
-        if count is None or count <= LEAKED * judged:
+        if count is None or count <= LEAKED_SHARE * judged:
             return []
         return [
             f"test-in-training: {count} of {judged} test images are also among the training images"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmoe.attacks.threat import Threat
 from fmoe.evaluation.chunk import WEIGHTS, gate_weights, right, share
-from fmoe.evaluation.mixture_suite import FACTORS
+from fmoe.evaluation.mixture_suite import TEMPERATURE_FACTORS
 from fmoe.evaluation.sweeps import STEPS, grid
 
 CURVE = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, STEPS)
@@ -45,7 +45,7 @@ def mixture(columns: Mapping[str, Tensor], y: Tensor, names: Sequence[str]) -> d
         clean, pgd = (_means(columns[f"temperature.{where}"]) for where in ("clean", "pgd"))
         figures["temperature"] = [
             {"factor": factor, "clean": clean[place], "pgd": pgd[place]}
-            for place, factor in enumerate(FACTORS)
+            for place, factor in enumerate(TEMPERATURE_FACTORS)
         ]
     return figures
 

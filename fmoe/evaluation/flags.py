@@ -15,19 +15,19 @@ from fmoe.evaluation.intervals import mcnemar
 from fmoe.evaluation.standard import LEAST_FOR_DLR, PARTS, SQUARE
 from fmoe.evaluation.witness import ODD, Odd
 
-POINT = 0.01
+PERCENT_POINT = 0.01
 BY_PART = BY + "autoattack"
-BLACK_BOX = 0.002
+BLACK_BOX_SHARE = 0.002
 """As AutoAttack's own check has it, which our calling its parts one by one leaves out."""
-GAP = 0.08
-COLLAPSED = 0.95
-UNSURE = 0.1
+GAP_IN_ACCURACY = 0.08
+COLLAPSED_SHARE = 0.95
+UNSURE_PROBABILITY = 0.1
 """How far above an equal share the largest probability of a trained model is not."""
-MISLED = 0.25
+MISLED_SHARE = 0.25
 """Share of images on which a step along the gradient may lower the loss: curvature does that."""
-CHANCE = 0.05
+ABOVE_CHANCE = 0.05
 """How far above chance the accuracy at the largest eps may stay."""
-SURE = 0.01
+SIGNIFICANT_P = 0.01
 """p-value below which two accuracies on the same images differ."""
 TEST_SELECTION = "selected-on-test: the test split was used for selection"
 
@@ -104,7 +104,7 @@ def steady(findings: Findings) -> Iterator[str]:
 
 
 def stateful(findings: Findings) -> Iterator[str]:
-    where = odd(findings, Odd.STATEFUL, POINT * findings.images)
+    where = odd(findings, Odd.STATEFUL, PERCENT_POINT * findings.images)
     if where:
         yield f"stateful: what the model was asked before changes its answer on {where}"
 
@@ -124,19 +124,19 @@ def mode(findings: Findings) -> Iterator[str]:
 def gradients(findings: Findings) -> Iterator[str]:
     largest = findings.columns["gradient"]
     dead = int(((largest == 0) | ~largest.isfinite()).sum())
-    if dead > POINT * findings.images:
+    if dead > PERCENT_POINT * findings.images:
         yield (
             f"masked-gradient: the input gradient is zero or not finite, or the loss exactly 0, "
             f"on {dead} of {findings.images} images"
         )
         return
-    where = odd(findings, Odd.GRADIENT | Odd.FLAT, POINT * findings.images)
+    where = odd(findings, Odd.GRADIENT | Odd.FLAT, PERCENT_POINT * findings.images)
     if where:  # clean images: with noise, too
         yield f"masked-gradient: the input gradient is zero or not finite near {where}"
 
 
 def misleading(findings: Findings) -> Iterator[str]:
-    where = odd(findings, Odd.MISLED, MISLED * findings.images)
+    where = odd(findings, Odd.MISLED, MISLED_SHARE * findings.images)
     if where:
         yield f"misleading-gradient: a step along it does not raise the loss on {where}"
 
@@ -146,7 +146,7 @@ def scale(findings: Findings) -> Iterator[str]:
     for name in ("standardised", "bytes"):
         other = findings.columns[f"scaled.{name}"] == findings.labels
         more = share(other) - findings.clean
-        if more > 2 * POINT and mcnemar(other, findings.right) < SURE:
+        if more > 2 * PERCENT_POINT and mcnemar(other, findings.right) < SIGNIFICANT_P:
             what = "standardised" if name == "standardised" else "0 to 255"
             yield (
                 f"outside-normalisation: {more:.1%} more accurate on {what} images than on "
@@ -157,7 +157,7 @@ def scale(findings: Findings) -> Iterator[str]:
 def iterated(findings: Findings) -> Iterator[str]:
     """Only pgd can leave more than fgsm: it, too, is run on every image that is right."""
     robust = findings.robust
-    if "fgsm" in robust and "pgd" in robust and robust["pgd"] - robust["fgsm"] > POINT / 2:
+    if "fgsm" in robust and "pgd" in robust and robust["pgd"] - robust["fgsm"] > PERCENT_POINT / 2:
         yield f"weak-iterated: pgd leaves {robust['pgd']:.1%}, one-step fgsm {robust['fgsm']:.1%}"
 
 
@@ -168,8 +168,8 @@ def unsure(findings: Findings) -> Iterator[str]:
         return
     classes = int(findings.columns["classes"].max())
     pgd, one = findings.robust["pgd"], share(findings.right & findings.columns["margin"])
-    even = findings.columns["confidence"].median().item() < 1 / classes + UNSURE
-    if even and pgd - one > 2 * POINT:
+    even = findings.columns["confidence"].median().item() < 1 / classes + UNSURE_PROBABILITY
+    if even and pgd - one > 2 * PERCENT_POINT:
         yield (
             f"weak-loss: logits all but equal: by the cross-entropy pgd leaves {pgd:.1%}, and one "
             f"step by the margin {one:.1%}"
@@ -183,7 +183,7 @@ def black_box(findings: Findings) -> Iterator[str]:
         own = share(findings.right & matrix[:, -1, -1])
         others = (findings.right[:, None] & matrix[:, :-1, -1]).double().mean(0)
         weakest = others.min().item()
-        if own - weakest > POINT:
+        if own - weakest > PERCENT_POINT:
             yield (
                 f"weak-white-box: examples made on expert {int(others.argmin())} leave "
                 f"{weakest:.1%}, those made on the mixture itself {own:.1%}"
@@ -191,7 +191,7 @@ def black_box(findings: Findings) -> Iterator[str]:
     by = findings.columns.get(BY_PART)
     if by is not None:
         square = int((by == PARTS.index(SQUARE)).sum())
-        if square > max(1, BLACK_BOX * findings.images):
+        if square > max(1, BLACK_BOX_SHARE * findings.images):
             yield (
                 f"weak-white-box: Square, which needs no gradient, breaks {square} of "
                 f"{findings.images} images that gradients did not"
@@ -201,7 +201,7 @@ def black_box(findings: Findings) -> Iterator[str]:
 def longer(findings: Findings) -> Iterator[str]:
     if "step" in findings.columns:
         after = {k: accuracy_after(findings.columns["step"], findings.right, k) for k in (50, 100)}
-        if after[50] - after[100] > POINT:
+        if after[50] - after[100] > PERCENT_POINT:
             yield (
                 f"unfinished-attack: PGD leaves {after[50]:.1%} after 50 steps and "
                 f"{after[100]:.1%} after 100"
@@ -213,7 +213,7 @@ def larger(findings: Findings) -> Iterator[str]:
         left = share(findings.columns["radius"].isinf())
         # the best that a model can do that always says the same
         chance = findings.labels.bincount().max().item() / findings.images
-        if left > chance + CHANCE:
+        if left > chance + ABOVE_CHANCE:
             yield f"never-breaks: {left:.1%} survive the largest eps, where chance is {chance:.1%}"
 
 
@@ -221,7 +221,7 @@ def gap(findings: Findings) -> Iterator[str]:
     robust = {name: left for name, left in findings.robust.items() if name != "fgsm"}
     if "pgd" in robust:
         name = min(robust, key=robust.__getitem__)
-        if robust["pgd"] - robust[name] > GAP:
+        if robust["pgd"] - robust[name] > GAP_IN_ACCURACY:
             yield (
                 f"wide-gap: pgd leaves {robust['pgd']:.1%}, {name} and what came before it "
                 f"{robust[name]:.1%}: gradients mislead"
@@ -234,9 +234,9 @@ def collapse(findings: Findings) -> Iterator[str]:
         if weights.shape[1] < 2:
             continue
         where = {"clean": "clean", "pgd": "attacked"}[name]
-        carried = (weights > COLLAPSED).double().mean(0)
-        if carried.max() > COLLAPSED:
+        carried = (weights > COLLAPSED_SHARE).double().mean(0)
+        if carried.max() > COLLAPSED_SHARE:
             yield (
-                f"gate-collapse: expert {int(carried.argmax())} carries over {COLLAPSED:.0%} of "
-                f"the weight on {carried.max().item():.1%} of {where} images"
+                f"gate-collapse: expert {int(carried.argmax())} carries over {COLLAPSED_SHARE:.0%} "
+                f"of the weight on {carried.max().item():.1%} of {where} images"
             )

@@ -23,9 +23,9 @@ from fmoe.evaluation.witness import Left, Odd, Witness
 from fmoe.numerics.draw import Draw
 from fmoe.numerics.precision import at_least_float32
 
-SAMPLE = 16
+SAMPLE_IMAGES = 16
 """Images asked once more in another batch."""
-ALONE = 2
+IMAGES_ALONE = 2
 """Images asked alone."""
 APART = 1e-2
 """Of the span of an image's logits: what batches of other sizes do not do by rounding, in bfloat16
@@ -104,8 +104,8 @@ def _second(model: nn.Module, left: Left, asked: Witness) -> Second | None:
 def _why(model: nn.Module, x: Tensor, rows: Tensor, answers: Tensor) -> dict[Odd, Tensor]:
     """What changes the answers [R,K] for x [R,C,H,W], and for which of the rows [R], by a sample of
     them: nothing, chance, other images in the batch, a gradient asked for, or earlier questions."""
-    places = torch.arange(0, len(rows), max(1, len(rows) // SAMPLE), device=rows.device)
-    places = places[:SAMPLE].flip(0)
+    places = torch.arange(0, len(rows), max(1, len(rows) // SAMPLE_IMAGES), device=rows.device)
+    places = places[:SAMPLE_IMAGES].flip(0)
     x_some, some = x[places], rows[places]
     once = ask(model, x_some)
     changed_by = {Odd.RANDOM: differ(once, ask(model, x_some))}
@@ -122,7 +122,7 @@ def _why(model: nn.Module, x: Tensor, rows: Tensor, answers: Tensor) -> dict[Odd
 def _alone(model: nn.Module, x: Tensor, together: Tensor) -> Tensor:
     """bool [B]: of the first few images, whether each alone is answered otherwise."""
     changed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    for place in range(min(ALONE, len(x))):
+    for place in range(min(IMAGES_ALONE, len(x))):
         one = slice(place, place + 1)
         changed[one] = differ(together[one], ask(model, x[one]))
     return changed

@@ -25,7 +25,7 @@ from fmoe.evaluation.witness import Left, Odd
 from fmoe.models.mixture import Mixture, mix_logits, mix_probabilities
 from fmoe.numerics.draw import Draw
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+TEMPERATURE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the gate's temperature, in the sweep."""
 SOFT = 10.0
 """The soft surrogate's: the gate's temperature times this, experts' logits within this range."""
@@ -200,7 +200,8 @@ def saturation(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) ->
     other temperatures of the gate.
 
     `scale` [B,E]: largest minus smallest logit. `gradient.gate`, `gradient.experts` [B]: its
-    2-norm with the other's cut. `temperature.clean`, `temperature.pgd` bool [B,len(FACTORS)].
+    2-norm with the other's cut. `temperature.clean`, `temperature.pgd` bool [B,F], of the F
+    `TEMPERATURE_FACTORS`.
     """
     x = chunk.x.detach().clone().requires_grad_(True)
     with torch.enable_grad():
@@ -220,7 +221,7 @@ def saturation(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) ->
             ).detach()
     z, chunk = z.detach(), chunk.of_another()
     clean, robust = [], []
-    for place, factor in enumerate(FACTORS):
+    for place, factor in enumerate(TEMPERATURE_FACTORS):
         other = copy.copy(model)
         other.temperature = model.temperature * factor
         with torch.no_grad():

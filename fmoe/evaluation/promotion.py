@@ -20,7 +20,7 @@ from fmoe.version import VERSION
 
 REPORT, VERDICTS = "evaluation.json", "verdicts.parquet"
 """The files that an evaluation leaves."""
-ENOUGH = 1000
+ENOUGH_IMAGES = 1000
 """Test images, or all of a smaller test split."""
 ROUNDING = 1e-9
 SAME = {
@@ -82,7 +82,10 @@ def lacks(report: Mapping[str, Any]) -> list[str]:
             f"evaluated in norm {report.get('norm')}, the recipe's is {report.get('recipe_norm')}"
         )
     lacking += [why] if (why := foreign(report)) else leaks_unknown(report)
-    images, whole = report.get("images", 0), min(ENOUGH, report.get("test_images", ENOUGH))
+    images, whole = (
+        report.get("images", 0),
+        min(ENOUGH_IMAGES, report.get("test_images", ENOUGH_IMAGES)),
+    )
     if images < whole:
         lacking.append(f"judged on {images} images, at least {whole} are wanted")
     return lacking

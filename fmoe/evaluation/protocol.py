@@ -18,7 +18,7 @@ from fmoe.data import Split
 from fmoe.evaluation import inputs, looks, mixture_suite
 from fmoe.evaluation.chunk import BROKEN, Chunk, Columns, StageResult, share, so_far
 from fmoe.evaluation.copies import NotCopied, copied
-from fmoe.evaluation.flags import POINT
+from fmoe.evaluation.flags import PERCENT_POINT
 from fmoe.evaluation.outputs import Logarithm, are_probabilities, checked
 from fmoe.evaluation.result import Evaluation
 from fmoe.evaluation.settings import Settings
@@ -109,7 +109,7 @@ def _judged(
 def _remembers(before: Columns) -> bool:
     """Whether the look at clean images has found state."""
     seen = before.get(ODD + CLEAN)
-    return seen is not None and share((seen & int(Odd.STATEFUL)) != 0) > POINT
+    return seen is not None and share((seen & int(Odd.STATEFUL)) != 0) > PERCENT_POINT
 
 
 def _forget_flat(columns: Columns, name: str, witness: Witness) -> None:

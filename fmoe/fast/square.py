@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fmoe.attacks import margin
 from fmoe.fast.windowed import Box, Windowed
 
-BUDGET = 2**30
+ACTIVATION_BYTES = 2**30
 """Bytes of activations to keep at most; what needs more is asked in whole passes."""
 
 
@@ -26,7 +26,11 @@ def in_windows(library: SquareAttack, model: nn.Module, x: Tensor) -> SquareAtta
     windowed = Windowed(model)
     with torch.no_grad():
         windowed.whole(x[:1])
-    return WindowedSquare(library, windowed) if 0 < windowed.bytes * len(x) <= BUDGET else library
+    return (
+        WindowedSquare(library, windowed)
+        if 0 < windowed.bytes * len(x) <= ACTIVATION_BYTES
+        else library
+    )
 
 
 class WindowedSquare(SquareAttack):  # type: ignore[misc]

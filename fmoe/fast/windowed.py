@@ -20,7 +20,7 @@ from fmoe.models.experts import ResNet18
 from fmoe.models.gates import ConvNet
 from fmoe.models.mixture import Mixture
 
-WORTH = 0.8
+LARGEST_SHARE = 0.8
 """A layer is computed in part where the change covers at most this share of it; above, cutting out
 costs what the smaller convolution saves."""
 
@@ -108,7 +108,7 @@ def touched(conv: nn.Conv2d, box: Box | None, out: Tensor) -> Box | None:
         first, last = -(-(low + pad - kernel + 1) // stride), (high - 1 + pad) // stride
         edges += [max(0, first), min(out.shape[2 + place] - 1, last) + 1]
     box = Box(*edges)
-    return box if box.share(out) <= WORTH else None
+    return box if box.share(out) <= LARGEST_SHARE else None
 
 
 def convolved(conv: nn.Conv2d, value: Value, box: Box | None) -> Tensor:

@@ -67,13 +67,18 @@ class UniformNet(nn.Module):
 
 
 class Gate(Spec):
-    """What all gates share. `hard`: the mixture routes to the best expert only."""
+    """What all gates share. `hard`: the mixture routes to the best expert only; `learns`: it has
+    parameters to train."""
 
     temperature: Temperature = 1.0
 
     @property
     def hard(self) -> bool:
         return False
+
+    @property
+    def learns(self) -> bool:
+        return True
 
     def build(
         self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], experts: int
@@ -120,6 +125,10 @@ class Uniform(Gate):
     """The same weight for every expert, whatever the image."""
 
     kind: Literal["uniform"] = "uniform"
+
+    @property
+    def learns(self) -> bool:
+        return False
 
     def build(
         self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], experts: int

@@ -38,7 +38,7 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 PINS = "pins.txt"
 SHIPPED = "submitted"  # folder of the working directory for the command's own files
 STOP_SECONDS = 30  # for a stopped driver to close its MLflow run; Ray's default is 3
-SECONDS = 8.0  # for the dashboard's first answer
+ANSWER_SECONDS = 8.0  # for the dashboard's first answer
 ENTRYPOINT = "python -m pipelines.in_job"
 PASSED_ON = (
     "MLFLOW_TRACKING_URI",
@@ -180,11 +180,11 @@ class Jobs:
 
 
 def check(url: str, headers: Mapping[str, str]) -> None:
-    """Raises `OSError` in `SECONDS` where nothing answers: Ray's client waits for ever.
+    """Raises `OSError` in `ANSWER_SECONDS` where nothing answers: Ray's client waits for ever.
 
     Raises `UserError` where another server than Ray's does.
     """
-    answer = requests.get(f"{url.rstrip('/')}/api/version", headers=headers, timeout=SECONDS)
+    answer = requests.get(f"{url.rstrip('/')}/api/version", headers=headers, timeout=ANSWER_SECONDS)
     if answer.status_code in (401, 403):
         return  # of the token Ray's client says more
     try:

@@ -21,7 +21,7 @@ from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError
 from fmoe.on_ray import private
 
-SECONDS = 15.0  # an idle machine takes three, a busy one ten
+START_SECONDS = 15.0  # an idle machine takes three, a busy one ten
 PATIENCE = "FMOE_RAY_SECONDS"
 SOCKET = 103 if sys.platform == "darwin" else 107  # letters of a Unix socket's path, at most
 SESSION = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.12")
@@ -29,7 +29,9 @@ PRIVATE = "fmoe-ray-"
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a private folder there
 
 
-QUANTUM = 2  # seconds that Ray's own code waits for its raylet, without seeing a signal of ours
+RAYLET_SECONDS = (
+    2  # seconds that Ray's own code waits for its raylet, without seeing a signal of ours
+)
 
 
 class Late(BaseException):
@@ -109,7 +111,7 @@ def said(folder: Path) -> str:
 
 def seconds() -> float:
     """How long Ray may take; it is told, too. Raises `UserError`."""
-    text = os.environ.get(PATIENCE) or f"{SECONDS * queue():.0f}"
+    text = os.environ.get(PATIENCE) or f"{START_SECONDS * queue():.0f}"
     try:
         limit = float(text)
         if not 0 < limit < threading.TIMEOUT_MAX:
@@ -117,7 +119,7 @@ def seconds() -> float:
     except ValueError:
         raise UserError(f"{PATIENCE}={text}: expected a number of seconds, such as 60") from None
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(ceil(limit)))
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(QUANTUM))  # it asks again
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(RAYLET_SECONDS))  # it asks again
     private.read_environment()
     return limit
 

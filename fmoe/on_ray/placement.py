@@ -18,12 +18,12 @@ from ray.util.placement_group import remove_placement_group
 
 from fmoe.on_ray import private
 
-SECONDS = 10.0  # for Ray to notice that the controller has gone
+NOTICE_SECONDS = 10.0  # for Ray to notice that the controller has gone
 
 
 def free_left_behind() -> None:
     """Removes them, as soon as Ray knows that their creator is dead."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + NOTICE_SECONDS
     while not _remove() and time.monotonic() < deadline:
         time.sleep(0.5)
 

@@ -15,7 +15,7 @@ from ray.exceptions import AuthenticationError
 from fmoe.errors import UserError, first_line
 from fmoe.on_ray import private
 
-SECONDS = 8.0  # for the head's answer; a busy one takes less than one
+ANSWER_SECONDS = 8.0  # for the head's answer; a busy one takes less than one
 UNSET = "or unset RAY_ADDRESS to use this machine alone"
 
 
@@ -35,13 +35,14 @@ def check() -> None:
 def reach(address: str) -> str:
     """host:port of the cluster's head, which has answered, as has a node on this machine.
 
-    Raises `UserError` within `SECONDS` each where none answers, or one that we cannot work with.
+    Raises `UserError` within `ANSWER_SECONDS` each where none answers, or one that we cannot work
+    with.
     """
     head = _resolved(address)
     named = f"RAY_ADDRESS={address}" + ("" if head == address else f" ({head})")
     try:
         with private.channel(head) as channel:
-            asked = private.Head(channel, SECONDS)
+            asked = private.Head(channel, ANSWER_SECONDS)
             version = asked.version()
             if version != ray.__version__:
                 raise UserError(
@@ -69,7 +70,7 @@ def _ready(node: str) -> bool:
     """Ray's own code, which no signal interrupts, would wait for one that hangs."""
     with private.channel(node) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=SECONDS)
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
         except grpc.FutureTimeoutError:
             return False
     return True
@@ -103,7 +104,7 @@ def _fault(error: grpc.RpcError) -> str:
     if code == grpc.StatusCode.UNAUTHENTICATED:
         return _token()
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        gist = f"no answer in {SECONDS:.0f} seconds"
+        gist = f"no answer in {ANSWER_SECONDS:.0f} seconds"
     elif code == grpc.StatusCode.UNAVAILABLE and "HTTP" not in details:
         gist = details.rpartition("last error: ")[2].rpartition("remote host: ")[2]
     else:

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fmoe.errors import UserError
 from fmoe.storage.folder import Folder
 
-SECONDS = 60.0  # for a busy node to answer
+ANSWER_SECONDS = 60.0  # for a busy node to answer
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
@@ -46,7 +46,7 @@ def seen_by(nodes: Sequence[Mapping[str, Any]], folder: Folder) -> None:
         }
         for address, answer in answers.items():
             with suppress(RayError):  # a node that has died meanwhile will not miss it
-                if not ray.get(answer, timeout=SECONDS):
+                if not ray.get(answer, timeout=ANSWER_SECONDS):
                     raise UserError(
                         f"{folder.uri}: node {address} does not see it, and nodes share no disk: "
                         "give --storage (or FMOE_STORAGE) such as s3://bucket/fmoe, and no "

@@ -13,7 +13,7 @@ from fmoe.tuning.optuna_trials import as_optuna
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Trial, best_so_far, pareto
 
-MANY = 4  # trials from which on importances mean anything at all
+TRIALS_FOR_IMPORTANCE = 4  # trials from which on importances mean anything at all
 
 
 def charts(space: Space, trials: Sequence[Trial]) -> dict[str, Figure]:
@@ -32,7 +32,11 @@ def charts(space: Space, trials: Sequence[Trial]) -> dict[str, Figure]:
         charts["parallel_coordinates"] = _whole(plots.plot_parallel_coordinate(study, **first))
         varied = any(len({str(t.params.get(p)) for t in study.trials}) > 1
                      for p in study.trials[0].params)  # fmt: skip
-        if len(study.trials) >= MANY and varied and len({t.values[0] for t in study.trials}) > 1:
+        if (
+            len(study.trials) >= TRIALS_FOR_IMPORTANCE
+            and varied
+            and len({t.values[0] for t in study.trials}) > 1
+        ):
             charts["importance"] = _whole(
                 plots.plot_param_importances(
                     study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0), **first

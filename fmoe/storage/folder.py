@@ -31,8 +31,8 @@ from fmoe.documents import LARGEST_JSON, NotRead, parse_json
 from fmoe.errors import PASSWORD, UserError, first_line
 
 MANIFEST = "manifest.json"
-PATIENCE = 600.0  # seconds; less than what a worker waits for the others in a collective
-REACH = 20.0  # seconds, for a store's first answer
+PATIENCE_SECONDS = 600.0  # seconds; less than what a worker waits for the others in a collective
+FIRST_ANSWER_SECONDS = 20.0  # seconds, for a store's first answer
 PASSING_ERRNO = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
 PASSING_TEXT = (  # as pyarrow words what S3 and GCS say
     "SLOW_DOWN",
@@ -104,7 +104,7 @@ class Folder:
         root, slash, rest = path.partition("/")
         try:
             place = f"{scheme}://{root}{slash}{mark}{options}"
-            filesystem, start = within(REACH, lambda: _filesystem(place))
+            filesystem, start = within(FIRST_ANSWER_SECONDS, lambda: _filesystem(place))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{self.uri}: not a usable storage URI ({first_line(error)})") from None
         return filesystem, f"{start.rstrip('/')}/{rest}".rstrip("/")
@@ -114,13 +114,13 @@ class Folder:
         or refuses; nothing is asked on behalf of a patient folder."""
         if self.local is None and not self.patience:
             try:
-                within(REACH, self.entries)
+                within(FIRST_ANSWER_SECONDS, self.entries)
             except OSError as error:
                 raise UserError(f"{self.uri}: cannot be reached ({first_line(error)})") from None
         return self
 
     def patient(self) -> Folder:
-        return replace(self, patience=PATIENCE)
+        return replace(self, patience=PATIENCE_SECONDS)
 
     def impatient(self) -> Folder:
         return replace(self, patience=0.0)

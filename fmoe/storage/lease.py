@@ -26,9 +26,9 @@ from filelock import FileLock, Timeout
 from fmoe.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
-SETTLE = 1.5  # seconds; S3 tells time to the second
-BEAT = 5.0
-STALE = timedelta(seconds=30)
+SETTLE_SECONDS = 1.5  # seconds; S3 tells time to the second
+BEAT_SECONDS = 5.0
+STALE_AFTER = timedelta(seconds=30)
 
 
 class Held(Exception):
@@ -91,7 +91,7 @@ class _Claim:
             if f"{self.id}.claim" not in entries:  # at first, or taken for dead in an outage
                 self.folder.write(f"{self.id}.claim", b"")
             self.beat()
-            time.sleep(SETTLE)
+            time.sleep(SETTLE_SECONDS)
             entries = self.folder.entries()
             now = entries[f"{self.id}.beat"]
             beats = {
@@ -101,7 +101,7 @@ class _Claim:
             }
             if self.id not in beats:
                 continue
-            alive = [claim for claim, beat in beats.items() if beat >= now - STALE]
+            alive = [claim for claim, beat in beats.items() if beat >= now - STALE_AFTER]
             first = min(alive, key=lambda claim: (entries[f"{claim}.claim"], claim))
             if first == self.id:
                 for dead in beats.keys() - set(alive):
@@ -122,6 +122,6 @@ class _Claim:
 
     def keep_alive(self, stop: threading.Event) -> None:
         folder = self.folder.impatient()  # an outage must not hold up the end of the block
-        while not stop.wait(BEAT):
+        while not stop.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError):
                 folder.write(f"{self.id}.beat", b"")

@@ -23,7 +23,7 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 KINDS = "http(s)://…, sqlite:///…, postgresql://…, mysql://… or mssql://…"
 PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """Of drivers that pip knows by another name than Python does."""
-SECONDS = 10.0
+ANSWER_SECONDS = 10.0
 
 
 def check(uri: str) -> None:
@@ -52,7 +52,7 @@ def _check_server(uri: str) -> None:
     def ask() -> int:
         with requests.get(
             f"{uri.rstrip('/')}/health",
-            timeout=SECONDS,
+            timeout=ANSWER_SECONDS,
             stream=True,
             verify=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or not insecure,
             cert=os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"),
@@ -60,7 +60,7 @@ def _check_server(uri: str) -> None:
             return answer.status_code
 
     try:
-        code = within(2 * SECONDS, ask)
+        code = within(2 * ANSWER_SECONDS, ask)
     except requests.exceptions.SSLError as error:
         raise UserError(
             f"MLflow server {shown(uri)}: its certificate is refused ({_reason(error)}): name its "
@@ -100,7 +100,7 @@ def _check_database(uri: str) -> None:
                 connection.execute(text("SELECT count(*) FROM sqlite_master"))
 
     try:
-        within(2 * SECONDS, ask)
+        within(2 * ANSWER_SECONDS, ask)
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or error
         raise UserError(f"{named}: {refusal(cause)}") from None

@@ -23,7 +23,7 @@ from fmoe.errors import UserError, first_line
 from fmoe.paths import aside, home, writable
 
 DATABASE = "mlflow.db"
-PATIENCE = 25.0  # seconds, for another process that holds the store
+PATIENCE_SECONDS = 25.0  # seconds, for another process that holds the store
 LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -79,12 +79,12 @@ def opening() -> Iterator[None]:
         return
     try:
         folder().mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder() / ".lock", timeout=PATIENCE)
+        lock = FileLock(folder() / ".lock", timeout=PATIENCE_SECONDS)
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"{folder()}: another process has been opening the store for {PATIENCE:.0f} seconds: "
-            "end it, or try again"
+            f"{folder()}: another process has been opening the store for {PATIENCE_SECONDS:.0f} "
+            "seconds: end it, or try again"
         ) from None
     except OSError as error:
         raise UserError(f"FMOE_HOME {home()}: cannot be written ({first_line(error)})") from None
@@ -103,7 +103,9 @@ def _database(path: Path, mode: str = "rw") -> Iterator[sqlite3.Connection]:
     try:
         with (
             contextlib.closing(
-                sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=PATIENCE / 2)
+                sqlite3.connect(
+                    f"{path.as_uri()}?mode={mode}", uri=True, timeout=PATIENCE_SECONDS / 2
+                )
             ) as database,
             database,
         ):

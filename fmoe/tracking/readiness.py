@@ -16,7 +16,7 @@ from fmoe.paths import writable
 from fmoe.tracking import experiments, named
 from fmoe.tracking.store import shown, writing
 
-SECONDS = 25.0
+ANSWER_SECONDS = 25.0
 LIBRARIES = {
     "s3": ("boto3", "boto3"),
     "r2": ("boto3", "boto3"),
@@ -33,7 +33,7 @@ def check() -> None:
     """Raises `UserError` where runs, their files or models could not be recorded."""
     store = writing()
     try:  # a server that is healthy and silent would be waited for six minutes
-        experiment = within(SECONDS, lambda: experiments.current(store))
+        experiment = within(ANSWER_SECONDS, lambda: experiments.current(store))
     except TimeoutError as error:
         raise UserError(f"MLflow store {shown()}: {error}") from None
     check_artifacts(str(experiment.artifact_location), experiment.name)

@@ -26,12 +26,12 @@ from mlflow.exceptions import MlflowException
 from fmoe.errors import UserError, first_line
 from fmoe.evaluation.promotion import REPORT, VERDICTS
 from fmoe.model_folder import FILES
+from fmoe.tracking import tags
 from fmoe.tracking.store import client, gist, selected, shown, store_errors, writing
 
 CANDIDATE = "candidate"
-CLAIM = "fmoe.promoting"
-STALE = 120.0  # seconds after which a claim is that of a promotion that was killed
-SETTLE = 1.0  # seconds in which another's claim becomes visible
+STALE_SECONDS = 120.0  # seconds after which a claim is that of a promotion that was killed
+SETTLE_SECONDS = 1.0  # seconds in which another's claim becomes visible
 TAG_LENGTH, FLAGS, FLAG_LENGTH = 5000, 16, 200
 """MLflow's limit on a tag; how many flags, and how much of each, fit into one."""
 
@@ -62,7 +62,7 @@ def find_version(uri: str) -> Version:
             version = store.get_model_version(name, number)
     except MlflowException as error:
         raise UserError(f"{uri}: not in the registry of {shown()} ({gist(error)})") from None
-    digests = map(version.tags.get, ("fmoe.sha256", "fmoe.card_sha256"))
+    digests = map(version.tags.get, (tags.DIGEST, tags.CARD_DIGEST))
     return Version(version.name, int(version.version), *digests)
 
 
@@ -78,7 +78,7 @@ def holds(uri: str, digest: str) -> bool:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
-    return bool(version.tags.get("fmoe.sha256") == digest)
+    return bool(version.tags.get(tags.DIGEST) == digest)
 
 
 def download(version: Version, folder: Path) -> None:
@@ -147,7 +147,7 @@ def versions(name: str) -> list[Entry]:
         model = client().get_registered_model(name)
         entries = client().search_model_versions(_named(name), max_results=10_000)
     aliases = {alias: int(number) for alias, number in model.aliases.items()}
-    ours = [v for v in entries if v.name == name and "fmoe.sha256" in v.tags]
+    ours = [v for v in entries if v.name == name and tags.DIGEST in v.tags]
     entries = [_entry(version, aliases) for version in ours]
     return sorted(entries, key=lambda entry: -entry.number)
 
@@ -193,24 +193,24 @@ def record_evaluation(
     with store_errors():
         store.log_artifacts(run_id, str(folder), at)
     figures = {"clean": report["clean"], **report["robust"], "worst_case": report["worst_case"]}
-    tags = {f"fmoe.eval.{name}": f"{value:.4f}" for name, value in figures.items()}
-    tags |= {
-        "fmoe.eval.at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "fmoe.eval.protocol": str(report["protocol"]),
-        "fmoe.eval.full": str(report["full"]).lower(),
-        "fmoe.eval.images": str(report["images"]),
-        "fmoe.eval.flags": json.dumps(
+    recorded = {name: f"{value:.4f}" for name, value in figures.items()} | {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "protocol": str(report["protocol"]),
+        "full": str(report["full"]).lower(),
+        "images": str(report["images"]),
+        "flags": json.dumps(
             [flag[:FLAG_LENGTH] for flag in report["flags"]][:FLAGS], ensure_ascii=False
         ),
-        "fmoe.eval.revision": str(report["revision"]),
-        "fmoe.eval.report": f"runs:/{run_id}/{at}/index.html",
+        "revision": str(report["revision"]),
+        "report": f"runs:/{run_id}/{at}/index.html",
     }
-    tag(version.name, version.number, tags)
+    labels = {f"{tags.EVALUATION}{name}": value for name, value in recorded.items()}
+    tag(version.name, version.number, labels)
 
 
 def evaluation(entry: Entry, folder: Path) -> Path | None:
     """Downloads the version's recorded evaluation into an existing folder; None without one."""
-    report = entry.tags.get("fmoe.eval.report", "")
+    report = entry.tags.get(tags.REPORT, "")
     if not report:
         return None
     at = f"runs:/{entry.run_id}/evaluation/v{entry.number}"
@@ -238,20 +238,20 @@ def claimed(name: str) -> Iterator[None]:
 
     def held() -> str | None:
         with store_errors():
-            value = client().get_registered_model(name).tags.get(CLAIM) or None
+            value = client().get_registered_model(name).tags.get(tags.PROMOTING) or None
         if value is None:
             return None
         try:
             age = time.time() - float(value.split()[1])
         except (IndexError, ValueError):
             return None
-        return value if age < STALE else None
+        return value if age < STALE_SECONDS else None
 
     if held() is not None:
         raise Busy(f"{name}: another promotion is under way; ask again in a moment")
     with store_errors():
-        writing().set_registered_model_tag(name, CLAIM, token)
-    time.sleep(SETTLE)
+        writing().set_registered_model_tag(name, tags.PROMOTING, token)
+    time.sleep(SETTLE_SECONDS)
     if held() != token:
         raise Busy(f"{name}: another promotion came at the same time and goes first")
     try:
@@ -259,7 +259,7 @@ def claimed(name: str) -> Iterator[None]:
     finally:
         with store_errors():
             if held() == token:
-                client().delete_registered_model_tag(name, CLAIM)
+                client().delete_registered_model_tag(name, tags.PROMOTING)
 
 
 def crown(name: str, number: int, alias: str, tags: Mapping[str, str]) -> int:

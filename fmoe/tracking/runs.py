@@ -32,6 +32,7 @@ from fmoe.storage.folder import sha256
 from fmoe.tracking import experiments
 from fmoe.tracking.registry import CANDIDATE
 from fmoe.tracking.store import client, selected, shown, store_errors, writing
+from fmoe.tracking.tags import CARD_DIGEST, DRIVER
 
 PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
@@ -194,7 +195,7 @@ class Tracker:
                 registered_model_name=name,
             )
         version = int(info.registered_model_version)
-        card = {"fmoe.card_sha256": sha256((folder / "model.json").read_bytes())}
+        card = {CARD_DIGEST: sha256((folder / "model.json").read_bytes())}
         for key, value in {**tags, **card}.items():
             self.store.set_model_version_tag(name, str(version), key, value)
         self.store.set_registered_model_alias(name, CANDIDATE, str(version))
@@ -265,9 +266,8 @@ def running() -> list[RunningRun]:
         )
         for run in page:
             tags = run.data.tags
-            keys = ("fmoe.driver", "fmoe.job_id", "fmoe.ray_head")
             still_running.append(
-                RunningRun(run.info.run_id, run.info.run_name, *map(tags.get, keys))
+                RunningRun(run.info.run_id, run.info.run_name, *map(tags.get, DRIVER))
             )
         token = page.token
         if not token:

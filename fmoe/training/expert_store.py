@@ -31,7 +31,7 @@ from fmoe.training.loop import Epoch, epochs
 from fmoe.training.trainer import Progress
 from fmoe.version import VERSION
 
-LATER = ("gate", "mixing", "joint", "evaluate")
+OF_LATER_PHASES = ("gate", "mixing", "joint", "evaluate")
 """Parts of a configuration that begin where an expert is finished."""
 
 
@@ -181,9 +181,9 @@ def expert_seed(config: Config, member: Member) -> int:
 
 def expert_settings(config: Config, member: Member, train_digest: str) -> dict[str, Any]:
     """What decides the weights: everything, but for what comes after an expert's training
-    (`LATER`) and the other experts. A search over counts shares its experts."""
+    (`OF_LATER_PHASES`) and the other experts. A search over counts shares its experts."""
     role, index = member
-    tree = {key: part for key, part in config.plain().items() if key not in LATER}
+    tree = {key: part for key, part in config.plain().items() if key not in OF_LATER_PHASES}
     roles = tree["experts"].pop("roles")
     own = {key: part for key, part in roles[role].items() if key != "count"}
     # whether it is the role's own or the one of all roles makes no difference

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fmoe.attacks import Attack
 from fmoe.config import Phase
 
-LEFT = 0.5
+COLLAPSED_BELOW = 0.5
 TRAINED = "trained"
 
 
@@ -28,7 +28,7 @@ def overfitted(history: list[dict[str, float]], metrics: Mapping[str, float]) ->
     if not history:
         return False
     best = max(history, key=lambda epoch: of_trained(epoch, "val_robust"))
-    lost = of_trained(metrics, "val_robust") < of_trained(best, "val_robust") * LEFT
+    lost = of_trained(metrics, "val_robust") < of_trained(best, "val_robust") * COLLAPSED_BELOW
     return lost and of_trained(metrics, "val_fgsm") >= of_trained(best, "val_fgsm")
 
 

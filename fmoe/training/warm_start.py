@@ -17,7 +17,7 @@ from fmoe.data.batches import Batch
 from fmoe.numerics.draw import Draw, shard
 from fmoe.numerics.state import require
 
-SCALE = 127
+INT8_SCALE = 127
 
 
 class Started(Draw):
@@ -46,12 +46,14 @@ class WarmStart:
     def draw(self, draw: Draw, batch: Batch, part: slice) -> Draw:
         """For the images `part` of this rank's share."""
         rows = batch.rows[batch.own][part]
-        start = batch.transform.apply(self.kept[rows].float() / SCALE, part)
+        start = batch.transform.apply(self.kept[rows].float() / INT8_SCALE, part)
         return Started(draw, start, self.known[rows])
 
     def keep(self, batch: Batch, relative: Tensor) -> None:
         """relative: (x_adv - x) / eps of this rank's share [b,C,H,W], as augmented."""
-        undone = batch.transform.undo(relative).mul(SCALE).round().clamp(-SCALE, SCALE)
+        undone = (
+            batch.transform.undo(relative).mul(INT8_SCALE).round().clamp(-INT8_SCALE, INT8_SCALE)
+        )
         self.kept[batch.rows] = gathered(undone.to(torch.int8), len(batch.rows))
         self.known[batch.rows] = True
 

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, assert_never, get_args
 
 from fmoe import config
 from fmoe.errors import UserError
@@ -24,7 +24,8 @@ class Suggest(Protocol):
     def suggest_int(self, name: str, low: int, high: int, /) -> int: ...
 
 
-KINDS = ("choice", "uniform", "loguniform", "quniform", "int")
+Kind = Literal["choice", "uniform", "loguniform", "quniform", "int"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,16 @@ class Domain:
     """The values of one path. when: only where these paths have one of these values."""
 
     path: str
-    kind: str
+    kind: Kind
     given: list[Any]
     when: dict[str, Any]
 
     @classmethod
     def parse(cls, path: str, value: Any) -> Domain:
         """Raises `UserError`, starting with the path."""
-        kinds = [key for key in value if key != "when"] if isinstance(value, dict) else []
-        if len(kinds) != 1 or kinds[0] not in KINDS:
+        keys = [key for key in value if key != "when"] if isinstance(value, dict) else []
+        kinds = [kind for kind in KINDS if kind in keys]
+        if len(keys) != 1 or not kinds:
             raise UserError(f"{path}: expected one of {', '.join(KINDS)}, as {{choice: [1, 2]}}")
         kind, given, when = kinds[0], value[kinds[0]], value.get("when", {})
         if not isinstance(when, dict):
@@ -63,31 +65,42 @@ class Domain:
         return True
 
     def sample(self, trial: Suggest) -> Any:
-        if self.kind == "choice":
-            # Optuna's choices are plain values: lists and parts of the tree go as JSON
-            coded = [json.dumps(option, default=str) for option in self.given]  # a YAML date
-            return json.loads(trial.suggest_categorical(self.path, coded))
-        if self.kind == "int":
-            low, high = (int(bound) for bound in self.given)
-            return trial.suggest_int(self.path, low, high)
-        low, high = self.given[:2]
-        if self.kind == "quniform":
-            return round(trial.suggest_float(self.path, low, high, step=self.given[2]), 12)
-        return trial.suggest_float(self.path, low, high, log=self.kind == "loguniform")
+        match self.kind:
+            case "choice":
+                # Optuna's choices are plain values: lists and parts of the tree go as JSON
+                coded = [json.dumps(option, default=str) for option in self.given]  # a YAML date
+                return json.loads(trial.suggest_categorical(self.path, coded))
+            case "int":
+                low, high = (int(bound) for bound in self.given)
+                return trial.suggest_int(self.path, low, high)
+            case "quniform":
+                low, high, step = self.given
+                return round(trial.suggest_float(self.path, low, high, step=step), 12)
+            case "uniform" | "loguniform":
+                low, high = self.given
+                return trial.suggest_float(self.path, low, high, log=self.kind == "loguniform")
+            case _:
+                assert_never(self.kind)
 
     def near(self, value: Any, draw: random.Random) -> Any:
-        if self.kind == "choice":
-            places = [i for i, option in enumerate(self.given) if option == value]
-            place = (places[0] if places else 0) + draw.choice((-1, 1))
-            return self.given[min(max(place, 0), len(self.given) - 1)]
-        low, high = self.given[:2]
-        if self.kind == "int":
-            return int(min(max(value + draw.choice((-1, 1)), low), high))
-        if self.kind == "quniform":
-            steps = round((value - low) / self.given[2]) + draw.choice((-1, 1))
-            last = int((high - low) / self.given[2] + 1e-9)
-            return round(low + self.given[2] * min(max(steps, 0), last), 12)
-        return min(max(value * draw.choice((0.8, 1.2)), low), high)
+        match self.kind:
+            case "choice":
+                same = [i for i, option in enumerate(self.given) if option == value]
+                index = (same[0] if same else 0) + draw.choice((-1, 1))
+                return self.given[min(max(index, 0), len(self.given) - 1)]
+            case "int":
+                low, high = self.given
+                return int(min(max(value + draw.choice((-1, 1)), low), high))
+            case "quniform":
+                low, high, step = self.given
+                steps = round((value - low) / step) + draw.choice((-1, 1))
+                last = int((high - low) / step + 1e-9)
+                return round(low + step * min(max(steps, 0), last), 12)
+            case "uniform" | "loguniform":
+                low, high = self.given
+                return min(max(value * draw.choice((0.8, 1.2)), low), high)
+            case _:
+                assert_never(self.kind)
 
 
 def _number(path: str, kind: str, value: Any) -> float:
@@ -142,32 +155,32 @@ class Sweep:
 
 
 class Walk:
-    """One leaf of the tree of all combinations; places: which option at each branch, from 0."""
+    """One leaf of the tree of all combinations; options: which one at each branch, from 0."""
 
-    def __init__(self, places: list[int]):
-        self.places, self.sizes = places, list[int]()
+    def __init__(self, options: list[int]):
+        self.options, self.sizes = options, list[int]()
 
-    def _place(self, size: int) -> int:
+    def _option(self, size: int) -> int:
         at = len(self.sizes)
         self.sizes.append(size)
-        return self.places[at] if at < len(self.places) else 0
+        return self.options[at] if at < len(self.options) else 0
 
     def suggest_categorical(self, _name: str, choices: Sequence[str]) -> str:
-        return choices[self._place(len(choices))]
+        return choices[self._option(len(choices))]
 
     def suggest_float(
         self, _name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         assert step is not None
         assert not log
-        return low + step * self._place(int((high - low) / step + 1e-9) + 1)
+        return low + step * self._option(int((high - low) / step + 1e-9) + 1)
 
     def suggest_int(self, _name: str, low: int, high: int) -> int:
-        return low + self._place(high - low + 1)
+        return low + self._option(high - low + 1)
 
     def following(self) -> list[int] | None:
-        """The next leaf's places, as an odometer counts; None after the last."""
-        places = (self.places + [0] * len(self.sizes))[: len(self.sizes)]
-        while places and places[-1] + 1 == self.sizes[len(places) - 1]:
-            places.pop()
-        return [*places[:-1], places[-1] + 1] if places else None
+        """The next leaf's options, as an odometer counts; None after the last."""
+        options = (self.options + [0] * len(self.sizes))[: len(self.sizes)]
+        while options and options[-1] + 1 == self.sizes[len(options) - 1]:
+            options.pop()
+        return [*options[:-1], options[-1] + 1] if options else None

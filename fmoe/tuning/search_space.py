@@ -42,8 +42,8 @@ from fmoe.tuning.settings import Study
 
 logger = logging.getLogger(__name__)
 
-SAMPLES = 100
-RESAMPLED = 0.25
+SAMPLED_TRIALS = 100
+RESAMPLED_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Space:
 
         Of the paths whose condition holds by then, as `sample` does.
         """
-        fresh = Sweep(draw.randrange(SAMPLES, 2**31))
+        fresh = Sweep(draw.randrange(SAMPLED_TRIALS, 2**31))
         moved, tree = {}, self.base.plain()
         for domain in self.domains:
             if not domain.holds(tree):
                 continue
-            near = domain.path in values and draw.random() > RESAMPLED
+            near = domain.path in values and draw.random() > RESAMPLED_SHARE
             value = domain.near(values[domain.path], draw) if near else domain.sample(fresh)
             moved[domain.path] = value
             config.put(tree, domain.path, copy.deepcopy(value), self.source)
@@ -100,7 +100,7 @@ class Space:
     @cached_property
     def samples(self) -> list[Config]:
         """What the space gives, every option and both ends of every range among it."""
-        return [self.config(self.sample(Sweep(index))) for index in range(SAMPLES)]
+        return [self.config(self.sample(Sweep(index))) for index in range(SAMPLED_TRIALS)]
 
     @property
     def epochs(self) -> int:
@@ -203,7 +203,7 @@ def check(space: Space) -> None:
     """Raises `UserError` where a path is unknown, or a sampled configuration not valid."""
     before: list[str] = []
     for domain in space.domains:
-        if domain.path.startswith(COMMON):
+        if domain.path.startswith(SAME_FOR_ALL):
             raise UserError(
                 f"{space.source}: {domain.path}: decides what trials learn from or how they are "
                 "judged, and must be the same for all; give it under `set`"
@@ -222,17 +222,17 @@ def check(space: Space) -> None:
     scheduler, searcher = space.study.scheduler, space.study.searcher
     if scheduler.takes_over:
         for domain in space.domains:
-            if not domain.path.startswith(LIVE):
+            if not domain.path.startswith(CHANGEABLE):
                 raise UserError(
                     f"{space.source}: {domain.path}: {scheduler.kind} changes a trial while it "
                     "trains, and this decides its network or experts; possible are "
-                    f"{', '.join(LIVE)}"
+                    f"{', '.join(CHANGEABLE)}"
                 )
     if searcher.in_order:
         next(searcher.trials(space), None)
     assert space.samples
 
 
-COMMON = ("data.name", "data.val_images", "data.train_images", "evaluate", "joint.validation")
-LIVE = ("gate.temperature", "joint.attack", "joint.loss", "joint.optimizer", "joint.balance")
+SAME_FOR_ALL = ("data.name", "data.val_images", "data.train_images", "evaluate", "joint.validation")
+CHANGEABLE = ("gate.temperature", "joint.attack", "joint.loss", "joint.optimizer", "joint.balance")
 """What may change between two epochs of a mixture."""

@@ -14,7 +14,7 @@ from fmoe import provenance
 from fmoe.errors import UserError, first_line
 from fmoe.evaluation import recorded
 from fmoe.evaluation.promotion import REPORT, VERDICTS, Evidence, faults, not_better
-from fmoe.tracking import registry
+from fmoe.tracking import registry, tags
 from fmoe.tracking.registry import CANDIDATE, Entry
 
 
@@ -47,13 +47,14 @@ def decide(name: str, alias: str, force: str | None) -> dict[str, Any]:
             if against and force is None:
                 return answer(False, against)
             reason = f"forced: {force}" if against else why(champion)
-            tags = {
-                f"fmoe.{alias}.since": datetime.now(UTC).isoformat(timespec="seconds"),
-                f"fmoe.{alias}.before": str(champion or "none"),
-                f"fmoe.{alias}.reason": reason,
-                f"fmoe.{alias}.despite": against if against and force else "",
+            noted = {
+                "since": datetime.now(UTC).isoformat(timespec="seconds"),
+                "before": str(champion or "none"),
+                "reason": reason,
+                "despite": against if against and force else "",
             }
-            holder = registry.crown(name, number, alias, tags)
+            labels = {f"{tags.of_alias(alias)}{key}": value for key, value in noted.items()}
+            holder = registry.crown(name, number, alias, labels)
             if holder != number:
                 return answer(False, f"version {holder} was made {alias} at the same time")
             return answer(True, reason)
@@ -93,7 +94,7 @@ def evidence(entry: Entry) -> Evidence | None:
         try:
             report = recorded.report(folder / REPORT)
             table = recorded.verdicts(folder / VERDICTS, report["images"])
-            evidence = Evidence(entry.number, entry.tags["fmoe.sha256"], report, table)
+            evidence = Evidence(entry.number, entry.tags[tags.DIGEST], report, table)
         except (OSError, ValueError, KeyError, MemoryError, pa.ArrowException) as error:
             raise UserError(
                 f"{entry.name} version {entry.number}: its recorded evaluation is damaged "

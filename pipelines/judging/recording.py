@@ -8,7 +8,7 @@ from typing import Any
 
 from fmoe.evaluation.promotion import foreign
 from fmoe.paths import home
-from fmoe.tracking import find_version, read_only, registry
+from fmoe.tracking import find_version, read_only, registry, tags
 from pipelines.judging.reporting import write_report
 from pipelines.judging.run import Judged
 
@@ -26,7 +26,7 @@ def record(judged: Judged, answer: dict[str, Any]) -> None:
     version = find_version(judged.model.source)
     (entry,) = [e for e in registry.versions(version.name) if e.number == version.number]
     why = foreign(answer)
-    if why is None and entry.tags.get("fmoe.eval.full") == "true" and not answer["full"]:
+    if why is None and entry.tags.get(tags.EVALUATED_FULL) == "true" and not answer["full"]:
         why = "the version has a full evaluation, and this is a partial one"
     if why is not None:
         answer["not_recorded"] = why

@@ -13,7 +13,7 @@ from fmoe.errors import UserError
 from fmoe.on_ray.session import driven_by
 from fmoe.on_ray.tuning.share import Share
 from fmoe.storage.folder import Damaged, Folder
-from fmoe.tracking import Tracker
+from fmoe.tracking import Tracker, tags
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed
 from pipelines.kept_files import StudyFile, StudyResult, read
@@ -81,17 +81,17 @@ def start_tracking(
         "workers_per_trial": str(share.workers),
         **{f"space.{path}": str(value) for path, value in study.space.items()},
     }
-    tags = {
-        "fmoe.kind": "study",
-        "fmoe.study": name,
-        "fmoe.recipe": study.recipe,
-        "fmoe.data": loaded.name,
-        "fmoe.train_digest": loaded.train_digest,
-        "fmoe.git_revision": provenance.git_revision(),
-        **{f"fmoe.{key}": value for key, value in provenance.hardware().items()},
-        **{f"fmoe.{key}": value for key, value in driven_by().items()},
+    labels = {
+        tags.KIND: "study",
+        tags.STUDY: name,
+        tags.RECIPE: study.recipe,
+        tags.DATA: loaded.name,
+        tags.TRAIN_DIGEST: loaded.train_digest,
+        tags.REVISION: provenance.git_revision(),
+        **tags.ours(provenance.hardware()),
+        **tags.ours(driven_by()),
     }
-    tracker = Tracker.start(name, params, tags, run_id)
+    tracker = Tracker.start(name, params, labels, run_id)
     texts = {
         "space.yaml": space.text,
         "base.yaml": space.base.to_yaml(),

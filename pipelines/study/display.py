@@ -108,7 +108,8 @@ class StudyDisplay:
             "worst case": evaluation.worst_case,
         }
         self.line(
-            f"final  trial {trial.number} on {evaluation.images} validation images: {figures(scores)}"
+            f"final  trial {trial.number} on {evaluation.images} validation images: "
+            f"{figures(scores)}"
         )
 
     def task(self, description: str, total: int) -> TaskID:

@@ -10,7 +10,7 @@ from types import TracebackType
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation
 from fmoe.on_ray.session import driven_by
-from fmoe.tracking import Tracker
+from fmoe.tracking import Tracker, tags
 from fmoe.tuning.trials import Trial
 
 logger = logging.getLogger(__name__)
@@ -44,18 +44,18 @@ class StudyLog:
     def tracker(self, trial: Trial) -> Tracker:
         """Raises `UserError` where the store is away."""
         if trial.number not in self.trackers:
-            tags = {
+            labels = {
                 "mlflow.parentRunId": self.parent.run_id,
-                "fmoe.kind": "trial",
-                "fmoe.study": self.study,
-                "fmoe.trial": str(trial.number),
-                **{f"fmoe.{key}": value for key, value in driven_by().items()},
+                tags.KIND: "trial",
+                tags.STUDY: self.study,
+                tags.TRIAL: str(trial.number),
+                **tags.ours(driven_by()),
             }
             values = {path: json.dumps(value).strip('"') for path, value in trial.values.items()}
             name = f"{self.study}-{trial.number:04d}"
             # a killed driver may have made the run and not have kept its id
-            run_id = trial.run_id or self.parent.child({"fmoe.trial": str(trial.number)})
-            tracker = Tracker.start(name, values, tags, run_id)
+            run_id = trial.run_id or self.parent.child({tags.TRIAL: str(trial.number)})
+            tracker = Tracker.start(name, values, labels, run_id)
             if tracker.note:
                 logger.warning("%s", tracker.note)
             self.trackers[trial.number], trial.run_id = tracker, tracker.run_id
@@ -101,7 +101,7 @@ class StudyLog:
         for index, metrics in enumerate(trial.history):
             tracker.log(metrics, index)
         if trial.error:
-            tracker.tag("fmoe.error", trial.error)
+            tracker.tag(tags.ERROR, trial.error)
         if trial.status in ENDS and tracker.finish(ENDS[trial.status]):
             self.unsettled.pop(trial.number, None)
 

@@ -26,7 +26,7 @@ from fmoe.on_ray.tuning.trials import TrialInputs
 from fmoe.paths import home
 from fmoe.plots import study as study_plots
 from fmoe.storage.folder import Folder
-from fmoe.tracking import Tracker, finishing
+from fmoe.tracking import Tracker, finishing, tags
 from fmoe.training import selection
 from fmoe.training.expert_store import ExpertStore
 from fmoe.tuning import search_space
@@ -256,7 +256,7 @@ class StudyRun:
             self.finals.best_epoch(best),
             judged,
             self.request.register_as,
-            {"fmoe.study": self.name, "fmoe.trial": str(best.number)},
+            {tags.STUDY: self.name, tags.TRIAL: str(best.number)},
         )
         self.log.ended(best)  # again: logging a model has set its run's status
         self.plots(trials)

@@ -14,7 +14,7 @@ from fmoe.errors import UserError, first_line
 from fmoe.on_ray.session import driven_by
 from fmoe.storage.folder import Folder
 from fmoe.storage.lease import Held, exclusive
-from fmoe.tracking import Tracker
+from fmoe.tracking import Tracker, tags
 from pipelines.data_claim import claim_data, reading
 from pipelines.kept_files import RunFile, RunResult, read, read_settings
 from pipelines.output import Display
@@ -87,15 +87,15 @@ def start_tracking(
 ) -> tuple[Tracker, dict[str, str]]:
     """The run, new or found again, and the texts to log where it is new."""
     known = read(folder, "run.json", RunFile) if folder.exists("run.json") else {}
-    tags = {
-        "fmoe.recipe": recipe,
-        "fmoe.data": loaded.name,
-        "fmoe.data_digest": loaded.digest,
-        "fmoe.git_revision": provenance.git_revision(),
-        **{f"fmoe.{key}": value for key, value in provenance.hardware().items()},
-        **{f"fmoe.{key}": value for key, value in driven_by().items()},
+    labels = {
+        tags.RECIPE: recipe,
+        tags.DATA: loaded.name,
+        tags.DATA_DIGEST: loaded.digest,
+        tags.REVISION: provenance.git_revision(),
+        **tags.ours(provenance.hardware()),
+        **tags.ours(driven_by()),
     }
-    tracker = Tracker.start(name, settings.flat(), tags, known.get("run_id"))
+    tracker = Tracker.start(name, settings.flat(), labels, known.get("run_id"))
     if known.get("run_id") == tracker.run_id:
         return tracker, {}
     folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})

@@ -21,7 +21,7 @@ from fmoe.errors import UserError
 from fmoe.numerics.draw import Draw
 from fmoe.schema import Drawn, Pixels
 from fmoe.training import Epoch
-from fmoe.training.warm_start import SCALE
+from fmoe.training.warm_start import INT8_SCALE
 from tests.conftest import MEMBER
 from tests.extending.added import added
 from tests.extending.document import section
@@ -76,7 +76,7 @@ def test_a_warm_start_goes_on_from_its_perturbations(digits: Data, tmp_path: Pat
     warm = latest(kept).families["warm"]
     assert warm["known"].all()
     # somewhere every image is as far away as it may be, for either eps
-    assert (warm["kept"].abs().amax((1, 2, 3)) == SCALE).float().mean() > 0.5
+    assert (warm["kept"].abs().amax((1, 2, 3)) == INT8_SCALE).float().mean() > 0.5
 
 
 def test_with_a_warm_start_it_trains_another_model(digits: Data, tmp_path: Path) -> None:

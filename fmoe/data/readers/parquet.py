@@ -24,7 +24,7 @@ from fmoe.data.readers.shards import Hub, Naming, complete, namings
 from fmoe.errors import UserError, first_line
 
 PICTURES = ("img", "image")
-ROWS = 64
+ROWS_AT_ONCE = 64
 MOST_CELL = 1 << 20
 """Bytes of an encoded picture: 300 times those of a 3x32x32 as PNG."""
 MOST_BYTES = 2 << 30
@@ -153,11 +153,11 @@ def _picture(cell: bytes, source: str, shape: tuple[int, int, int]) -> np.ndarra
 def _batches(
     file: Path, opened: Any, picture: str, label: str
 ) -> Iterator[tuple[list[bytes], np.ndarray[Any, Any]]]:
-    """Encoded pictures and labels, `ROWS` at a time."""
+    """Encoded pictures and labels, `ROWS_AT_ONCE` at a time."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for batch in opened.iter_batches(ROWS, columns=[picture, label]):
+    for batch in opened.iter_batches(ROWS_AT_ONCE, columns=[picture, label]):
         cells, labels = _decoded(batch[picture]), _decoded(batch[label])
         if cells.null_count or labels.null_count:
             raise UserError(f"{file}: empty cells in `{picture}` or `{label}`")

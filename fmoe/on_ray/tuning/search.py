@@ -24,7 +24,7 @@ from fmoe.on_ray.tuning.trials import TrialInputs, alone, together
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Trial
 
-LOST = 1  # how often a trial whose process or node was lost is tried again
+RETRIES_WHEN_LOST = 1  # how often a trial whose process or node was lost is tried again
 TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of each trial
@@ -89,7 +89,7 @@ def search(
                 storage_path=private,
                 verbose=0,
                 callbacks=[relay],
-                failure_config=tune.FailureConfig(max_failures=LOST),
+                failure_config=tune.FailureConfig(max_failures=RETRIES_WHEN_LOST),
             ),
         )
         interruptible(tuner.fit)

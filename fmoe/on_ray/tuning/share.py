@@ -9,7 +9,7 @@ import ray
 from fmoe.errors import UserError
 from fmoe.on_ray.session import Resources, grows
 
-GROWN = 4  # trials at once for which an autoscaler may bring GPUs
+TRIALS_WHEN_GROWN = 4  # trials at once for which an autoscaler may bring GPUs
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Share:
         slots = int(total.get(kind, 0) / each + 1e-9)
         slots = min(slots, int(total.get("CPU", 0)))
         if grows() and gpus:  # more nodes come when trials wait
-            return cls(workers, Resources(1, gpus), max(slots // workers, GROWN))
+            return cls(workers, Resources(1, gpus), max(slots // workers, TRIALS_WHEN_GROWN))
         if workers > slots:
             raise UserError(
                 f"--workers-per-trial {workers}: the cluster has room for {slots} "
