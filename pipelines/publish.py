@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fmoe import model_folder
 from fmoe.config import Config
 from fmoe.data import Data
-from fmoe.evaluation import Evaluation
+from fmoe.evaluation import Evaluation, examples
 from fmoe.plots import run as run_plots
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, tags
@@ -47,7 +47,7 @@ def publish(
         "training_curves": run_plots.training_curves(history),
         "gate_weights": run_plots.gate_weights(history, names),
         "adversarial_images": run_plots.adversarial_row(
-            model, data.test, config.evaluate.threat, data.info.classes
+            examples.first(model, data.test, config.evaluate.threat), data.info.classes
         ),
     }
     for title, figure in charts.items():

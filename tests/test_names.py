@@ -24,6 +24,7 @@ from fmoe import assembly, config, model_folder
 from fmoe.attacks.threat import Linf
 from fmoe.data import Data
 from fmoe.errors import plain
+from fmoe.evaluation import examples
 from fmoe.plots import report as report_plots
 from fmoe.plots import run as run_plots
 from fmoe.storage.folder import Folder
@@ -281,8 +282,9 @@ def test_names_in_plots_are_drawn_as_they_are(kind: str, digits: Data) -> None:
     """Warnings are errors: a glyph that is missing, a formula that is none."""
     name = NAMES[kind]
     model = assembly.seeded_mixture(config.load("digits", SMALL)).eval()
+    attacked = examples.first(model, digits.test, Linf(eps=0.1), count=2)
     figures = [
-        run_plots.adversarial_row(model, digits.test[:2], Linf(eps=0.1), [name] * 10, images=2),
+        run_plots.adversarial_row(attacked, [name] * 10),
         run_plots.gate_weights([{"gate_weight_0": 0.4, "gate_weight_1": 0.6}] * 2, [name, "b"]),
         report_plots.curves({name: [(0, 1.0), (1, 0.5)], "b": [(0, 1.0), (1, 0.5)]}, "steps"),
         report_plots.matrix([[0.5, 0.5], [0.5, 0.5]], [name, "b"]),

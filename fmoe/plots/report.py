@@ -7,14 +7,9 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
-from fmoe.data import Split
 from fmoe.evaluation import Evaluation
-from fmoe.evaluation.chunk import Chunk
-from fmoe.evaluation.iterated import ascending, until_broken
-from fmoe.evaluation.sweeps import grid
-from fmoe.numerics.draw import Draw
+from fmoe.evaluation.examples import Examples
 from fmoe.plots.run import label, show
 
 
@@ -25,14 +20,13 @@ def small() -> Figure:
 def charts(
     evaluation: Evaluation,
     answer: Mapping[str, Any],
-    model: nn.Module,
-    split: Split,
+    examples: Examples | None,
     classes: Sequence[str],
     known: Sequence[str],
 ) -> dict[str, tuple[Figure, str]]:
     """Name to figure and what it shows in a sentence; those of stages that were not run are left
-    out. answer: what `evaluation.to_json()` gave; classes: the names of the labels; known: those of
-    what the model says."""
+    out. answer: what `evaluation.to_json()` gave; examples: its weakest; classes: the names of the
+    labels; known: those of what the model says."""
     mixture, sweeps = answer["mixture"], answer["sweeps"]
     charts: dict[str, tuple[Figure, str]] = {}
     if "eps" in sweeps:
@@ -63,10 +57,9 @@ def charts(
             temperature(mixture["temperature"]),
             "Accuracy if the gate's temperature is changed after training, each attacked anew.",
         )
-    worst = weakest(evaluation)
-    if worst:
+    if examples is not None:
         charts["worst_images"] = (
-            pictures(evaluation, model, split, worst, classes, known),
+            pictures(examples, classes, known),
             "Images that are right and break at the smallest ε found: clean, attacked at that ε, "
             "and the difference (scaled to be seen).",
         )
@@ -143,46 +136,18 @@ def temperature(rows: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def weakest(evaluation: Evaluation, count: int = 8) -> list[int]:
-    """Places of the images that are right and break at the smallest eps."""
-    smallest = evaluation.smallest_eps
-    order = smallest.masked_fill(smallest == 0, torch.inf).argsort(stable=True)[:count]
-    return [int(place) for place in order if smallest[place].isfinite()]
-
-
-def pictures(
-    evaluation: Evaluation,
-    model: nn.Module,
-    split: Split,
-    places: Sequence[int],
-    classes: Sequence[str],
-    known: Sequence[str],
-) -> Figure:
-    """Each image at the smallest eps of the sweep that breaks it now (others by another attack)."""
-    part = split[torch.tensor(places)]
-    x, y = part.pixels(), part.labels
-    adversarial, eps = x.clone(), torch.zeros(len(y))
-    said = y.clone()
-    alive = torch.ones(len(y), dtype=torch.bool)
-    chunk = Chunk(x, y, (Draw(evaluation.settings.seed, "pictures").seed,))
-    threat = evaluation.settings.threat
-    sizes = {size.eps: size for size in (*grid(threat), threat)}
-    for _, size in sorted(sizes.items()):
-        tried = until_broken(ascending(model, y), chunk, alive, "pictures", threat=size)
-        adversarial = torch.where(alive[:, None, None, None], tried.x, adversarial)
-        eps = torch.where(alive, size.eps, eps)
-        said = torch.where(alive, tried.prediction, said)
-        alive = alive & ~tried.broken
-        if not alive.any():
-            break
-    figure = Figure(figsize=(1.3 * len(places), 4.4), layout="constrained")
-    grid_ = figure.subplots(3, len(places), squeeze=False)
-    difference = (adversarial - x) / (2 * eps[:, None, None, None].clamp_min(1e-6)) + 0.5
-    for column in range(len(places)):
-        for row, picture in enumerate((x, adversarial, difference)):
-            show(grid_[row][column], picture[column])
-        grid_[0][column].set_title(label(classes[int(y[column])]), fontsize=8)
-        name = label(known[place]) if (place := int(said[column])) >= 0 else "not finite"
-        told = f"{name}\nε {eps[column].item():.3f}"
-        grid_[1][column].set_title(told, fontsize=8, color="firebrick")
+def pictures(examples: Examples, classes: Sequence[str], known: Sequence[str]) -> Figure:
+    """A column an image: clean, attacked, and the difference."""
+    figure = Figure(figsize=(1.3 * len(examples), 4.4), layout="constrained")
+    axes = figure.subplots(3, len(examples), squeeze=False)
+    room = 2 * examples.eps[:, None, None, None].clamp_min(1e-6)
+    difference = (examples.x_adv - examples.x) / room + 0.5
+    for column in range(len(examples)):
+        for row, picture in enumerate((examples.x, examples.x_adv, difference)):
+            show(axes[row][column], picture[column])
+        true, said = int(examples.labels[column]), int(examples.said_adv[column])
+        axes[0][column].set_title(label(classes[true]), fontsize=8)
+        name = label(known[said]) if said >= 0 else "not finite"
+        told = f"{name}\nε {examples.eps[column].item():.3f}"
+        axes[1][column].set_title(told, fontsize=8, color="firebrick")
     return figure

@@ -6,16 +6,12 @@ import functools
 import io
 from collections.abc import Sequence, Set
 
-import torch
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from torch import Tensor, nn
+from torch import Tensor
 
-from fmoe.attacks import PGD
-from fmoe.attacks.threat import Threat
-from fmoe.data import Split
 from fmoe.errors import plain
-from fmoe.numerics.draw import Draw
+from fmoe.evaluation.examples import Examples
 
 History = Sequence[dict[str, float]]
 WIDEST = 24  # characters of a name
@@ -69,26 +65,21 @@ def gate_weights(history: History, names: Sequence[str]) -> Figure:
     return figure
 
 
-def adversarial_row(
-    model: nn.Module, split: Split, threat: Threat, classes: Sequence[str], images: int = 8
-) -> Figure:
-    """Images, their PGD-20 versions and the difference (scaled to be seen)."""
-    part = split[:images]
-    x, y = part.pixels(), part.labels
-    x_adv = PGD(eps=threat.eps, norm=threat.norm, steps=20)(model, x, y, draw=Draw(0, "plot"))
-    with torch.no_grad():
-        before, after = model(x).argmax(1).tolist(), model(x_adv).argmax(1).tolist()
-    figure = Figure(figsize=(1.4 * images, 4.8), layout="constrained")
-    grid = figure.subplots(3, images, squeeze=False)
-    rows = ((x, before), (x_adv, after), ((x_adv - x) / (2 * threat.eps) + 0.5, None))
-    for axes, (pictures, labels) in zip(grid, rows, strict=True):
+def adversarial_row(examples: Examples, classes: Sequence[str]) -> Figure:
+    """Images, their adversarial versions and the difference (scaled to be seen)."""
+    eps = examples.eps[0].item()
+    figure = Figure(figsize=(1.4 * len(examples), 4.8), layout="constrained")
+    grid = figure.subplots(3, len(examples), squeeze=False)
+    difference = (examples.x_adv - examples.x) / (2 * eps) + 0.5
+    rows = ((examples.x, examples.said), (examples.x_adv, examples.said_adv), (difference, None))
+    for axes, (pictures, said) in zip(grid, rows, strict=True):
         for i, axis in enumerate(axes):
             show(axis, pictures[i])
-            if labels is not None:
-                right = labels[i] == y[i].item()
-                name = label(classes[labels[i]])
+            if said is not None:
+                right = bool(said[i] == examples.labels[i])
+                name = label(classes[int(said[i])])
                 axis.set_title(name, fontsize=8, color="black" if right else "red")
-    for axes, row in zip(grid, ("clean", f"PGD-20, ε={threat.eps:.3f}", "difference"), strict=True):
+    for axes, row in zip(grid, ("clean", f"PGD-20, ε={eps:.3f}", "difference"), strict=True):
         axes[0].text(
             -0.1, 0.5, row, rotation=90, va="center", ha="right", transform=axes[0].transAxes
         )

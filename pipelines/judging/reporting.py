@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from fmoe.errors import UserError, plain
+from fmoe.evaluation import examples
 from fmoe.evaluation.promotion import REPORT, VERDICTS
 from fmoe.plots import report as report_plots
 from fmoe.plots.run import png
@@ -40,8 +41,7 @@ def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Pat
     charts = report_plots.charts(
         evaluation,
         answer,
-        judged.model.network,
-        judged.test,
+        examples.weakest(evaluation, judged.model.network, judged.test),
         judged.data.info.classes,
         judged.known_classes,
     )
