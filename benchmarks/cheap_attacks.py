@@ -19,7 +19,7 @@ from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.evaluation import evaluate
 from fmoe.numerics.worker import Worker
-from fmoe.training import epochs
+from fmoe.training import Training, epochs
 
 STEP = "eps: 8/255, step_size: 10/255"
 ARMS = {
@@ -40,9 +40,18 @@ def trained(arm: str, loaded: Data, count: int) -> tuple[Any, list[dict[str, flo
     member, phase = settings.experts.members[0], settings.joint
     model = assembly.seeded_expert(settings, member, settings.seed)
     stream = epochs(
-        model, loaded.train, loaded.val, phase, phase.attack, augment=settings.data.augment,
-        seed=settings.seed, numerics=settings.numerics, worker=Worker(device=measure.device()),
-    )  # fmt: skip
+        model,
+        Training(
+            phase,
+            phase.attack,
+            loaded.train,
+            loaded.val,
+            settings.data.augment,
+            settings.seed,
+            settings.numerics,
+        ),
+        worker=Worker(device=measure.device()),
+    )
     return model, [epoch.metrics for epoch in stream], settings
 
 

@@ -118,12 +118,9 @@ def one_epoch(chosen: Config, worker: Worker, folder: Path) -> Tensors:
     model, digits = assembly.seeded_mixture(chosen), data.load("digits")
     (epoch,) = training.epochs(
         model,
-        digits.train[:32],
-        digits.val,
-        chosen.joint,
-        chosen.joint.attack,
-        augment=chosen.data.augment,
-        seed=0,
+        training.Training(
+            chosen.joint, chosen.joint.attack, digits.train[:32], digits.val, chosen.data.augment, 0
+        ),
         checkpoints=Checkpoints(Folder.at(folder), "key"),
         worker=worker,
     )

@@ -52,12 +52,14 @@ def start(
     model = assembly.seeded_mixture(chosen)
     epochs = training.epochs(
         model,
-        digits.train[:64],
-        digits.val,
-        chosen.joint,
-        chosen.joint.attack,
-        augment=chosen.data.augment,
-        seed=chosen.seed,
+        training.Training(
+            chosen.joint,
+            chosen.joint.attack,
+            digits.train[:64],
+            digits.val,
+            chosen.data.augment,
+            chosen.seed,
+        ),
         checkpoints=Checkpoints(Folder.at(folder), key) if folder else None,
         progress=progress,
     )

@@ -46,13 +46,15 @@ def running(
     """The joint phase of `chosen` on the first images."""
     return training.epochs(
         model,
-        data.train[:images],
-        data.val,
-        chosen.joint,
-        chosen.joint.attack,
-        augment=chosen.data.augment,
-        seed=seed,
-        numerics=chosen.numerics,
+        training.Training(
+            chosen.joint,
+            chosen.joint.attack,
+            data.train[:images],
+            data.val,
+            chosen.data.augment,
+            seed,
+            chosen.numerics,
+        ),
         **more,
     )
 

@@ -97,9 +97,12 @@ def train(
     chosen = config.load("digits", [*SETTINGS, f"joint.warm_start={str(warm).lower()}"])
     model = assembly.seeded_expert(chosen, MEMBER, 0)
     stream = training.epochs(
-        model, digits.train[:48], digits.val, chosen.joint, chosen.joint.attack,
-        augment=chosen.data.augment, seed=0, checkpoints=Checkpoints(Folder.at(folder), "warm"),
-    )  # fmt: skip
+        model,
+        training.Training(
+            chosen.joint, chosen.joint.attack, digits.train[:48], digits.val, chosen.data.augment
+        ),
+        checkpoints=Checkpoints(Folder.at(folder), "warm"),
+    )
     found = list(islice(stream, epochs))
     return copy_state(model), found
 

@@ -27,7 +27,7 @@ from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import MANIFEST, Damaged, Folder
 from fmoe.storage.lease import Held, exclusive
 from fmoe.storage.tensors import Tensors, pack, read_header, unpack
-from fmoe.training.loop import Epoch, epochs
+from fmoe.training.loop import Epoch, Training, epochs
 from fmoe.training.trainer import Progress
 from fmoe.version import VERSION
 
@@ -138,13 +138,15 @@ class ExpertStore:
         history, best = [], 0
         for epoch in epochs(
             assembly.seeded_expert(config, member, seed),
-            data.train,
-            data.val,
-            config.experts.train,
-            config.experts.roles[role].attack,
-            augment=config.data.augment,
-            seed=seed,
-            numerics=config.numerics,
+            Training(
+                config.experts.train,
+                config.experts.roles[role].attack,
+                data.train,
+                data.val,
+                config.data.augment,
+                seed,
+                config.numerics,
+            ),
             checkpoints=checkpoints,
             worker=worker,
             progress=progress,

@@ -13,7 +13,7 @@ from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Damaged, Folder
 from fmoe.training.expert_store import ExpertStore, data_settings, expert_key
-from fmoe.training.loop import Epoch, epochs
+from fmoe.training.loop import Epoch, Training, epochs
 from fmoe.training.selection import best_epoch
 from fmoe.training.trainer import Progress
 from fmoe.version import VERSION
@@ -53,13 +53,15 @@ def joint_epochs(
     """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there."""
     yield from epochs(
         initial(config, store, data.train_digest),
-        data.train,
-        data.val,
-        config.joint,
-        config.joint.attack,
-        augment=config.data.augment,
-        seed=config.seed,
-        numerics=config.numerics,
+        Training(
+            config.joint,
+            config.joint.attack,
+            data.train,
+            data.val,
+            config.data.augment,
+            config.seed,
+            config.numerics,
+        ),
         checkpoints=checkpoints(run, config, data.train_digest),
         worker=worker,
         progress=progress,

@@ -1,6 +1,6 @@
 """The epoch generator that both phases run on.
 
-    for epoch in epochs(model, data, phase, attack, seed=0):
+    for epoch in epochs(model, Training(phase, attack, train, val)):
         print(epoch.metrics)
 
 A checkpoint is written before its epoch is yielded, and a resume goes on from the newest one: on
@@ -51,31 +51,48 @@ def check(checkpoint: Checkpoint) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Training:
+    """What one phase trains by, and on which images: all that decides the weights it ends with."""
+
+    phase: Phase
+    attack: AttackConfig
+    train: Split
+    val: Split
+    augment: Augment = Augment()
+    seed: int = 0
+    numerics: Numerics = Numerics()
+
+    @property
+    def update(self) -> Update:
+        return self.phase.update if isinstance(self.phase, Joint) else "all"
+
+    def trainer(self, model: nn.Module, worker: Worker) -> Trainer:
+        rank, size = worker.rank, worker.world_size
+        batches = Batches(self.train, self.phase.batch_size, self.augment, self.seed, rank, size)
+        on_device = batches.to(worker.device)
+        return Trainer(
+            model, self.phase, self.attack, on_device, worker, self.numerics, self.update
+        )
+
+
 def epochs(
     model: nn.Module,
-    train: Split,
-    val: Split,
-    phase: Phase,
-    attack: AttackConfig,
+    training: Training,
     *,
-    augment: Augment,
-    seed: int,
-    numerics: Numerics | None = None,
     checkpoints: Checkpoints | None = None,
     worker: Worker | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Epoch]:
     """Trains `model` in place, an epoch an iteration; resumes from the newest checkpoint.
 
-    Epochs that a checkpoint already holds are yielded again from its history, so that whoever
-    listens hears of every epoch. Raises `NonFiniteLoss` with the step and its draw.
+    worker: which of several this process is, and its device. Epochs that a checkpoint already
+    holds are yielded again from its history, so that whoever listens hears of every epoch. Raises
+    `NonFiniteLoss` with the step and its draw.
     """
-    worker = worker or Worker()
-    batches = Batches(train, phase.batch_size, augment, seed, worker.rank, worker.world_size)
-    update: Update = phase.update if isinstance(phase, Joint) else "all"
-    numerics = numerics or Numerics()
-    trainer = Trainer(model, phase, attack, batches.to(worker.device), worker, numerics, update)
-    val = val[: phase.validation.images].to(worker.device)
+    worker, phase, attack = worker or Worker(), training.phase, training.attack
+    trainer = training.trainer(model, worker)
+    val = training.val[: phase.validation.images].to(worker.device)
     judged_by = validation_attacks(phase, attack)
     history: list[dict[str, float]] = []
     latest = checkpoints.latest() if checkpoints else None
@@ -92,7 +109,7 @@ def epochs(
             return
         start = time.perf_counter()
         metrics = trainer.epoch(index, progress)
-        judge = partial(validation_accuracies, model, val, judged_by, seed, worker)
+        judge = partial(validation_accuracies, model, val, judged_by, training.seed, worker)
         judged, deployed = choose(model, trainer.offers(), judge, attack)
         metrics |= judged
         metrics |= computed(Measured(metrics, trainer.images, model, val, worker))

@@ -187,9 +187,11 @@ def test_validation_leaves_the_trained_weights_alone(ema: None, digits: Data) ->
     for chosen in (settings(*BOTH), settings()):
         model = assembly.seeded_expert(chosen, MEMBER, 0)
         for _ in training.epochs(
-            model, data.train, data.val, chosen.joint, chosen.joint.attack,
-            augment=chosen.data.augment, seed=0,
-        ):  # fmt: skip
+            model,
+            training.Training(
+                chosen.joint, chosen.joint.attack, data.train, data.val, chosen.data.augment
+            ),
+        ):
             pass
         states.append(copy_state(model))
     assert different(*states) == []
@@ -211,9 +213,12 @@ def test_a_good_average_does_not_hide_that_training_overfits(
     chosen, data = settings(*BOTH, pgd), few(digits)
     kept = Checkpoints(Folder.at(tmp_path), "key")
     epochs = training.epochs(
-        assembly.seeded_expert(chosen, MEMBER, 0), data.train, data.val, chosen.joint,
-        chosen.joint.attack, augment=chosen.data.augment, seed=0, checkpoints=kept,
-    )  # fmt: skip
+        assembly.seeded_expert(chosen, MEMBER, 0),
+        training.Training(
+            chosen.joint, chosen.joint.attack, data.train, data.val, chosen.data.augment
+        ),
+        checkpoints=kept,
+    )
     first, second = next(epochs), next(epochs)
     assert "overfitted" not in first.metrics
     assert "overfitted" in second.metrics

@@ -112,9 +112,16 @@ def trained(digits: Data, folder: Path, epochs: int) -> dict[str, Tensor]:
     chosen = recipe(f"joint.epochs={epochs}", "joint.optimizer.schedule={kind: constant}")
     model = assembly.seeded_mixture(chosen)
     for epoch in training.epochs(
-        model, digits.train[:32], digits.val[:32], chosen.joint, chosen.joint.attack,
-        augment=chosen.data.augment, seed=0, checkpoints=Checkpoints(Folder.at(folder), "joint"),
-    ):  # fmt: skip
+        model,
+        training.Training(
+            chosen.joint,
+            chosen.joint.attack,
+            digits.train[:32],
+            digits.val[:32],
+            chosen.data.augment,
+        ),
+        checkpoints=Checkpoints(Folder.at(folder), "joint"),
+    ):
         assert {"val_robust", "val_fgsm"} <= epoch.metrics.keys()
     return copy_state(model)
 
@@ -134,10 +141,16 @@ def test_what_is_for_boxes_is_refused(digits: Data, added: None) -> None:
     with pytest.raises(UserError, match=r"^warm_start: .*norm='l2'.* knows none") as caught:
         next(
             training.epochs(
-                assembly.seeded_mixture(chosen), digits.train[:32], digits.val, chosen.joint,
-                chosen.joint.attack, augment=chosen.data.augment, seed=0,
+                assembly.seeded_mixture(chosen),
+                training.Training(
+                    chosen.joint,
+                    chosen.joint.attack,
+                    digits.train[:32],
+                    digits.val,
+                    chosen.data.augment,
+                ),
             )
-        )  # fmt: skip
+        )
     assert "\n" not in str(caught.value)
 
 

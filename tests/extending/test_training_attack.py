@@ -107,10 +107,12 @@ def run(chosen: Config, digits: Data) -> list[Epoch]:
     model: Any = assembly.seeded_expert(chosen, MEMBER, 0)
     return list(
         training.epochs(
-            model, data.train, data.val, chosen.joint, chosen.joint.attack,
-            augment=chosen.data.augment, seed=0,
+            model,
+            training.Training(
+                chosen.joint, chosen.joint.attack, data.train, data.val, chosen.data.augment
+            ),
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("attack", [WALK, NOISE])
