@@ -74,6 +74,7 @@ def test_shipped_spaces_vary_experts_temperature_gate_and_attacks(name: str) -> 
     ("domains", "message"),
     [
         ({"gate.temprature": {"uniform": [1, 2]}}, "gate.temprature: there is no such path in"),
+        ({"experts.width": {"choice": [4, 8]}}, "experts.width: is now experts.backbone.width"),
         ({"joint.attack.of.7.eps": {"choice": [0.1]}}, "joint.attack.of.7.eps: there is no such"),
         ({"gate.temperature": {"uniform": [2, 1]}}, "range from 2 to 1 is empty"),
         ({"gate.temperature": {"uniform": [1]}}, r"uniform: expected \[low, high\]"),

@@ -36,6 +36,7 @@ from pydantic import ValidationError
 
 from fmoe import config, schema
 from fmoe.config import Config
+from fmoe.config.recipes import refuse_moved
 from fmoe.errors import UserError
 from fmoe.tuning.domains import Domain, Suggest, Sweep, Walk
 from fmoe.tuning.settings import Study
@@ -215,6 +216,9 @@ def check(space: Space) -> None:
                 config.get(space.base.plain(), path)
             except (KeyError, ValueError):
                 if not made:
+                    named: dict[str, Any] = {}
+                    config.put(named, path, None, space.source)
+                    refuse_moved(named, space.source)
                     raise UserError(
                         f"{space.source}: {path}: there is no such path in {space.study.recipe}"
                     ) from None
