@@ -12,7 +12,8 @@ from typing import Any
 
 import ray
 
-from fmoe import assembly, config, data, joint, provenance, tracking
+from fmoe import assembly, config, data, joint, provenance, selection, tracking
+from fmoe.checkpoint import Checkpoint
 from fmoe.config import Config
 from fmoe.data import Data
 from fmoe.errors import UserError, first_line
@@ -27,7 +28,7 @@ from fmoe.on_ray.tasks import Event
 from fmoe.paths import home
 from fmoe.storage import Folder
 from fmoe.tracking import Tracker, finishing
-from fmoe.training import check_attack, check_batches
+from fmoe.training import check, check_attack, check_batches
 from fmoe.workers import Workers
 from pipelines.data_claim import claim_data, reading
 from pipelines.kept_files import RunFile, RunResult, read, read_settings
@@ -290,16 +291,18 @@ class TrainingRun:
                 self.display.line(f"joint  {epoch_line(event)}  {note}")
                 self.log("", metrics, epoch)
 
-        on_ray_train.fit(
-            self.config,
-            shared,
-            self.store,
-            self.folder,
-            workers=self.request.workers,
-            resources=resources,
-            listener=listen,
-        )
-        latest = joint.checkpoints(self.folder, self.config, self.data.train_digest).latest()
+        kept = joint.checkpoints(self.folder, self.config, self.data.train_digest)
+        if not over(self.config, kept.latest()):
+            on_ray_train.fit(
+                self.config,
+                shared,
+                self.store,
+                self.folder,
+                workers=self.request.workers,
+                resources=resources,
+                listener=listen,
+            )
+        latest = kept.latest()
         assert latest is not None
         for epoch, metrics in enumerate(latest.history):
             self.log("", metrics, epoch)
@@ -327,6 +330,14 @@ class TrainingRun:
             resources=resources,
             progress=lambda done, _: self.display.update(bar, done),
         )
+
+
+def over(config: Config, latest: Checkpoint | None) -> bool:
+    """Whether an earlier try has finished the joint phase."""
+    if latest is None:
+        return False
+    check(latest)
+    return selection.over(config.joint, latest.history, config.joint.attack)
 
 
 def worker_line(workers: int, batch_size: int) -> str:
