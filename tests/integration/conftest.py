@@ -17,12 +17,14 @@ import pytest
 from tests.conftest import SMALL
 
 EPOCHS = 6
+CHUNK = 64  # images of an evaluation that are judged at once
 SHORT = [
     "data.val_images=900",
     "joint.validation.images=300",  # 96 choose an epoch by chance
     f"joint.epochs={EPOCHS}",
     "joint.batch_size=32",
     "experts.train.batch_size=32",
+    f"evaluate.batch_size={CHUNK}",
 ]
 TRAIN = [f"--set={override}" for override in [*SMALL, *SHORT]]
 
@@ -69,7 +71,7 @@ def trained(trained_once: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
     return trained_once
 
 
-JUDGED = 60  # test images
+JUDGED = 24  # test images
 
 
 @pytest.fixture(scope="session")
