@@ -302,6 +302,7 @@ class TrainingRun:
                 resources=resources,
                 listener=listen,
             )
+        self.display.update(bar, epochs)
         latest = kept.latest()
         assert latest is not None
         for epoch, metrics in enumerate(latest.history):
