@@ -10,13 +10,15 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
 import ray
-from ray._private import services
+from ray._private import node, parameter, services
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.state import state
 from ray._raylet import Config, PlacementGroupID  # type: ignore[attr-defined]
 from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchTrainer
 from ray.tune.schedulers import PopulationBasedTraining
 from ray.util.state import StateApiClient
 from ray.util.state.common import ListApiOptions, StateResource
@@ -108,3 +110,27 @@ def test_what_is_overridden_or_read_in_tune_and_train() -> None:
     assert parameters(theirs) == parameters(ours)
     assert "worker_failures" in parameters(WorkerGroupError)
     assert issubclass(WorkerGroupError, TrainingFailedError)
+
+
+def test_helpers_that_are_not_started() -> None:
+    """Ray takes these for a start without dashboard, autoscaler and log monitor."""
+    assert {"no_monitor", "include_log_monitor"} <= {*parameters(parameter.RayParams)}
+    start = inspect.getsource(node.Node.start_api_server)
+    assert "ray._private.services.start_api_server(" in start
+    assert "if process_info is not None" in start
+    usual = services.start_api_server
+    with private.few_processes():
+        assert services.start_api_server is not usual
+        params = parameter.RayParams()
+        assert (params.no_monitor, params.include_log_monitor) == (True, False)
+    assert services.start_api_server is usual
+
+
+@pytest.mark.parametrize("of_a_cluster", [False, True])
+def test_helpers_of_ray_train_that_are_not_started(of_a_cluster: bool) -> None:
+    trainer = TorchTrainer(lambda: None)
+    before = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    private.without_helpers(trainer, of_a_cluster=of_a_cluster)
+    after = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    cleaner = set() if of_a_cluster else {"PlacementGroupCleanerCallback"}
+    assert before - after == {"DatasetsCallback"} | cleaner

@@ -1,9 +1,10 @@
 """Placement groups that a dead Train controller has left behind.
 
 Ray frees them with the job. It has a cleaner for controllers that are killed, which asks the
-dashboard and so does nothing without one; and a worker that dies while its training function is
-being started ends the controller with its placement group kept (Ray 2.60, worker_group.py: that
-`ray.get` stands outside of the `try`). The next try would wait for those CPUs for ever.
+dashboard: on this machine there is none, and the cleaner is not started. And a worker that dies
+while its training function is being started ends the controller with its placement group kept
+(Ray 2.60, worker_group.py: that `ray.get` stands outside of the `try`). The next try would wait for
+those CPUs for ever.
 """
 
 from __future__ import annotations

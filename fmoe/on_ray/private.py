@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
-from ray._private import services
+from ray._private import parameter, services
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.state import state
 from ray._raylet import Config, PlacementGroupID  # type: ignore[attr-defined]
@@ -84,6 +85,32 @@ def starting(*, idle: bool, folder: str) -> dict[str, Any]:
     """Arguments of `ray.init`. idle: whether a worker for each CPU is started at once; folder: for
     its sockets and logs."""
     return {"_system_config": {"prestart_worker_first_driver": idle}, "_temp_dir": folder}
+
+
+@contextmanager
+def few_processes() -> Iterator[None]:
+    """A Ray that starts while the block runs does so without three helpers that are of no use to a
+    command of this machine: the autoscaler, what brings workers' output to the driver, and what is
+    left of the dashboard, whose start Ray waits for."""
+    usual = parameter.RayParams, services.start_api_server
+    parameter.RayParams = partial(usual[0], no_monitor=True, include_log_monitor=False)
+    services.start_api_server = lambda *_, **__: (None, None)  # what a failed start gives
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = usual
+
+
+def without_helpers(trainer: Any, *, of_a_cluster: bool) -> None:
+    """Keeps a Ray Train run from starting processes that have nothing to do: one for data sets of
+    Ray Data, and on one machine one that asks the dashboard whether the controller is dead."""
+    unused = {"DatasetsCallback"} | (set() if of_a_cluster else {"PlacementGroupCleanerCallback"})
+    usual = trainer._create_default_callbacks
+
+    def needed() -> list[Any]:
+        return [callback for callback in usual() if type(callback).__name__ not in unused]
+
+    trainer._create_default_callbacks = needed
 
 
 def groups_of_dead_actors(job: str) -> list[PlacementGroup]:

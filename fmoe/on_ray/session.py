@@ -31,6 +31,7 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 ON_ONE_MACHINE = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # nothing is asked over a network
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
     "GLOO_SOCKET_IFNAME": "lo",  # workers talk over loopback
 }
@@ -149,7 +150,12 @@ def start(folder: Path, workers: int, data_bytes: int, idle: bool) -> None:
         )
 
     try:
-        with warnings.catch_warnings(), local.nothing_left(), local.within(limit, late):
+        with (
+            warnings.catch_warnings(),
+            private.few_processes(),
+            local.nothing_left(),
+            local.within(limit, late),
+        ):
             warnings.simplefilter("ignore")
             ray.init(
                 address="local",  # not whatever cluster runs on this machine

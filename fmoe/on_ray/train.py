@@ -26,9 +26,10 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from fmoe.config import Config
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
 from fmoe.numerics.worker import Worker
+from fmoe.on_ray import private
 from fmoe.on_ray.placement import free_left_behind
 from fmoe.on_ray.pool import Reporter
-from fmoe.on_ray.session import Resources
+from fmoe.on_ray.session import Resources, grows
 from fmoe.on_ray.tasks import Event, Listener, mailbox
 from fmoe.on_ray.workers import Workers
 from fmoe.storage.folder import Folder
@@ -125,6 +126,7 @@ def fit(
                 logging_config=LoggingConfig(log_level=os.environ.get("FMOE_RAY_LOG", "ERROR")),
             ),
         )
+        private.without_helpers(trainer, of_a_cluster=grows())
         while True:
             before = finished
             try:

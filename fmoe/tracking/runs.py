@@ -193,6 +193,8 @@ class Tracker:
                 extra_files=[(folder / file).as_uri() for file in FILES],
                 pip_requirements=[f"torch=={torch_version}", f"mlflow=={mlflow.__version__}"],
                 registered_model_name=name,
+                # it would be loaded and asked again, only for a warning that is not shown
+                validate_serving_input=False,
             )
         version = int(info.registered_model_version)
         card = {CARD_DIGEST: sha256((folder / "model.json").read_bytes())}

@@ -24,10 +24,12 @@ from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Event
 from fmoe.on_ray.workers import Workers
 from fmoe.paths import home
+from fmoe.storage.checkpoint import Checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, finishing
-from fmoe.training import check_attack, check_batches, joint
+from fmoe.training import check_attack, check_batches, joint, selection
 from fmoe.training.expert_store import ExpertStore
+from fmoe.training.loop import check
 from pipelines.output import Display, percent
 from pipelines.publish import publish
 from pipelines.training.claim import (
@@ -211,16 +213,19 @@ class TrainingRun:
                 self.display.line(f"joint  {epoch_line(event)}  {note}")
                 self.log("", metrics, epoch)
 
-        on_ray_train.fit(
-            self.config,
-            shared,
-            self.store,
-            self.folder,
-            workers=self.request.workers,
-            resources=resources,
-            listener=listen,
-        )
-        latest = joint.checkpoints(self.folder, self.config, self.data.train_digest).latest()
+        kept = joint.checkpoints(self.folder, self.config, self.data.train_digest)
+        if not over(self.config, kept.latest()):
+            on_ray_train.fit(
+                self.config,
+                shared,
+                self.store,
+                self.folder,
+                workers=self.request.workers,
+                resources=resources,
+                listener=listen,
+            )
+        self.display.update(bar, epochs)
+        latest = kept.latest()
         assert latest is not None
         for epoch, metrics in enumerate(latest.history):
             self.log("", metrics, epoch)
@@ -248,6 +253,14 @@ class TrainingRun:
             resources=resources,
             progress=lambda done, _: self.display.update(bar, done),
         )
+
+
+def over(config: Config, latest: Checkpoint | None) -> bool:
+    """Whether an earlier try has finished the joint phase."""
+    if latest is None:
+        return False
+    check(latest)
+    return selection.over(config.joint, latest.history, config.joint.attack)
 
 
 def worker_line(workers: int, batch_size: int) -> str:

@@ -14,7 +14,7 @@ BASE = dict(override.split("=", 1) for override in SMALL)
 SET = {key: yaml.safe_load(value) for key, value in BASE.items()} | {
     "experts.train.batch_size": 32,
     "joint.batch_size": 32,
-    "data.train_images": 320,
+    "data.train_images": 160,
     "evaluate.images": 16,
     "evaluate.attacks": ["fgsm"],
 }

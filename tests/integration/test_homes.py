@@ -224,7 +224,6 @@ def test_promote(at: State, fmoe: Fmoe) -> None:
 
 
 def train(fmoe: Fmoe) -> Outcome:
-    """By one worker: where an epoch is left to do at all, a process less to be started."""
     return fmoe("train", "digits", *TRAIN, "--name", "small", "--workers", "1", "--json")
 
 
@@ -282,6 +281,7 @@ def test_train_resumed(at: State, fmoe: Fmoe) -> None:
         refused(outcome, "experiment fmoe is deleted", "mlflow experiments restore")
         return
     there(outcome.json, at.home)
+    assert "joint  epoch" not in outcome.err, "no worker is started: nothing is left to train"
     run = tracking.client().get_run(outcome.json["run_id"])
     assert (run.info.status, run.info.lifecycle_stage) == ("FINISHED", "active")
     assert run_id(at) == run.info.run_id

@@ -100,8 +100,8 @@ def test_a_busy_machine_is_given_longer(
         (
             "raylet/raylet",
             HANGS,
-            "15",
-            "within 15 seconds: its logs are in",
+            "6",
+            "within 6 seconds: its logs are in",
         ),
         ("raylet/raylet", DIES, "3", "raylet.err ends with: it is broken"),
         ("gcs/gcs_server", HANGS, "3", "FMOE_RAY_SECONDS=9"),
