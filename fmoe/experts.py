@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from fmoe.schema import Spec
 
-
 LEAST_WITH_STRIDE = 16  # channels that fill a block of oneDNN's, on any CPU
 
 
