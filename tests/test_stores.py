@@ -50,7 +50,7 @@ def refused(check: Callable[[], object], *parts: str) -> str:
 @pytest.fixture
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is waited for is waited for a moment: see the next test."""
-    monkeypatch.setattr(named_store, "SECONDS", 1.5)
+    monkeypatch.setattr(named_store, "SECONDS", 3.0)  # twice that: SQLite itself waits for five
     monkeypatch.setattr(readiness, "SECONDS", 3.0)
     monkeypatch.setattr(own, "PATIENCE", 3.0)
     monkeypatch.setattr(storage, "REACH", 3.0)
