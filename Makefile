@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-unit test-integration test-cluster programs bench lint format clean
+.PHONY: setup demo test test-unit test-integration test-cluster compiled programs bench lint format clean
 
 setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
@@ -31,18 +31,22 @@ test: test-unit test-integration  ## everything but the cluster's faults
 	$(BIN)/coverage report --fail-under=90
 
 test-unit: export COVERAGE_FILE = .coverage.unit
-test-unit: programs
+test-unit: programs compiled
 	$(PYTEST) --ignore=tests/integration --ignore=tests/cluster -n $(UNIT_WORKERS) --dist loadfile \
 		--cov --cov-report=
 
 test-integration: export COVERAGE_FILE = .coverage.integration
-test-integration: programs
+test-integration: programs compiled
 	$(PYTEST) tests/integration --cov --cov-report=
 
 # FMOE_KILLS=10 for more kills at random moments
-test-cluster: programs  ## two Ray hosts in network namespaces, under faults; needs root
+test-cluster: programs compiled  ## two Ray hosts in network namespaces, under faults; needs root
 	command -v ip >/dev/null
 	$(PYTEST) tests/cluster
+
+# as the virtual environment is: the tests start some hundred processes
+compiled: setup
+	$(BIN)/python -m compileall -q fmoe pipelines
 
 # in chromium the report's page is looked at: without root or apt that test is skipped
 programs: setup

@@ -50,6 +50,9 @@ def train(
     from fmoe.on_ray import reach
 
     reach.check()
+    from fmoe import config
+
+    config.load(recipe, overrides or ())  # a mistake is told before Ray and MLflow are imported
     from pipelines.training.run import Request, run
 
     request = asked(Request, given, besides=["json"])

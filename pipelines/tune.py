@@ -70,6 +70,9 @@ def tune(
     from fmoe.on_ray import reach
 
     reach.check()
+    from fmoe.tuning import search_space
+
+    search_space.written(space)  # a mistake is told before Ray and MLflow are imported
     from pipelines.study.run import Request, run
 
     request = asked(Request, given, besides=["json"])

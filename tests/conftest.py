@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,6 +17,10 @@ import torch
 from fmoe import config, data
 from fmoe.config import Config
 from fmoe.data import Data
+from fmoe.evaluation import standard
+
+if TYPE_CHECKING:
+    from pyautoattack import AutoAttack
 
 # Ray gives its workers a low priority: tests beside them would take all of the processor
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
@@ -45,6 +51,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _warnings_are_logged() -> None:
+    """Once: pytest's own `log_level` sets it twelve times a test, and each time Python goes through
+    all the loggers that there are."""
+    logging.getLogger().setLevel(logging.WARNING)
+
+
 @pytest.fixture(scope="session")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home a test, numbered here: pytest would look through all folders for each."""
@@ -68,6 +81,21 @@ def _coverage_goes_on() -> Iterator[None]:
     trace = sys.gettrace()
     yield
     sys.settrace(trace)
+
+
+@pytest.fixture(scope="module")
+def few_queries() -> Iterator[None]:
+    """AutoAttack's last part asks 5,000 times about each image that is left: 200 times from here on
+    in a module that is about anything but its strength."""
+    fit = standard._fit
+
+    def fewer(library: AutoAttack, classes: int) -> None:
+        fit(library, classes)
+        library.square.n_queries = 200
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standard, "_fit", fewer)
+        yield
 
 
 @pytest.fixture(scope="session")

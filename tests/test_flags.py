@@ -75,6 +75,7 @@ def test_a_plain_robust_network_raises_none(net: nn.Module, part: Split) -> None
     assert 0.5 < found.worst_case < found.clean
 
 
+@pytest.mark.usefixtures("few_queries")
 def test_it_raises_none_under_autoattack(net: nn.Module, part: Split) -> None:
     assert judged(net, part[:6], "fgsm", "pgd", "autoattack").flags == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import ssl
@@ -22,8 +23,10 @@ from mlflow.tracking import MlflowClient
 
 from fmoe import paths, tracking
 from fmoe.errors import UserError
+from fmoe.storage import folder as storage
 from fmoe.storage.folder import Folder
-from fmoe.tracking import Tracker, experiments, readiness
+from fmoe.tracking import Tracker, experiments, own, readiness
+from fmoe.tracking import named as named_store
 
 SOON = 30.0
 
@@ -43,6 +46,25 @@ def refused(check: Callable[[], object], *parts: str) -> str:
     for part in parts:
         assert part in text
     return text
+
+
+@pytest.fixture
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for is waited for a moment: see the next test."""
+    monkeypatch.setattr(named_store, "ANSWER_SECONDS", 1.5)
+    monkeypatch.setattr(readiness, "ANSWER_SECONDS", 3.0)
+    monkeypatch.setattr(own, "PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(storage, "FIRST_ANSWER_SECONDS", 3.0)
+
+
+def test_what_is_waited_for_is_given_up_soon() -> None:
+    longest = (
+        2 * named_store.ANSWER_SECONDS,
+        readiness.ANSWER_SECONDS,
+        own.PATIENCE_SECONDS,
+        storage.FIRST_ANSWER_SECONDS,
+    )
+    assert max(longest) <= SOON - 5
 
 
 @contextlib.contextmanager
@@ -117,6 +139,7 @@ def test_a_store_that_cannot_be(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("_hasty")
 def test_servers_that_hang_refuse_or_want_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
     with silent() as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
@@ -147,6 +170,23 @@ def test_a_certificate_that_nobody_signed(monkeypatch: pytest.MonkeyPatch, tmp_p
         refused(readiness.check, "certificate", "MLFLOW_TRACKING_SERVER_CERT_PATH")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store as MLflow makes it, which takes it seconds."""
+    home = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FMOE_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.client()
+    return home / "mlflow"
+
+
+@pytest.fixture
+def _store(made: Path) -> None:
+    """The test's home has a store already."""
+    shutil.copytree(made, paths.home() / "mlflow")
+
+
 def database() -> Path:
     return paths.home() / "mlflow" / "mlflow.db"
 
@@ -171,7 +211,9 @@ def test_a_damaged_database(either: str, monkeypatch: pytest.MonkeyPatch) -> Non
     refused(readiness.check, "mlflow.db", "damaged", "backup")
 
 
+@pytest.mark.usefixtures("_store")
 def test_a_locked_database(either: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own, "PATIENCE_SECONDS", 3.0)
     tracking.client()
     if either == "named":
         named(monkeypatch)
@@ -180,6 +222,7 @@ def test_a_locked_database(either: str, monkeypatch: pytest.MonkeyPatch) -> None
         refused(tracking.client, "mlflow.db", "locked by another program")
 
 
+@pytest.mark.usefixtures("_store")
 @pytest.mark.parametrize(
     ("revision", "remedy"),
     [
@@ -200,6 +243,7 @@ def test_a_database_of_another_mlflow(revision: str, remedy: str, either: str, t
     refused(tracking.client, "mlflow.db", remedy)
 
 
+@pytest.mark.usefixtures("_hasty", "_store")
 def test_another_process_that_hangs_while_it_opens_the_store() -> None:
     tracking.client()
     code = (
@@ -217,6 +261,7 @@ def test_another_process_that_hangs_while_it_opens_the_store() -> None:
             holder.kill()
 
 
+@pytest.mark.usefixtures("_store")
 @pytest.mark.parametrize(
     ("location", "module", "package"),
     [
@@ -255,6 +300,7 @@ def test_the_library_is_missed_before_anything_is_trained(tmp_path: Path) -> Non
     assert not (tmp_path / "experts").exists()
 
 
+@pytest.mark.usefixtures("_store")
 def test_artifacts_that_cannot_be_written_from_here(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, location in (("unknown", "nonesuch://x"), ("away", "file:///proc/nonesuch/x")):
         tracking.client().create_experiment(name, location)
@@ -262,6 +308,7 @@ def test_artifacts_that_cannot_be_written_from_here(monkeypatch: pytest.MonkeyPa
         refused(readiness.check, f"experiment {name}", location)
 
 
+@pytest.mark.usefixtures("_store")
 def test_the_experiment_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tëam/[red] 'x' %20")
     tracker = Tracker.start("a", {}, {}, None)
@@ -292,6 +339,7 @@ def test_the_experiment_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.artifact_location == (paths.home() / "mlflow" / "artifacts").as_uri()
 
 
+@pytest.mark.usefixtures("_store")
 def test_a_run_goes_on_in_its_experiment_though_another_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -304,6 +352,7 @@ def test_a_run_goes_on_in_its_experiment_though_another_is_named(
     assert again.ended_children() == {child.run_id}
 
 
+@pytest.mark.usefixtures("_store")
 @pytest.mark.parametrize("fate", ["deleted", "elsewhere", "experiment"])
 def test_a_run_that_is_gone(fate: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = Tracker.start("a", {"p": "1"}, {}, None)
@@ -334,6 +383,7 @@ def test_a_run_that_is_gone(fate: str, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert [metric.step for metric in history] == [0]
 
 
+@pytest.mark.usefixtures("_store")
 def test_the_store_is_not_chosen_for_the_rest_of_the_process(tmp_path: Path) -> None:
     tracker = Tracker.start("a", {}, {}, None)
     with tracking.store.selected():
@@ -367,6 +417,7 @@ def test_what_a_moved_home_wrote_to_its_old_place_is_brought(
         assert (new / "mlflow" / "artifacts" / run_id / "artifacts" / f"{name}.txt").exists()
 
 
+@pytest.mark.usefixtures("_store")
 def test_a_location_of_the_users_own_is_left(tmp_path: Path) -> None:
     own_place = (tmp_path / "mine").as_uri()
     tracking.client().create_experiment("mine", own_place)
@@ -402,6 +453,7 @@ def test_a_user_without_a_home_folder() -> None:
     assert "set FMOE_HOME" in done.stdout
 
 
+@pytest.mark.usefixtures("_hasty")
 @pytest.mark.parametrize("kind", ["silent", "refusing", "unknown"])
 def test_an_object_store_that_cannot_be_reached(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole commands, with the end of the process, which waits for pyarrow's own threads."""
@@ -410,16 +462,19 @@ def test_an_object_store_that_cannot_be_reached(kind: str, monkeypatch: pytest.M
         port = stack.enter_context(silent()) if kind == "silent" else 9
         host = "nonesuch.invalid" if kind == "unknown" else f"127.0.0.1:{port}"
         uri = f"s3://bucket/x?endpoint_override={host}&scheme=http&region=us-east-1"
-        refused(lambda: Folder.at(uri).reach(), "s3://bucket/x", "cannot be reached")
-        with soon():
-            done = subprocess.run(
+        with (
+            soon(),
+            subprocess.Popen(
                 [sys.executable, "-m", "pipelines.cli", "train", "digits", "--storage", uri],
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 text=True,
-                check=False,
-            )
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "s3://bucket/x" in done.stderr
+            ) as command,
+        ):
+            refused(lambda: Folder.at(uri).reach(), "s3://bucket/x", "cannot be reached")
+            _, said = command.communicate()
+    assert (command.returncode, len(said.splitlines())) == (2, 1), said
+    assert "s3://bucket/x" in said
 
 
 def test_a_question_mark_in_a_folders_name(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ def stage(in_channels: int, channels: int, stride: int) -> list[nn.Module]:
 def he_normal(network: nn.Module) -> None:
     """Draw the convolutions' weights for ReLU (arXiv 1502.01852), by fan-out."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        # on `meta` there is nothing to draw, and torch takes five times as long over that
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 

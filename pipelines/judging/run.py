@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fmoe import data, provenance, tracking
+from fmoe import data, provenance
 from fmoe.attacks.threat import threat_model
 from fmoe.config import fingerprint
 from fmoe.data import Split
@@ -17,8 +17,6 @@ from fmoe.errors import UserError
 from fmoe.evaluation import FULL, PROTOCOL, Evaluation, Settings
 from fmoe.evaluation.kept import Kept
 from fmoe.evaluation.promotion import foreign, lacks, leaks_unknown
-from fmoe.on_ray import evaluate as on_ray
-from fmoe.on_ray.session import Resources, session
 from fmoe.paths import aside, home, writable
 from fmoe.schema import parse_ratio
 from fmoe.storage.folder import Folder
@@ -116,8 +114,13 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
 
     Raises `UserError` for a model, data or settings that do not fit.
     """
-    if model.startswith("models:") and tracking.read_only():
-        display.line(f"{home()}: cannot be written: the evaluation is not recorded in the registry")
+    if model.startswith("models:"):
+        from fmoe import tracking
+
+        if tracking.read_only():
+            display.line(
+                f"{home()}: cannot be written: the evaluation is not recorded in the registry"
+            )
     it = opened(model)
     settings = chosen(request, it)
     if request.data is None and it.data is None:
@@ -140,6 +143,10 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
         stages = aside()
     kept = Kept(Folder.at(stages) / fingerprint(key)[:32])
     bar = display.task(f"evaluate {model}", len(test))
+    # what it takes a second to import, once nothing is left to refuse
+    from fmoe.on_ray import evaluate as on_ray
+    from fmoe.on_ray.session import Resources, session
+
     with session(request.workers):
         evaluation = on_ray.evaluate(
             it.network,

@@ -25,7 +25,7 @@ from fmoe.training.warm_start import INT8_SCALE
 from tests.conftest import MEMBER
 from tests.extending.added import added
 from tests.extending.document import section
-from tests.extending.whole_way import few, latest, resumed, settings, whole_way
+from tests.extending.whole_way import few, joint_phase, latest, resumed, settings, whole_way
 
 CODE = section("An attack to train against")
 Walk = CODE.Walk
@@ -83,7 +83,8 @@ def test_with_a_warm_start_it_trains_another_model(digits: Data, tmp_path: Path)
     states = []
     for warm in ("true", "false"):
         chosen = settings(WALK, f"joint.warm_start={warm}")
-        _, kept = resumed(chosen, few(digits), tmp_path / warm)
+        folder, experts = tmp_path / warm, tmp_path / "experts"
+        _, kept = joint_phase(chosen, few(digits), folder, experts=experts)
         states.append(latest(kept).model)
     assert not torch.equal(states[0]["experts.0.head.bias"], states[1]["experts.0.head.bias"])
 

@@ -48,10 +48,12 @@ def different(one: Tensors, other: Tensors) -> list[str]:
 
 
 def joint_phase(
-    chosen: Config, data: Data, folder: Path, *, stops: bool = False
+    chosen: Config, data: Data, folder: Path, *, experts: Path | None = None, stops: bool = False
 ) -> tuple[list[Epoch], Checkpoints]:
-    """Experts and mixture in `folder`; where it stops, after the first epoch and again."""
-    store, run = ExpertStore(Folder.at(folder / "experts")), Folder.at(folder / "run")
+    """Mixture in `folder`, as are its experts where no other place is named; where it stops, after
+    the first epoch and again."""
+    store = ExpertStore(Folder.at(experts or folder / "experts"))
+    run = Folder.at(folder / "run")
     store.obtain_all(chosen, data)
     if stops:
         next(iter(joint.joint_epochs(chosen, data, store, run)))
@@ -67,8 +69,9 @@ def latest(kept: Checkpoints) -> Checkpoint:
 
 def resumed(chosen: Config, data: Data, folder: Path) -> tuple[list[Epoch], Checkpoints]:
     """A joint phase that stopped and went on, with the bits of one that did not."""
-    _, whole = joint_phase(chosen, data, folder / "whole")
-    epochs, parts = joint_phase(chosen, data, folder / "parts", stops=True)
+    experts = folder / "experts"
+    _, whole = joint_phase(chosen, data, folder / "whole", experts=experts)
+    epochs, parts = joint_phase(chosen, data, folder / "parts", experts=experts, stops=True)
     one, other = latest(whole).families, latest(parts).families
     assert one.keys() == other.keys()
     assert {family: different(one[family], other[family]) for family in one} == {
