@@ -26,7 +26,8 @@ EPOCHS = 10
 TRAIN = [
     *SMALL,
     f"joint.epochs={EPOCHS}",
-    "data.train_images=384",
+    "data.train_images=128",
+    "joint.validation.attack.steps=1",
     "joint.batch_size=32",
     "experts.train.batch_size=32",
     "data.val_images=700",

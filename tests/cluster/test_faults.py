@@ -38,7 +38,7 @@ DEADLINE = 5  # seconds from a notice to the node's end
 
 def test_node_cut_off_and_another_preempted(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
     """One after the other, in one elastic run: three workers, two, one."""
-    epochs = 25  # telling Ray takes seconds, and the deadline comes five later
+    epochs = 20  # telling Ray takes seconds, and the deadline comes five later
     cluster.start_node(cluster.spare)
     wait_for(lambda: cluster.whole(spare=1), 60, "the third node")
     run = cluster.train("elastic", "--workers", "1..3", f"--set=joint.epochs={epochs}")
