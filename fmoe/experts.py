@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from fmoe.schema import Spec
 
 
+LEAST_WITH_STRIDE = 16  # channels that fill a block of oneDNN's, on any CPU
+
+
 class Normalize(nn.Module):
     """(x - mean) / std per channel, x float [B,C,H,W] in [0,1]."""
 
@@ -32,6 +35,18 @@ class Normalize(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return (x_BCHW - self.mean) / self.std
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution. With a stride, few channels are picked out before it: oneDNN's gradient of
+    the weights is wrong there on CPUs without AVX-512, and writes where it must not (oneDNN #6035).
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if self.in_channels >= LEAST_WITH_STRIDE or self.stride == (1, 1):
+            return super().forward(x_BCHW)
+        down, across = self.stride
+        return F.conv2d(x_BCHW[:, :, ::down, ::across], self.weight, self.bias)
 
 
 class BasicBlock(nn.Module):
@@ -50,7 +65,7 @@ class BasicBlock(nn.Module):
         self.downsample = None
         if stride != 1 or in_channels != channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+                Pointwise(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -125,7 +140,7 @@ class PreActBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.downsample = Pointwise(in_channels, channels, 1, stride, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         activated = F.relu(self.bn1(x_BCHW), inplace=True)
