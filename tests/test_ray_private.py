@@ -17,6 +17,7 @@ from ray._private.state import state
 from ray._raylet import Config, PlacementGroupID  # type: ignore[attr-defined]
 from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 from ray.train import TrainingFailedError, WorkerGroupError
+from ray.train.torch import TorchTrainer
 from ray.tune.schedulers import PopulationBasedTraining
 from ray.util.state import StateApiClient
 from ray.util.state.common import ListApiOptions, StateResource
@@ -63,6 +64,14 @@ def test_messages_of_the_head() -> None:
         assert callable(stub.CheckAlive)
         assert callable(stub.GetAllNodeInfo)
     assert parameters(create_gcs_channel)[0] == "address"
+
+
+def test_actors_that_ray_train_starts_and_we_do_without() -> None:
+    trainer = private.lean(TorchTrainer)(lambda: None)
+    found = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    ours = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+    usual = TorchTrainer(lambda: None)._create_default_callbacks()
+    assert {type(callback).__name__ for callback in usual} - found == ours
 
 
 def test_placement_groups() -> None:

@@ -27,6 +27,7 @@ from fmoe.config import Config
 from fmoe.errors import NonFiniteLoss, TrainingFailed, UserError, first_line
 from fmoe.expert_store import ExpertStore
 from fmoe.joint import joint_epochs
+from fmoe.on_ray import private
 from fmoe.on_ray.placement import free_left_behind
 from fmoe.on_ray.pool import Reporter
 from fmoe.on_ray.session import Resources
@@ -98,7 +99,7 @@ def fit(
 
     filesystem, path = (run / "ray").resolve()
     with mailbox(listen) as box:
-        trainer = TorchTrainer(
+        trainer = private.lean(TorchTrainer)(
             worker,
             train_loop_config={
                 "config": config.plain(),
