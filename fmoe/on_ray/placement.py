@@ -1,9 +1,10 @@
 """Placement groups that a dead Train controller has left behind.
 
-Ray frees them with the job. It has a cleaner for controllers that are killed, which asks the
-dashboard and so does nothing without one; and a worker that dies while its training function is
-being started ends the controller with its placement group kept (Ray 2.60, worker_group.py: that
-`ray.get` stands outside of the `try`). The next try would wait for those CPUs for ever.
+Ray frees them with the job. Its cleaner for controllers that are killed asks the dashboard and so
+does nothing without one: it is not started (`private.lean`). And a worker that dies while its
+training function is being started ends the controller with its placement group kept (Ray 2.60,
+worker_group.py: that `ray.get` stands outside of the `try`). The next try would wait for those CPUs
+for ever.
 """
 
 from __future__ import annotations
