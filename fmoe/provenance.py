@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
 import psutil
-import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -52,6 +51,8 @@ def source() -> str:
 
 
 def hardware() -> dict[str, str]:
+    import torch  # here: `fmoe jobs` asks for pins, and torch's import takes seconds
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -21,9 +22,12 @@ from tests.cluster import network
 from tests.cluster.network import Host, Network
 from tests.conftest import SMALL
 
+EPOCHS = 10
 TRAIN = [
     *SMALL,
-    "joint.epochs=5",
+    f"joint.epochs={EPOCHS}",
+    "data.train_images=128",
+    "joint.validation.attack.steps=1",
     "joint.batch_size=32",
     "experts.train.batch_size=32",
     "data.val_images=700",
@@ -44,8 +48,18 @@ RAY = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_EC2_METADATA_DISABLED": "true",
+    "PYTHONDONTWRITEBYTECODE": "",  # or each of a hundred processes would compile fmoe again
     "PATH": f"{Path(PYTHON).parent}:{os.environ['PATH']}",
 }
+
+STATE = """
+import os
+from ray._private.state import state
+from ray._raylet import GcsClientOptions
+state._initialize_global_state(GcsClientOptions.create(
+    os.environ['RAY_ADDRESS'], None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False))
+"""
+"""Ray's own view of the cluster, without joining it as a driver."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,11 +81,13 @@ def wait_for(what: Callable[[], Any], seconds: float, name: str) -> Any:
 
 @dataclass
 class Cluster:
-    """head: one CPU, and where drivers run. nodes: one CPU each. client: no Ray at all."""
+    """head: one CPU, and where drivers run. nodes, and the spare one that a test may start: one CPU
+    each. client: no Ray at all."""
 
     network: Network
     head: Host
     nodes: list[Host]
+    spare: Host
     services: Host
     client: Host
     folder: Path
@@ -101,12 +117,11 @@ class Cluster:
             *(PYTHON, "-m", "tests.cluster.s3_server", self.services.address, "5555", self.outage),
             log=self.folder / "s3.log",
         )
-        make = "import boto3; boto3.client('s3', endpoint_url='http://{}:5555', "
-        make += "region_name='us-east-1').create_bucket(Bucket='bucket')"
+        bucket = f"'http://{self.services.address}:5555/bucket', method='PUT'"
+        code = f"import urllib.request as r; r.urlopen(r.Request({bucket}))"
 
         def made() -> bool:
-            code = make.format(self.services.address)
-            return self.services.run(PYTHON, "-c", code, env=RAY).returncode == 0
+            return self.services.run(PYTHON, "-c", code).returncode == 0
 
         wait_for(made, 30, "S3")
 
@@ -132,6 +147,7 @@ class Cluster:
         self.head.start(
             *("ray", "start", "--head", "--block", f"--node-ip-address={self.head.address}"),
             *("--port=6379", f"--dashboard-host={self.head.address}", "--num-cpus=1"),
+            "--include-log-monitor=False",  # drivers do not ask for logs
             "--object-store-memory=200000000",
             env=self.node_env(self.head),
             log=self.folder / "head.log",
@@ -140,7 +156,7 @@ class Cluster:
     def start_node(self, host: Host) -> None:
         host.start(
             *("ray", "start", "--block", f"--address={self.head.address}:6379"),
-            *(f"--node-ip-address={host.address}", "--num-cpus=1"),
+            *(f"--node-ip-address={host.address}", "--num-cpus=1", "--include-log-monitor=False"),
             "--object-store-memory=200000000",
             env=self.node_env(host),
             log=self.folder / f"{host.name}.log",
@@ -150,16 +166,17 @@ class Cluster:
         """FMOE_HOME: no two hosts share one."""
         return {**self.env, "FMOE_HOME": str(self.folder / f"home-{host.name}")}
 
-    def whole(self, seconds: float = 15) -> bool:
-        """All CPUs are there and free, within so many seconds: asked by one process, for each that
-        connects costs the two hosts seconds of their CPUs."""
+    def whole(self, seconds: float = 15, spare: int = 0) -> bool:
+        """All CPUs are there and free, within so many seconds: asked by one process, which is no
+        driver, or Ray would start workers for it on both hosts."""
+        cpus = 1 + len(self.nodes) + spare
         code = f"""
-import ray, sys, time
-ray.init(address='auto', log_to_driver=False, logging_level='ERROR')
+{STATE}
+import sys, time
 deadline = time.monotonic() + {seconds}
 while time.monotonic() < deadline:
-    told = ray.cluster_resources().get('CPU'), ray.available_resources().get('CPU')
-    if told == ({1 + len(self.nodes)}, {1 + len(self.nodes)}):
+    told = state.cluster_resources().get('CPU'), state.available_resources().get('CPU')
+    if told == ({cpus}, {cpus}):
         sys.exit()
     time.sleep(0.2)
 sys.exit(1)
@@ -168,6 +185,7 @@ sys.exit(1)
 
     def restore(self) -> None:
         """Every host up, linked and idle again."""
+        self.spare.kill()
         for host in (self.head, *self.nodes):
             host.mend()
         if not self.head.find("gcs_server"):
@@ -199,20 +217,27 @@ sys.exit(1)
         )
         return Run(self, driver, log)
 
+    def mlflow(self, path: str, body: dict[str, Any] | None = None, **query: str) -> dict[str, Any]:
+        """The server's answer to the client's host: of a search, which has a body, or a look."""
+        at = f"{self.env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/{path}?{urlencode(query)}"
+        data = json.dumps(body).encode() if body else None
+        code = f"""
+from urllib.request import Request, urlopen
+asked = Request({at!r}, {data!r}, {{'Content-Type': 'application/json'}})
+print(urlopen(asked).read().decode())
+"""
+        done = self.client.run(PYTHON, "-c", code)
+        assert done.returncode == 0, done.stderr
+        value: dict[str, Any] = json.loads(done.stdout)
+        return value
+
     def mlflow_run(self, run_id: str) -> dict[str, Any]:
         """Status, and the steps at which the validation's robust accuracy was logged."""
-        code = f"""
-import json
-from mlflow.tracking import MlflowClient
-client = MlflowClient()
-run = client.get_run('{run_id}')
-steps = sorted(m.step for m in client.get_metric_history('{run_id}', 'val_robust'))
-print(json.dumps({{'status': run.info.status, 'steps': steps, 'tags': dict(run.data.tags)}}))
-"""
-        done = self.client.run(PYTHON, "-c", code, env=self.env)
-        assert done.returncode == 0, done.stderr
-        value: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return value
+        run = self.mlflow("runs/get", run_id=run_id)["run"]
+        history = self.mlflow("metrics/get-history", run_id=run_id, metric_key="val_robust")
+        steps = sorted(int(metric.get("step", 0)) for metric in history.get("metrics", []))
+        tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+        return {"status": run["info"]["status"], "steps": steps, "tags": tags}
 
 
 @dataclass
@@ -231,12 +256,30 @@ class Run:
         """Until the joint phase's epoch (from 1) was reported."""
         self.wait_for_line(rf"joint  epoch {number} ")
 
-    def wait_for_line(self, pattern: str, seconds: float = 120) -> None:
+    def wait_for_try(self, number: int) -> None:
+        """Until the joint phase has begun so many times, and has reported an epoch since."""
+
+        def reported() -> bool:
+            tries = re.split(r"joint  \d workers?,", self.text)[number:]
+            return any("joint  epoch" in text for text in tries)
+
+        self._wait_for(reported, f"an epoch of try {number}", 120)
+
+    def wait_for_line(self, pattern: str, times: int = 1) -> None:
+        def there() -> bool:
+            return len(re.findall(pattern, self.text)) >= times
+
+        self._wait_for(there, f"{pattern!r} ({times} times)", 120)
+
+    def _wait_for(self, what: Callable[[], bool], name: str, seconds: float) -> None:
         def there() -> bool:
             assert self.driver.poll() is None, self.text
-            return re.search(pattern, self.text) is not None
+            return what()
 
-        wait_for(there, seconds, f"{pattern!r} in {self.text}")
+        try:
+            wait_for(there, seconds, name)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.text}") from None
 
     def finish(self, seconds: float = 240) -> dict[str, Any]:
         """What `--json` printed."""
@@ -272,7 +315,7 @@ def cluster_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with small_disk(folder / "disk"), Network() as net:
         head, services, client = net.host("head"), net.host("services"), net.host("client")
         nodes = [net.host("node")]
-        cluster = Cluster(net, head, nodes, services, client, folder)
+        cluster = Cluster(net, head, nodes, net.host("spare"), services, client, folder)
         cluster.start_mlflow()
         cluster.start_head()
         cluster.start_s3()
@@ -295,7 +338,7 @@ def undisturbed(cluster_once: Cluster) -> dict[str, Any]:
     return cluster_once.train("undisturbed", "--workers", "2").finish()
 
 
-def assert_complete(cluster: Cluster, answer: dict[str, Any], epochs: int = 5) -> None:
+def assert_complete(cluster: Cluster, answer: dict[str, Any], epochs: int = EPOCHS) -> None:
     """No epoch is missing anywhere, and MLflow tells the truth."""
     assert answer["epochs"] == epochs
     run = cluster.mlflow_run(answer["run_id"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import PYTHON, Cluster, wait_for
+from tests.cluster.conftest import EPOCHS, PYTHON, Cluster, wait_for
 
 
 class Client:
@@ -37,15 +37,9 @@ class Client:
 
     def run_of(self, job_id: str) -> dict[str, Any]:
         """The MLflow run that carries the job's id."""
-        code = f"""
-from mlflow.tracking import MlflowClient
-client = MlflowClient()
-(run,) = client.search_runs(['1'], "tags.`fmoe.job_id` = '{job_id}'")
-print(run.info.run_id)
-"""
-        done = self.cluster.client.run(PYTHON, "-c", code, env=self.env)
-        assert done.returncode == 0, done.stderr
-        return self.cluster.mlflow_run(done.stdout.strip())
+        wanted = {"experiment_ids": ["1"], "filter": f"tags.`fmoe.job_id` = '{job_id}'"}
+        (run,) = self.cluster.mlflow("runs/search", wanted)["runs"]
+        return self.cluster.mlflow_run(run["info"]["run_id"])
 
 
 @pytest.fixture
@@ -91,7 +85,7 @@ def test_a_job_from_submission_to_the_pulled_model(
     answer = client.json("submit", *command, "--follow", *client.at)
     assert answer["status"] == "SUCCEEDED"
     run = client.run_of(answer["job_id"])
-    assert (run["status"], run["steps"]) == ("FINISHED", [0, 1, 2, 3, 4])
+    assert (run["status"], run["steps"]) == ("FINISHED", list(range(EPOCHS)))
     pulled = client.json("pull", "models:/fmoe-digits@candidate", "--to", str(tmp_path / "model"))
     assert pulled["digest"] == undisturbed["digest"]
     statuses = [job["status"] for job in client.json("jobs", "list", *client.at)["jobs"]]
