@@ -16,7 +16,8 @@ PACKAGES = ("fmoe", "pipelines", "tune_spaces")
 DATA = ("*.yaml", "*.html", "py.typed", "README.md")
 PROBE = """
 import fmoe, pipelines.judging.reporting, tune_spaces
-from fmoe import config, search_space
+from fmoe import config
+from fmoe.tuning import search_space
 print(fmoe.__file__, pipelines.judging.reporting.__file__, tune_spaces.__file__, sep="\\n")
 for name in config.recipes():
     config.load(name)

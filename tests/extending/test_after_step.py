@@ -162,23 +162,28 @@ def test_the_mixture_of_an_epoch_is_the_state_that_its_figures_are_of(
     ema: None, digits: Data, tmp_path: Path
 ) -> None:
     """Really validated: where the average is better it is deployed, and training goes on from the
-    trained weights."""
-    rough = "joint.optimizer={lr: 0.5, schedule: {kind: constant}}"
-    chosen = settings(*BOTH, rough, "joint.epochs=6", "joint.attack={kind: clean}")
+    trained weights. Which one is better is chance here, so several seeds are tried."""
     data = few(digits)
-    epochs, kept = joint_phase(chosen, data, tmp_path)
+    assert any(deployed_is_judged(seed, data, tmp_path / str(seed)) for seed in (1, 3, 0, 2, 4, 5))
+
+
+def deployed_is_judged(seed: int, data: Data, folder: Path) -> bool:
+    """Whether an epoch that is kept preferred the average."""
+    rough = "joint.optimizer={lr: 0.5, schedule: {kind: constant}}"
+    chosen = settings(*BOTH, rough, "joint.epochs=6", "joint.attack={kind: clean}", f"seed={seed}")
+    epochs, kept = joint_phase(chosen, data, folder)
     attacks = validation_attacks(chosen.joint, chosen.joint.attack)
     preferred = []
     for index in kept.epochs():
         found, metrics = kept.load(index), epochs[index].metrics
-        model = joint.trained(chosen, Folder.at(tmp_path / "run"), data.train_digest, index)
+        model = joint.trained(chosen, Folder.at(folder / "run"), data.train_digest, index)
         assert different(copy_state(model), found.deployed) == []
         again = validation_accuracies(model, data.val, attacks, chosen.seed, Worker())
         assert again == {name: metrics[name] for name in attacks}
         better = metrics["ema_val_clean"] > metrics["trained_val_clean"]
         assert (different(found.deployed, found.model) != []) is better
         preferred.append(better)
-    assert any(preferred)
+    return any(preferred)
 
 
 def test_validation_leaves_the_trained_weights_alone(ema: None, digits: Data) -> None:
