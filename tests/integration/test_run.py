@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +130,9 @@ def test_evaluation_is_the_same_for_any_number_of_workers(
         for key in ("seconds", "attack_seconds", "model", "at"):
             del answer[key]
     assert two.pop("recorded") == "models:/fmoe-digits/1"
+    # means of logits and gradients: a worker of another number of threads adds up in another order
+    means, others = numbers(one.pop("mixture")), numbers(two.pop("mixture"))
+    assert others == pytest.approx(means, rel=1e-5)
     assert one == two
     assert {"clean", "robust", "worst_case", "flags", "images"} <= one.keys()
     test = data.load("digits").test[:images]
@@ -136,6 +140,15 @@ def test_evaluation_is_the_same_for_any_number_of_workers(
     model = library.load(run)
     found = evaluate(model, test.images, test.labels, attacks=attacks, eps=0.1, batch_size=CHUNK)
     assert one["robust"] == found.robust
+
+
+def numbers(value: Any) -> dict[str, float]:
+    """Those of nested lists and dictionaries, by their path."""
+    if isinstance(value, int | float):
+        return {"": value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    parts = ((key, part) for key, part in items if not isinstance(part, str))
+    return {f"{key}.{path}": n for key, part in parts for path, n in numbers(part).items()}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:foolbox", "ignore::UserWarning:torchattacks")
