@@ -13,14 +13,17 @@ from typing import Any
 
 import yaml
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # libyaml's, ten times as fast
+except ImportError:  # PyYAML was built without it
+    from yaml import SafeLoader  # type: ignore[assignment]
+
 LARGEST_JSON = 16 * 2**20  # bytes; a study's or a run's files have some kilobytes an epoch
 LARGEST_YAML = 256 * 2**10  # bytes; a recipe has three kilobytes, and the parser is slow
 DEEPEST = 64
 MOST_NODES = 20_000  # of a YAML file whose aliases are written out
 LONGEST = 4000  # characters of a YAML value
 MOST_DIGITS = 400  # of an integer in JSON
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, which is ten times as fast, where PyYAML was built with it."""
 INTEGER = 2**63
 """A configuration's integers lie below it: they become sizes and indices."""
 
@@ -48,9 +51,8 @@ def parse_json(data: bytes) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if (
-        len(digits) > MOST_DIGITS
-    ):  # beyond some thousands Python itself raises, here and in messages
+    # beyond some thousands Python itself raises, here and in messages
+    if len(digits) > MOST_DIGITS:
         raise NotRead(f"too large (an integer of {len(digits)} digits)")
     return int(digits)
 
@@ -83,7 +85,7 @@ def parse_yaml(text: str) -> Any:
         raise NotRead(f"too long ({len(text)} characters, at most {LARGEST_YAML} are read)")
     try:
         _check_events(text)
-        tree = yaml.load(text, LOADER)  # noqa: S506 - a safe one
+        tree = yaml.load(text, Loader=SafeLoader)
     except NotRead:
         raise
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # the latter two: of dates
@@ -119,7 +121,7 @@ def _check_events(text: str) -> None:
         if top.nodes > MOST_NODES:
             raise NotRead(f"too large (more than {MOST_NODES} values, aliases written out)")
 
-    for event in yaml.parse(text, Loader=LOADER):
+    for event in yaml.parse(text, Loader=SafeLoader):
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
             anchor = event.anchor
             if isinstance(event, yaml.AliasEvent):

@@ -32,6 +32,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def difference(self) -> Tensor:
+        """As an image to be seen: 0.5 is no change, 0 and 1 one of eps."""
+        return (self.x_adv - self.x) / (2 * self.eps[:, None, None, None].clamp_min(1e-6)) + 0.5
+
 
 def first(model: nn.Module, split: Split, threat: Threat, count: int = 8) -> Examples:
     """The first images under PGD-20."""

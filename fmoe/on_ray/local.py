@@ -29,9 +29,7 @@ PRIVATE = "fmoe-ray-"
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - mkdtemp makes a private folder there
 
 
-RAYLET_SECONDS = (
-    2  # seconds that Ray's own code waits for its raylet, without seeing a signal of ours
-)
+RAYLET_SECONDS = 2  # that Ray's own code waits for its raylet, without seeing a signal of ours
 
 
 class Late(BaseException):

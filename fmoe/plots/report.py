@@ -140,10 +140,8 @@ def pictures(examples: Examples, classes: Sequence[str], known: Sequence[str]) -
     """A column an image: clean, attacked, and the difference."""
     figure = Figure(figsize=(1.3 * len(examples), 4.4), layout="constrained")
     axes = figure.subplots(3, len(examples), squeeze=False)
-    room = 2 * examples.eps[:, None, None, None].clamp_min(1e-6)
-    difference = (examples.x_adv - examples.x) / room + 0.5
     for column in range(len(examples)):
-        for row, picture in enumerate((examples.x, examples.x_adv, difference)):
+        for row, picture in enumerate((examples.x, examples.x_adv, examples.difference)):
             show(axes[row][column], picture[column])
         true, said = int(examples.labels[column]), int(examples.said_adv[column])
         axes[0][column].set_title(label(classes[true]), fontsize=8)

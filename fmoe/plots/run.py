@@ -70,8 +70,11 @@ def adversarial_row(examples: Examples, classes: Sequence[str]) -> Figure:
     eps = examples.eps[0].item()
     figure = Figure(figsize=(1.4 * len(examples), 4.8), layout="constrained")
     grid = figure.subplots(3, len(examples), squeeze=False)
-    difference = (examples.x_adv - examples.x) / (2 * eps) + 0.5
-    rows = ((examples.x, examples.said), (examples.x_adv, examples.said_adv), (difference, None))
+    rows = (
+        (examples.x, examples.said),
+        (examples.x_adv, examples.said_adv),
+        (examples.difference, None),
+    )
     for axes, (pictures, said) in zip(grid, rows, strict=True):
         for i, axis in enumerate(axes):
             show(axis, pictures[i])

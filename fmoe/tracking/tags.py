@@ -26,8 +26,8 @@ TEST = "fmoe.test_"
 """Begins the names of a version's accuracies on the test images."""
 EVALUATION = "fmoe.eval."
 """Begins the names of what `fmoe evaluate` recorded with a version."""
-EVALUATED_FULL = "fmoe.eval.full"
-REPORT = "fmoe.eval.report"
+EVALUATED_FULL = f"{EVALUATION}full"
+REPORT = f"{EVALUATION}report"
 
 
 def ours(values: Mapping[str, str]) -> dict[str, str]:
