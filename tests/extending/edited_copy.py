@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import compileall
 import re
 import shutil
 from pathlib import Path
@@ -55,6 +56,8 @@ def edited_copy(folder: Path) -> Path:
         path = folder / file
         edited = inserted(path.read_text(), before, after, without_own(code, file))
         path.write_text(edited)
+    for package in PACKAGES:  # or each of a dozen processes would
+        compileall.compile_dir(folder / package, quiet=2)
     return folder
 
 
