@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -12,8 +14,9 @@ from fmoe.config import Config, Member
 from fmoe.data.facts import Facts
 from fmoe.data.sets import info
 from fmoe.errors import UserError
-from fmoe.models.experts import BackboneConfig
-from fmoe.models.mixture import Mixture
+from fmoe.models.branches import Branch, Branches, Branching, Trunk
+from fmoe.models.experts import BackboneConfig, ResNet18
+from fmoe.models.mixture import BranchedMixture, Mixture
 from fmoe.numerics.draw import Draw
 from fmoe.schema import faults
 
@@ -46,22 +49,49 @@ def expert(config: Config, member: Member, facts: Facts | None = None) -> nn.Mod
     return backbone(config.experts.backbone_of(member[0]), facts or facts_of(config))
 
 
-def gate(config: Config, facts: Facts | None = None) -> nn.Module:
+def gate(config: Config, facts: Facts | None = None, features: int = 0) -> nn.Module:
+    """features: channels of the trunk, for a gate that reads them."""
     facts = facts or facts_of(config)
     return config.gate.build(
-        shape=facts.shape, mean=facts.mean, std=facts.std, experts=len(config.experts.members)
+        shape=(features,) if config.gate.of_features else facts.shape,
+        mean=facts.mean,
+        std=facts.std,
+        experts=len(config.experts.members),
     )
+
+
+def branches(config: Config, facts: Facts | None = None, count: int | None = None) -> Branches:
+    """Trunk and branches of the experts, untrained; count: of fewer of them."""
+    facts, parts = facts or facts_of(config), config.experts
+    own, network = parts.branch or Branching(), backbone(parts.backbone, facts)
+    assert parts.trunk is not None
+    assert isinstance(network, ResNet18)
+    trunk = Trunk(network, parts.trunk.stages)
+    one = partial(
+        Branch,
+        channels=trunk.channels,
+        width=own.width or trunk.channels,
+        blocks=own.blocks,
+        classes=len(facts.classes),
+    )
+    return Branches(trunk, [one() for _ in range(count or len(parts.members))])
 
 
 def mixture(config: Config, facts: Facts | None = None) -> Mixture:
     """The untrained mixture, experts in the order of `config.experts.members`."""
-    model = Mixture(
-        [expert(config, member, facts) for member in config.experts.members],
-        gate(config, facts),
-        temperature=config.gate.temperature,
-        mixing=config.mixing,
-        hard=config.gate.hard,
-    )
+    combining: dict[str, Any] = {
+        "temperature": config.gate.temperature,
+        "mixing": config.mixing,
+        "hard": config.gate.hard,
+    }
+    model: Mixture
+    if config.experts.trunk:
+        body = branches(config, facts)
+        reads = gate(config, facts, body.trunk.channels)
+        model = BranchedMixture(body, reads, of_features=config.gate.of_features, **combining)
+    else:
+        experts = [expert(config, member, facts) for member in config.experts.members]
+        model = Mixture(experts, gate(config, facts), **combining)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -76,25 +106,36 @@ def mixture_state(config: Config, facts: Facts | None = None, most: int | None =
 
     Raises `ValueError` for more than `most` tensors.
     """
+    members, states = config.experts.members, list[State]()
+    body: Branches | None = None
     with torch.device("meta"):
-        own = gate(config, facts).state_dict()
-    built: dict[str, State] = {}
-    states: list[State] = []
-    total, count = len(own), len(config.experts.members)
-    for member in config.experts.members:
+        if config.experts.trunk:
+            body = branches(config, facts, 1)
+        features = 0 if body is None else body.trunk.channels
+        whole = prefixed("gate.", gate(config, facts, features).state_dict())
+    if body is not None:
+        whole |= prefixed("body.trunk.", body.trunk.state_dict())
+    place = "experts" if body is None else "body.branches"
+    total, built = len(whole), dict[str, State]()
+    for member in members:
         spec = config.experts.backbone_of(member[0]).model_dump_json()
         if spec not in built:
-            built[spec] = expert_state(config, member, facts)
+            built[spec] = (
+                expert_state(config, member, facts)
+                if body is None
+                else body.branches[0].state_dict()
+            )
         states.append(built[spec])
         total += len(built[spec])
         if most is not None and total > most:
-            raise ValueError(f"{count} experts have more than {most} tensors")
-    experts = {
-        f"experts.{i}.{name}": tensor
-        for i, state in enumerate(states)
-        for name, tensor in state.items()
-    }
-    return {**experts, **{f"gate.{name}": tensor for name, tensor in own.items()}}
+            raise ValueError(f"{len(members)} experts have more than {most} tensors")
+    for i, state in enumerate(states):
+        whole |= prefixed(f"{place}.{i}.", state)
+    return whole
+
+
+def prefixed(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
 def seeded_expert(config: Config, member: Member, seed: int) -> nn.Module:

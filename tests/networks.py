@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.data import Data
+from fmoe.models.branches import Branch, Branches, Trunk
 from fmoe.models.experts import ResNet18, ResNet18Backbone
 from fmoe.models.gates import ConvNet, LinearNet
-from fmoe.models.mixture import Mixture
+from fmoe.models.mixture import BranchedMixture, Mixture
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -59,11 +60,35 @@ def mixture(gate: nn.Module | None = None, hard: bool = False) -> nn.Module:
     return settled(Mixture([network(), network()], gate, temperature=0.5, hard=hard))
 
 
+def branched(
+    stem: Literal["cifar", "patch"] = "patch",
+    stages: int = 3,
+    gate: nn.Module | None = None,
+    experts: int = 3,
+) -> BranchedMixture:
+    """Three experts of two blocks each on one trunk; by default the gate reads its features."""
+    trunk = Trunk(ResNet18(mean=MEAN, std=STD, classes=10, width=4, patch=stem == "patch"), stages)
+    ends = [Branch(channels=trunk.channels, width=8, blocks=2, classes=10) for _ in range(experts)]
+    model = BranchedMixture(
+        Branches(trunk, ends),
+        gate or nn.Linear(trunk.channels, experts),
+        of_features=gate is None,
+        temperature=0.5,
+    )
+    settled(model)
+    return model.to(memory_format=torch.channels_last)
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "network": network,
     "patch": lambda: network("patch"),
     "mixture": mixture,
     "hard": lambda: mixture(hard=True),
     "linear gate": lambda: mixture(LinearNet(mean=MEAN, std=STD, experts=2, shape=(3, 32, 32))),
+    "branches": branched,
+    "branches on large maps": lambda: branched("cifar", 1),
+    "branches, gate on images": lambda: branched(
+        gate=ConvNet(mean=MEAN, std=STD, experts=3, width=4)
+    ),
 }
 """Untrained, for images [B,3,32,32] and ten classes."""

@@ -20,6 +20,7 @@ from fmoe.data.augment import Augment
 from fmoe.data.sets import info, names
 from fmoe.evaluation.stages import AttackName
 from fmoe.losses import CrossEntropy, LossConfig
+from fmoe.models.branches import Branching, Shared
 from fmoe.models.experts import BackboneConfig, ResNet18Backbone
 from fmoe.models.gates import Conv, GateConfig
 from fmoe.models.mixture import Mixing
@@ -99,6 +100,11 @@ def published_roles() -> dict[str, Role]:
 
 class Experts(Spec):
     backbone: BackboneConfig = ResNet18Backbone()
+    trunk: Shared | None = None
+    """What all experts share; null: whole networks, as published. Experts with a trunk begin with
+    the joint phase."""
+    branch: Branching | None = None
+    """What each expert has of its own after the trunk; null: one block, as wide as the trunk."""
     roles: dict[RoleName, Role] = Field(default_factory=published_roles, min_length=1)
     train: Phase = Phase()
 
@@ -108,10 +114,30 @@ class Experts(Spec):
             raise ValueError("every role has count 0: a mixture needs an expert")
         return self
 
+    @model_validator(mode="after")
+    def _one_trunk(self) -> Experts:
+        if self.trunk is None:
+            if self.branch is not None:
+                raise ValueError("branch: experts without a trunk are whole networks; set trunk")
+            return self
+        if not isinstance(self.backbone, ResNet18Backbone):
+            raise ValueError(f"trunk: {self.backbone.kind} is not shared; resnet18 is")
+        own = [name for name, role in self.roles.items() if role.backbone is not None]
+        if own:
+            raise ValueError(
+                f"roles.{own[0]}.backbone: with a trunk all have the same; leave it out"
+            )
+        return self
+
     @property
     def members(self) -> list[Member]:
         """(role, index within the role) of each expert, in the order of `model.experts`."""
         return [(name, i) for name, role in self.roles.items() for i in range(role.count)]
+
+    @property
+    def pretrained(self) -> list[Member]:
+        """Those that are trained apart before the joint phase."""
+        return [] if self.trunk else self.members
 
     def backbone_of(self, role: str) -> BackboneConfig:
         return self.roles[role].backbone or self.backbone
@@ -173,6 +199,8 @@ class Config(Spec):
     def _possible(self) -> Config:
         if self.joint.update == "gate" and not self.gate.learns:
             raise ValueError(f"joint.update: gate, but gate.kind: {self.gate.kind} learns nothing")
+        if self.gate.of_features and self.experts.trunk is None:
+            raise ValueError(f"gate.kind: {self.gate.kind} reads a trunk; set experts.trunk")
         if self.data.name in names():
             height = info(self.data.name).shape[1]
             if self.data.augment.crop >= height:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import copy
 from itertools import chain, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fmoe.models.branches import Trunk
 from fmoe.models.experts import BasicBlock, ResNet18
 from fmoe.models.gates import ConvNet
 
-IN_ORDER = (ResNet18, BasicBlock, ConvNet, nn.Sequential)
+IN_ORDER = (ResNet18, Trunk, BasicBlock, ConvNet, nn.Sequential)
 """Modules that call a BatchNorm on what the convolution declared just before it gives."""
 
 
@@ -46,6 +48,7 @@ class Twin:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.to(dtype)
         self.module.to(memory_format=torch.channels_last)
+        self.made_of_weights: list[dict[Any, Tensor]] = []  # to be made anew after a refresh
         folded = {id(tensor) for _, _, twin in self.folds for tensor in (twin.weight, twin.bias)}
         ours = dict(chain(model.named_parameters(), model.named_buffers()))
         self.copies: list[tuple[Tensor, Tensor]] = [
@@ -75,6 +78,8 @@ class Twin:
             torch._foreach_add_(shifts, [n.bias for n in norms])
             torch._foreach_copy_([twin.weight for twin in twins], weights)
             torch._foreach_copy_([twin.bias for twin in twins], shifts)
+        for made in self.made_of_weights:
+            made.clear()
         if self.copies:
             theirs, own = (list(column) for column in zip(*self.copies, strict=True))
             torch._foreach_copy_(own, theirs)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeGuard
 
 from torch import nn
 
+from fmoe.models.branches import Trunk, whole
 from fmoe.models.experts import BasicBlock, ResNet18
 from fmoe.models.gates import ConvNet
 
@@ -27,16 +29,27 @@ def known(module: nn.Module) -> TypeGuard[ResNet18 | ConvNet]:
     return ours and not any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 
 
-def layers(network: ResNet18 | ConvNet) -> list[Layer]:
+def layers(network: ResNet18 | Trunk | ConvNet) -> list[Layer]:
     """In order; layer i gives value i + 1, value 0 is the normalised image. The last value's mean
     over rows and columns goes to `head`."""
     if isinstance(network, ConvNet):
         return [Layer(network.conv1, 0), Layer(network.conv2, 1)]
-    convolutions = [Layer(network.conv, 0)]
-    for block in network.blocks:
-        assert isinstance(block, BasicBlock)
-        shortcut = None if block.downsample is None else block.downsample[0]
-        assert shortcut is None or isinstance(shortcut, nn.Conv2d)
-        start = len(convolutions)
-        convolutions += [Layer(block.conv1, start), Layer(block.conv2, start + 1, start, shortcut)]
-    return convolutions
+    blocks = (block for block in network.blocks if isinstance(block, BasicBlock))
+    return [Layer(network.conv, 0), *of_blocks(map(convolutions, blocks), 1)]
+
+
+def convolutions(block: BasicBlock) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d | None]:
+    """Its two, and that of its shortcut."""
+    shortcut = None if block.downsample is None else whole(block.downsample)[0]
+    return block.conv1, block.conv2, shortcut
+
+
+def of_blocks(
+    blocks: Iterable[tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d | None]], start: int
+) -> list[Layer]:
+    """The layers of blocks one after another, the first of which reads value `start`."""
+    found: list[Layer] = []
+    for place, (first, second, shortcut) in enumerate(blocks):
+        source = start + 2 * place
+        found += [Layer(first, source), Layer(second, source + 1, source, shortcut)]
+    return found

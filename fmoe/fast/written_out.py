@@ -7,18 +7,29 @@ they stand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fmoe.fast.layers import known, layers
-from fmoe.models.experts import ResNet18
+from fmoe.fast.layers import Layer, convolutions, known, layers, of_blocks
+from fmoe.models.branches import Branches
+from fmoe.models.experts import Normalize, ResNet18
 from fmoe.models.gates import ConvNet
-from fmoe.models.mixture import Mixture
+from fmoe.models.mixture import BranchedMixture, Mixture
+from fmoe.models.small_maps import (
+    by_columns,
+    by_matrices,
+    input_of_columns,
+    is_dense,
+    is_of_columns,
+    matrices,
+)
+from fmoe.numerics.precision import at_least_float32
 
 aten, onednn = torch.ops.aten, torch.ops.mkldnn
 
@@ -31,10 +42,39 @@ def written_out(model: nn.Module) -> nn.Module:
         return model
     if known(model):
         return WrittenOut(model)
-    if isinstance(model, Mixture):
+    if isinstance(model, BranchedMixture):
+        model.gate = written_out(model.gate)
+        model.body = WrittenOutBranches(model.body)
+    elif isinstance(model, Mixture):
         model.gate = written_out(model.gate)
         model.experts = nn.ModuleList(map(written_out, model.experts))
     return model
+
+
+Matrices = dict[tuple[int, torch.Size], Tensor]
+
+
+class Form(Protocol):
+    """What is written out: layers on the normalised image, and what is made of their values.
+
+    matrices: by the layer's place and the map's size, made anew after each `refresh`.
+    """
+
+    layers: list[Layer]
+    matrices: Matrices
+
+    @property
+    def normalize(self) -> Normalize: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def outputs(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
+
+    def gradients(
+        self, values: Sequence[Tensor], of_outputs: Sequence[Tensor]
+    ) -> dict[int, Tensor]:
+        """Of values, by their places, from those of the outputs."""
 
 
 class WrittenOut(nn.Module):
@@ -43,56 +83,170 @@ class WrittenOut(nn.Module):
     def __init__(self, network: ResNet18 | ConvNet):
         super().__init__()
         self.network, self.layers = network, layers(network)
+        self.matrices: Matrices = {}
+
+    @property
+    def normalize(self) -> Normalize:
+        return self.network.normalize
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.head.weight.dtype
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         with torch.autocast(x_BCHW.device.type, enabled=False):
-            logits: Tensor = InputGradient.apply(x_BCHW, self)
-        return logits
+            (logits,) = InputGradient.apply(x_BCHW, self)
+        return logits  # type: ignore[no-any-return]
+
+    def outputs(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return (self.network.head(values[-1].mean((2, 3))),)
+
+    def gradients(
+        self, values: Sequence[Tensor], of_outputs: Sequence[Tensor]
+    ) -> dict[int, Tensor]:
+        (of_logits,) = of_outputs
+        return {len(self.layers): of_mean(of_logits @ self.network.head.weight, values[-1])}
+
+
+class WrittenOutBranches(Branches):
+    """The same of a trunk and its branches, whose convolutions are parts of wide ones."""
+
+    def __init__(self, body: Branches):
+        super().__init__(body.trunk, body.branches)
+        self.matrices: Matrices = {}
+        self.of_trunk = len(layers(self.trunk))  # the place of what it gives
+        columns = zip(*(branch.blocks for branch in self.branches), strict=True)
+        wide = [
+            [widened(convs, len(self.branches) if place or i == 1 else 1)
+             for i, convs in enumerate(zip(*map(convolutions, blocks), strict=True))]
+            for place, blocks in enumerate(columns)
+        ]  # fmt: skip
+        blocks = [(first, second, shortcut) for first, second, shortcut in wide]
+        self.layers = [*layers(self.trunk), *of_blocks(blocks, self.of_trunk)]  # type: ignore[arg-type]
+
+    @property
+    def normalize(self) -> Normalize:
+        return self.trunk.normalize
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.trunk.conv.weight.dtype
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            features, logits = InputGradient.apply(x_BCHW, self)
+        return at_least_float32(features), at_least_float32(logits)
+
+    def heads(self) -> tuple[Tensor, Tensor]:
+        """Their weights [E,K,C] and biases [E,1,K]."""
+        heads = [branch.head for branch in self.branches]
+        weights = torch.stack([head.weight for head in heads])
+        return weights, torch.stack([head.bias for head in heads])[:, None]
+
+    def outputs(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        weight_EKC, bias_E1K = self.heads()
+        pooled = values[-1].mean((2, 3)).view(len(values[-1]), len(self.branches), -1)
+        logits_EBK = torch.baddbmm(bias_E1K, pooled.transpose(0, 1), weight_EKC.transpose(1, 2))
+        return values[self.of_trunk].mean((2, 3)), logits_EBK.transpose(0, 1)
+
+    def gradients(
+        self, values: Sequence[Tensor], of_outputs: Sequence[Tensor]
+    ) -> dict[int, Tensor]:
+        of_features, of_logits_BEK = of_outputs
+        of_pooled = torch.bmm(of_logits_BEK.transpose(0, 1), self.heads()[0]).transpose(0, 1)
+        return {
+            self.of_trunk: of_mean(of_features, values[self.of_trunk]),
+            len(self.layers): of_mean(of_pooled.flatten(1), values[-1]),
+        }
+
+
+def widened(convs: Sequence[nn.Conv2d | None], groups: int) -> nn.Conv2d | None:
+    """The convolutions of one shape as one, whose weights' parts are theirs from now on; groups: 1
+    where all read the same."""
+    given = [conv for conv in convs if conv is not None]
+    if not given:
+        return None
+    first = given[0]
+    with torch.device("meta"):
+        wide = type(first)(
+            first.in_channels * groups,
+            first.out_channels * len(given),
+            first.kernel_size,  # type: ignore[arg-type]
+            first.stride,  # type: ignore[arg-type]
+            first.padding,  # type: ignore[arg-type]
+            groups=groups,
+        )
+    for name in ("weight", "bias"):
+        parts = [getattr(conv, name) for conv in given]
+        whole = torch.cat([part.detach() for part in parts])
+        setattr(wide, name, nn.Parameter(whole, requires_grad=False))
+        for part, own in zip(parts, whole.chunk(len(given)), strict=True):
+            part.data = own
+    return wide
+
+
+def of_mean(gradient_BC: Tensor, value_BChw: Tensor) -> Tensor:
+    """The gradient of a value from that of its mean over rows and columns."""
+    height, width = value_BChw.shape[2:]
+    share = (gradient_BC / (height * width)).to(value_BChw.dtype)
+    spread = share[:, None, None].expand(-1, height, width, -1)
+    return spread.contiguous().permute(0, 3, 1, 2)
 
 
 class InputGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BCHW: Tensor, module: WrittenOut) -> Tensor:
-        network, head = module.network, module.network.head
-        values = [network.normalize(x_BCHW).to(head.weight.dtype)]
-        for layer in module.layers:
+    def forward(ctx: Any, x_BCHW: Tensor, form: Form) -> tuple[Tensor, ...]:
+        values = [form.normalize(x_BCHW).to(form.dtype)]
+        for place, layer in enumerate(form.layers, 1):
             added = None if layer.added is None else values[layer.added]
             if added is not None and layer.shortcut is not None:
                 added = layer.shortcut(added)
-            values.append(rectified(layer.conv, values[layer.source], added))
-        ctx.module = module
+            small = by_product(form, place, values[layer.source])
+            values.append(rectified(layer.conv, values[layer.source], added, small))
+        ctx.form = form
         ctx.save_for_backward(*values)
-        logits: Tensor = head(values[-1].mean((2, 3)))
-        return logits
+        return form.outputs(values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_BK: Tensor) -> tuple[Tensor, None]:
-        values, module = ctx.saved_tensors, ctx.module
-        last = values[-1]
-        pooled = gradient_BK @ module.network.head.weight / last[0, 0].numel()
-        spread = pooled[:, :, None, None].expand_as(last)
-        waiting = {len(module.layers): spread.contiguous(memory_format=torch.channels_last)}
+    def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor, None]:
+        values, form = ctx.saved_tensors, ctx.form
+        waiting = form.gradients(values, of_outputs)
 
         def pass_on(place: int, gradient: Tensor) -> None:
             waiting[place] = waiting[place].add_(gradient) if place in waiting else gradient
 
-        for place, layer in reversed(list(enumerate(module.layers, 1))):
+        for place, layer in reversed(list(enumerate(form.layers, 1))):
             gradient = waiting.pop(place)
             aten.threshold_backward.grad_input(gradient, values[place], 0, grad_input=gradient)
-            pass_on(layer.source, of_input(layer.conv, gradient, values[layer.source]))
+            matrix = form.matrices.get((place, values[place].shape[2:]))
+            pass_on(layer.source, of_input(layer.conv, gradient, values[layer.source], matrix))
             if layer.shortcut is not None:
                 gradient = of_input(layer.shortcut, gradient, values[layer.added])
             if layer.added is not None:
                 pass_on(layer.added, gradient)
-        return waiting[0] / module.network.normalize.std, None
+        return waiting[0] / form.normalize.std, None
 
 
-def rectified(conv: nn.Conv2d, x: Tensor, added: Tensor | None) -> Tensor:
-    """relu(conv(x) + added)."""
+def by_product(form: Form, place: int, x: Tensor) -> Tensor | None:
+    """What a layer's convolution gives on a small map."""
+    conv = form.layers[place - 1].conv
+    if is_dense(conv, x):
+        at = (place, x.shape[2:])
+        if at not in form.matrices:
+            form.matrices[at] = matrices(conv.weight, conv.groups, *x.shape[2:])
+        return by_matrices(x, form.matrices[at], conv.bias)
+    if is_of_columns(conv, x):
+        return by_columns(x, conv.weight, conv.bias, conv.stride[0])
+    return None
+
+
+def rectified(conv: nn.Conv2d, x: Tensor, added: Tensor | None, product: Tensor | None) -> Tensor:
+    """relu(conv(x) + added); product: conv(x), where that is known."""
     out: Tensor
-    if not fusing(x.dtype):
-        out = conv(x)
+    # of groups oneDNN does not take the sum along
+    if product is not None or not fusing(x.dtype) or (conv.groups > 1 and added is not None):
+        out = conv(x) if product is None else product
         return F.relu_(out if added is None else out.add_(added))
     fused = onednn._convolution_pointwise
     shape = conv.padding, conv.stride, conv.dilation, conv.groups
@@ -115,8 +269,12 @@ def fusing(dtype: torch.dtype) -> bool:
     )
 
 
-def of_input(conv: nn.Conv2d, gradient: Tensor, x: Tensor) -> Tensor:
-    """The gradient of conv's input x, by that of its output."""
+def of_input(conv: nn.Conv2d, gradient: Tensor, x: Tensor, matrix: Tensor | None = None) -> Tensor:
+    """The gradient of conv's input x, by that of its output; matrix: of `matrices`."""
+    if matrix is not None:
+        return by_matrices(gradient, matrix.transpose(1, 2), None)
+    if is_of_columns(conv, x):
+        return input_of_columns(gradient, conv.weight, x, conv.stride[0])
     shape = conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups
     wanted: Tensor = aten.convolution_backward(
         gradient, x, conv.weight, None, *shape, [True, False, False]

@@ -77,6 +77,11 @@ class Gate(Spec):
         return False
 
     @property
+    def of_features(self) -> bool:
+        """It reads the mean features [B,C] of the experts' trunk, and is built for shape (C,)."""
+        return False
+
+    @property
     def learns(self) -> bool:
         return True
 
@@ -121,6 +126,22 @@ class Linear(Gate):
         return LinearNet(mean=mean, std=std, experts=experts, shape=shape)
 
 
+class Features(Gate):
+    """A linear map of the mean features of the experts' trunk (`experts.trunk`)."""
+
+    kind: Literal["features"] = "features"
+
+    @property
+    def of_features(self) -> bool:
+        return True
+
+    def build(
+        self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], experts: int
+    ) -> nn.Module:
+        (channels,) = shape
+        return nn.Linear(channels, experts)
+
+
 class Uniform(Gate):
     """The same weight for every expert, whatever the image."""
 
@@ -156,5 +177,7 @@ class Top1(Gate):
         return ConvNet(mean=mean, std=std, experts=experts, width=self.width)
 
 
-GateConfig = Annotated[Conv | ResNet | Linear | Uniform | Top1, Field(discriminator="kind")]
+GateConfig = Annotated[
+    Conv | ResNet | Linear | Features | Uniform | Top1, Field(discriminator="kind")
+]
 """A new gate: a class above and its name in this union."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fmoe.models.branches import Branches
 from fmoe.numerics.precision import at_least_float32
 
 Mixing = Literal["probabilities", "logits"]
@@ -88,6 +89,11 @@ class Mixture(nn.Module):
         self.temperature, self.mixing, self.hard = temperature, mixing, hard
         self.checkpointing = False
 
+    @property
+    def heads(self) -> list[nn.Module]:
+        """Each expert's last layer."""
+        return [expert.get_submodule("head") for expert in self.experts]
+
     def log_gate_weights(self, x_BCHW: Tensor) -> Tensor:
         """log softmax(gate(x) / temperature) in float32 [B,E], before any hard choice."""
         return self.log_weights(self.gate(x_BCHW))
@@ -125,10 +131,65 @@ class Mixture(nn.Module):
             return mix_logits(log_weights_BE.exp(), logits_BEK)
         return mix_probabilities(log_weights_BE, logits_BEK)
 
+    def parts(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The gate's (soft) log-weights [B,E] and the experts' logits [B,E,K] of one pass."""
+        return self.log_gate_weights(x_BCHW), self.expert_logits(x_BCHW)
+
     def outputs(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B,K] and the soft gate weights [B,E] of one pass."""
-        log_weights = self.log_gate_weights(x_BCHW)
-        return self.combine(log_weights, self.expert_logits(x_BCHW)), log_weights.exp()
+        log_weights, logits = self.parts(x_BCHW)
+        return self.combine(log_weights, logits), log_weights.exp()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.outputs(x_BCHW)[0]
+
+
+class BranchedMixture(Mixture):
+    """The same of experts that share a trunk; the gate may read the trunk's features.
+
+    of_features: the gate maps the trunk's mean features [B,C] to logits [B,E], not the images.
+    """
+
+    def __init__(
+        self,
+        body: Branches,
+        gate: nn.Module,
+        *,
+        of_features: bool = False,
+        temperature: float = 1.0,
+        mixing: Mixing = "probabilities",
+        hard: bool = False,
+    ):
+        super().__init__((), gate, temperature=temperature, mixing=mixing, hard=hard)
+        del self.experts  # the body's
+        self.body, self.of_features = body, of_features
+
+    @property
+    def experts(self) -> Sequence[nn.Module]:  # type: ignore[override]
+        """Each maps images [B,C,H,W] to logits [B,K], through the trunk that it shares."""
+        return self.body.experts
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        return [branch.head for branch in self.body.branches]
+
+    def log_gate_weights(self, x_BCHW: Tensor) -> Tensor:
+        read = self.body.features(x_BCHW)[1] if self.of_features else x_BCHW
+        return self.log_weights(self.gate(read))
+
+    def expert_logits(self, x_BCHW: Tensor) -> Tensor:
+        return self._pass(x_BCHW)[1]
+
+    def parts(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        features_BC, logits_BEK = self._pass(x_BCHW)
+        read = features_BC if self.of_features else x_BCHW
+        return self.log_weights(self.gate(read)), logits_BEK
+
+    def _pass(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The trunk's mean features [B,C] and the experts' logits [B,E,K]."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            side_by_side: tuple[Tensor, Tensor] = self.body(x_BCHW)
+            return side_by_side
+        deep, features = self.body.features(x_BCHW)
+        logits = [at_least_float32(self._run(branch, deep)) for branch in self.body.branches]
+        return features, torch.stack(logits, 1)

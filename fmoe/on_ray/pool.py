@@ -75,12 +75,12 @@ def fill(
     gpus: float,
     listener: Listener,
 ) -> list[dict[str, Any]]:
-    """The manifests of all of the mixture's experts, in order; missing ones are trained.
+    """The manifests of all that are trained apart, in order; missing ones are trained.
 
     shared: the reference of a `SharedData` in the object store; digest: of its data. One CPU an
     expert: as many are trained at once as the cluster has CPUs (or GPUs).
     """
-    members = config.experts.members
+    members = config.experts.pretrained
     manifests = {
         member: {**manifest, "trained": False}
         for member in members

@@ -77,13 +77,13 @@ class ExpertStore:
         worker: Worker | None = None,
         on_epoch: Callable[[Member, Epoch], None] | None = None,
     ) -> list[dict[str, Any]]:
-        """The manifests of all of the mixture's experts, in order, trained one after another.
+        """The manifests of all that are trained apart, in order, trained one after another.
 
         Those that another process is training at the time come last.
         """
         manifests: dict[Member, dict[str, Any]] = {}
         for wait in (False, True):
-            for member in config.experts.members:
+            for member in config.experts.pretrained:
                 if member in manifests:
                     continue
                 report = partial(on_epoch, member) if on_epoch else None
@@ -91,7 +91,7 @@ class ExpertStore:
                     manifests[member] = self.obtain(
                         config, member, data, worker=worker, on_epoch=report, wait=wait
                     )
-        return [manifests[member] for member in config.experts.members]
+        return [manifests[member] for member in config.experts.pretrained]
 
     def find(self, key: str, like: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:
         """The manifest of a finished expert whose weights are whole, or None."""

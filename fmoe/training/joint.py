@@ -33,11 +33,13 @@ def checkpoints(run: Folder, config: Config, train_digest: str) -> Checkpoints:
 
 
 def initial(config: Config, store: ExpertStore, train_digest: str) -> Mixture:
-    """The mixture before the joint phase: experts from the store, the gate untrained."""
+    """The mixture before the joint phase: experts from the store where they are trained apart."""
     model = assembly.seeded_mixture(config)
-    for expert, member in zip(model.experts, config.experts.members, strict=True):
+    for place, member in enumerate(config.experts.pretrained):  # all of them, or none
         like = assembly.expert_state(config, member)
-        expert.load_state_dict(store.weights(expert_key(config, member, train_digest), like))
+        model.experts[place].load_state_dict(
+            store.weights(expert_key(config, member, train_digest), like)
+        )
     return model
 
 

@@ -53,15 +53,16 @@ def set_trainable(model: nn.Module, update: Update) -> None:
     if isinstance(model, Mixture) and update != "all":
         model.gate.requires_grad_(True)
         if update == "heads":
-            for expert in model.experts:
-                expert.get_submodule("head").requires_grad_(True)
+            for head in model.heads:
+                head.requires_grad_(True)
 
 
 def train_mode(model: nn.Module, update: Update) -> None:
     """Training mode, but frozen experts keep their BatchNorm statistics."""
     model.train()
     if isinstance(model, Mixture) and update != "all":
-        model.experts.eval()
+        for expert in model.experts:
+            expert.eval()
 
 
 @contextmanager

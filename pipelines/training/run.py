@@ -159,7 +159,10 @@ class TrainingRun:
         return answer
 
     def pool(self, shared: Any, resources: Resources) -> None:
-        members = self.config.experts.members
+        members = self.config.experts.pretrained
+        if not members:
+            self.display.line("experts: they share a trunk, and begin with the joint phase")
+            return
         bar = self.display.task("experts", len(members) * self.config.experts.train.epochs)
         at = dict.fromkeys(members, 0.0)
 
