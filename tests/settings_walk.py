@@ -62,15 +62,25 @@ def _of(
         kind = kind_of(member)
         if member in inside:  # a mix of mixes has no end
             continue
-        if kind is None or (value is not None and value.get("kind") == kind):
+        if value is not None and value.get("kind") == kind:
             yield from _of_class(member, base, keys, inside)
             continue
-        other = _changed(base, keys, {"kind": kind, **EXAMPLES.get(kind, {})})
-        assert other is not None, f"give an example of kind {kind}"
-        yield Change(".".join(keys), _kinds((*inside, member)), base, other)
+        before, other = _with(member, base, keys)
+        yield Change(".".join(keys), _kinds((*inside, member)), before, other)
         yield from _of_class(member, other, keys, inside)
     for option in possible:
         yield from _parts(option, value, base, keys, inside)
+
+
+def _with(member: type[BaseModel], base: Config, keys: Keys) -> tuple[Config, Config]:
+    """Without and with the member; of some there are none without a trunk."""
+    kind = kind_of(member)
+    example = {} if kind is None else {"kind": kind, **EXAMPLES.get(kind, {})}
+    for before in (base, _changed(base, ("experts", "trunk"), {})):
+        after = before and _changed(before, keys, example)
+        if before and after:
+            return before, after
+    raise AssertionError(f"{'.'.join(keys)}: give an example of {member.__name__}")
 
 
 def _parts(

@@ -180,7 +180,7 @@ FAULTS = {
     "joint.attack=5": "joint.attack: Input should be",
     "data.name=mnist": "data.name: unknown data set 'mnist' (there are: digits, cifar10, svhn",
     "evaluate.attacks=[nosuch]": "evaluate.attacks.0: unknown attack 'nosuch' (there are: fgsm,",
-    "gate.kind=nosuch": "'conv', 'resnet', 'linear', 'uniform', 'top1'",
+    "gate.kind=nosuch": "'conv', 'resnet', 'linear', 'features', 'uniform', 'top1'",
     "joint.attack.of.1.kind=nosuch": "joint.attack.of.1: Input tag 'nosuch'",
     # out of range
     "experts.backbone.width=1000000000": "experts.backbone.width: Input should be less than or",

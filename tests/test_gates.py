@@ -93,7 +93,9 @@ def test_kinds_are_named() -> None:
     adapter: TypeAdapter[Gate] = TypeAdapter(GateConfig)
     for gate in GATES:
         assert adapter.validate_python(gate.model_dump()) == gate
-    with pytest.raises(ValidationError, match="'conv', 'resnet', 'linear', 'uniform', 'top1'"):
+    with pytest.raises(
+        ValidationError, match="'conv', 'resnet', 'linear', 'features', 'uniform', 'top1'"
+    ):
         adapter.validate_python({"kind": "mlp"})
     with pytest.raises(ValidationError, match=r"unknown key width \(allowed: temperature, kind\)"):
         adapter.validate_python({"kind": "uniform", "width": 4})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fmoe.attacks import PGD
 from fmoe.data import Data
 from fmoe.fast.folding import Twin, folded
-from fmoe.fast.written_out import WrittenOut, fusing, written_out
+from fmoe.fast.written_out import WrittenOut, WrittenOutBranches, fusing, written_out
 from fmoe.numerics.draw import Draw
 from fmoe.numerics.precision import Numerics
 from fmoe.training.crafting import crafting_view
@@ -39,7 +39,7 @@ def test_same_outputs_and_gradients(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(1)
     plain = folded(MODELS[name]()).to(dtype)
     fast = written_out(copy.deepcopy(plain))
-    assert any(isinstance(module, WrittenOut) for module in fast.modules())
+    assert any(isinstance(m, WrittenOut | WrittenOutBranches) for m in fast.modules())
     x = torch.rand(6, 3, 32, 32, dtype=dtype)
     for ours, theirs in zip(asked(fast, x), asked(plain, x), strict=True):
         assert theirs.abs().max() > 0
