@@ -28,27 +28,27 @@ def is_of_columns(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
 
 
 def matrices(weight: Tensor, groups: int, height: int, width: int) -> Tensor:
-    """[G, height·width·I, height·width·O] of a 3x3 kernel [G·O,I,3,3]: from all pixels to all."""
+    """[G, height·width·O, height·width·I] of a 3x3 kernel [G·O,I,3,3]: to all pixels from all."""
     rows, columns = (_taps(size, weight.device) for size in (height, width))
-    taps = weight.index_select(2, rows).index_select(3, columns)
+    taps = weight.permute(0, 2, 3, 1).index_select(1, rows).index_select(2, columns)
     outputs, inputs = len(weight) // groups, weight.shape[1]
-    apart = taps.view(groups, outputs, inputs, height, height, width, width)
-    wanted = apart.permute(0, 3, 5, 2, 4, 6, 1)
-    return wanted.reshape(groups, height * width * inputs, height * width * outputs)
+    apart = taps.reshape(groups, outputs, height, height, width, width, inputs)
+    wanted = apart.permute(0, 2, 4, 1, 3, 5, 6)
+    return wanted.reshape(groups, height * width * outputs, height * width * inputs)
 
 
 def _taps(size: int, device: torch.device) -> Tensor:
-    """Of a kernel's row, what leads from pixel p to pixel q: in the order of (p, q)."""
+    """Of a kernel's row, what leads to pixel q from pixel p: in the order of (q, p)."""
     place = torch.arange(size, device=device)
-    return (place[:, None] - place[None, :] + 1).flatten()
+    return (place[None, :] - place[:, None] + 1).flatten()
 
 
-def by_matrices(x_BCHW: Tensor, matrix_GIO: Tensor, bias: Tensor | None) -> Tensor:
+def by_matrices(x_BCHW: Tensor, matrix_GOI: Tensor, bias: Tensor | None) -> Tensor:
     """The convolution whose `matrices` these are."""
-    groups, (count, channels, height, width) = len(matrix_GIO), x_BCHW.shape
+    groups, (count, channels, height, width) = len(matrix_GOI), x_BCHW.shape
     pixels = x_BCHW.permute(0, 2, 3, 1).reshape(count, height, width, groups, channels // groups)
     flat = pixels.permute(3, 0, 1, 2, 4).flatten(2)
-    out = torch.bmm(flat, matrix_GIO).view(groups, count, height, width, -1)
+    out = torch.bmm(flat, matrix_GOI.transpose(1, 2)).view(groups, count, height, width, -1)
     channels_last: Tensor = out.permute(1, 2, 3, 0, 4).flatten(3)
     if bias is not None:
         channels_last = channels_last + bias
