@@ -22,12 +22,9 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import measure
@@ -35,7 +32,7 @@ from fmoe import assembly, config, data
 from fmoe.attacks import PGD
 from fmoe.config import Config
 from fmoe.data import Data, Split
-from fmoe.data.batches import Batch, Batches
+from fmoe.data.batches import Batches
 from fmoe.evaluation import evaluate
 from fmoe.numerics.draw import Draw
 from fmoe.numerics.precision import Numerics
@@ -59,34 +56,23 @@ SIZES = "24,24,32,32,32,32,32,32"
 WANTED = 0.39
 
 
-@dataclass(frozen=True)
-class Resized(Batches):
-    """Batches of images that are scaled down after augmentation."""
-
-    size: int = 32
-
-    def of_epoch(self, index: int) -> Iterator[Batch]:
-        for batch in super().of_epoch(index):
-            if self.size != batch.x.shape[-1]:
-                batch = replace(batch, x=F.interpolate(batch.x, self.size, mode="area"))
-            yield batch
-
-
-def train(
-    settings: Config, loaded: Data, sizes: list[int]
-) -> tuple[nn.Module, list[dict[str, float]], float]:
+def train(settings: Config, loaded: Data) -> tuple[nn.Module, list[dict[str, float]], float]:
     device, phase = measure.device(), settings.joint
-    whole = Resized(loaded.train, phase.batch_size, settings.data.augment, settings.seed).to(device)
-    assert isinstance(whole, Resized)
+    batches = Batches(
+        loaded.train,
+        phase.batch_size,
+        settings.data.augment,
+        settings.seed,
+        sizes=tuple(phase.sizes),
+    ).to(device)
     begin = time.perf_counter()
     model = assembly.seeded_expert(settings, settings.experts.members[0], settings.seed)
     worker, numerics = Worker(device=device), Numerics("bfloat16")
-    trainer = Trainer(model, phase, phase.attack, whole, worker, numerics, "all")
+    trainer = Trainer(model, phase, phase.attack, batches, worker, numerics, "all")
     val = loaded.val[: phase.validation.images].to(device)
     judged = validation_attacks(phase, phase.attack)
     history = []
-    for index, size in enumerate(sizes):
-        trainer.batches = replace(whole, size=size)
+    for index, size in enumerate(phase.sizes):
         metrics = trainer.epoch(index, None)
         metrics |= validation_accuracies(model, val, judged, settings.seed, worker)
         history.append({key: round(value, 4) for key, value in metrics.items()})
@@ -126,10 +112,10 @@ def main() -> None:
     parser.add_argument("--against", metavar="COMMAND")
     given = parser.parse_args()
     sizes = [int(size) for size in given.sizes.split(",")]
-    epochs = f"joint.epochs={len(sizes)}"
-    settings = config.load("cifar10-small", [*SETTINGS, epochs, *given.sets])
+    epochs = [f"joint.epochs={len(sizes)}", f"joint.sizes={sizes}"]
+    settings = config.load("cifar10-small", [*SETTINGS, *epochs, *given.sets])
     loaded = data.load("cifar10", given.data_dir, val_images=settings.data.val_images)
-    model, history, seconds = train(settings, loaded, sizes)
+    model, history, seconds = train(settings, loaded)
     test = loaded.test[: given.images]
     judged = evaluate(model, test.images, test.labels, attacks=["pgd"], device=measure.device())
     last = last_iterate(model, test)

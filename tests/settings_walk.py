@@ -123,6 +123,7 @@ def _others(possible: list[Any], value: Any) -> Iterator[Any]:
         inner = [member for option in of for member in options(get_args(option)[0])]
         if not value:
             yield from ([{"kind": kind}] for kind in map(kind_of, inner) if kind)
+            yield [8]
             return
         yield from (value[:-1], [*value, *value[-1:]], value[::-1])
         yield from ([other, *value[1:]] for other in _others(inner, value[0]))

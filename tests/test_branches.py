@@ -25,7 +25,7 @@ from fmoe.numerics.sync_batch_norm import synchronize
 from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from fmoe.training.expert_store import ExpertStore
-from fmoe.training.trainer import set_trainable, train_mode
+from fmoe.training.trainer import check_attack, set_trainable, train_mode
 from tests.conftest import SMALL
 from tests.networks import branched
 
@@ -155,6 +155,14 @@ def test_refused(overrides: list[str], said: str) -> None:
         config.load("digits", [*SMALL, *overrides])
 
 
+def test_a_gate_of_one_size_and_warm_starts_go_with_no_sizes(digits: Data) -> None:
+    with pytest.raises(UserError, match=r"gate\.kind: linear reads images of one size"):
+        config.load("digits", [*SMALL[:3], "joint.sizes=[4]", "gate={kind: linear}"])
+    warm = chosen("joint.sizes=[4]", "joint.warm_start=true", "joint.attack={kind: pgd}")
+    with pytest.raises(UserError, match="warm_start: it keeps perturbations of one size"):
+        check_attack(warm.joint, warm.joint.attack)
+
+
 @pytest.mark.parametrize("update", ["heads", "gate"])
 def test_the_trunk_and_the_blocks_rest(update: config.Update) -> None:
     model = branched()
@@ -171,7 +179,7 @@ def test_the_trunk_and_the_blocks_rest(update: config.Update) -> None:
 
 def trained(folder: Path, digits: Data, *, interrupted: bool = False) -> BranchedMixture:
     """From a run whose process ended after its first epoch, or not."""
-    settings = chosen("data.train_images=160", "joint.batch_size=32")
+    settings = chosen("data.train_images=160", "joint.batch_size=32", "joint.sizes=[4, 8]")
     run, store = Folder.at(folder / "run"), ExpertStore(Folder.at(folder / "experts"))
     assert store.obtain_all(settings, digits) == [], "nothing is trained apart"
     for _ in range(2 if interrupted else 1):

@@ -196,6 +196,8 @@ FAULTS = {
     "gate.temperature=0": "gate.temperature: Input should be greater than 0",
     "gate.temperature=.inf": "gate.temperature: Input should be",
     "data.augment.crop=17": "data.augment.crop: Input should be less than or equal to 16",
+    "joint.sizes=[3]": "joint.sizes.0: Input should be greater than or equal to 4",
+    "experts.train.sizes=[9]": "experts.train.sizes: images have 8 pixels a side",
     "data.val_images=0": "data.val_images: Input should be greater than 0",
     # pixels
     "evaluate.eps=2": "evaluate.eps: Input should be less than or equal to 1",

@@ -213,6 +213,22 @@ def test_batches_leave_the_images_as_they_are() -> None:
     assert torch.equal(split.images, before)
 
 
+def test_images_of_an_epochs_size_are_means_of_those_of_the_data() -> None:
+    """The last size holds for all epochs that follow; a side that is not the height is in
+    proportion."""
+    split = noisy(4)
+    whole = Batches(split, 4, Augment(crop=4, flip=True), seed=1)
+    small = replace(whole, sizes=(8, 32, 16))
+    for epoch, size in enumerate((8, 32, 16, 16)):
+        ((x, y),), ((found, labels),) = list(whole.epoch(epoch)), list(small.epoch(epoch))
+        means = x.unfold(2, 32 // size, 32 // size).unfold(3, 32 // size, 32 // size).mean((4, 5))
+        torch.testing.assert_close(found, means)
+        assert torch.equal(labels, y)
+    wide = Batches(Split(split.images[:, :, :16], split.labels), 4, Augment(), 0, sizes=(8,))
+    ((x, _),) = wide.epoch(0)
+    assert x.shape == (4, 3, 8, 16)
+
+
 def test_batches_move_to_a_device() -> None:
     batches = Batches(numbered(6), 3, Augment(), seed=0)
     moved = batches.to(torch.device("cpu"))

@@ -69,6 +69,9 @@ class Phase(Spec):
     accumulate: PositiveInt = 1
     """Parts in which a worker takes its share of a batch, for less memory; BatchNorm's statistics
     are then each part's own."""
+    sizes: list[Annotated[int, Field(ge=4)]] = Field(default_factory=list)
+    """Pixels a side to which training images are scaled down, an epoch each, the last one for all
+    that follow: small images first cost less (arXiv 2104.00298). None: as they are."""
     warm_start: bool = False
     """Start an attack with a random start where the image's last adversary ended
     (arXiv 1912.11969)."""
@@ -201,8 +204,13 @@ class Config(Spec):
             raise ValueError(f"joint.update: gate, but gate.kind: {self.gate.kind} learns nothing")
         if self.gate.of_features and self.experts.trunk is None:
             raise ValueError(f"gate.kind: {self.gate.kind} reads a trunk; set experts.trunk")
+        if self.joint.sizes and not self.gate.any_size:
+            raise ValueError(f"joint.sizes: gate.kind: {self.gate.kind} reads images of one size")
         if self.data.name in names():
             height = info(self.data.name).shape[1]
+            for path, phase in {"experts.train": self.experts.train, "joint": self.joint}.items():
+                if max(phase.sizes, default=0) > height:
+                    raise ValueError(f"{path}.sizes: images have {height} pixels a side")
             if self.data.augment.crop >= height:
                 raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
         return self

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fmoe.data.augment import Augment, Transform
@@ -37,7 +38,8 @@ class Batches:
     """Shuffled batches of one rank: all ranks together see each image at most once an epoch.
 
     The incomplete last batch is left out. Order and augmentation depend on (seed, epoch, batch)
-    alone, never on the number of ranks.
+    alone, never on the number of ranks. sizes: pixels a side to which augmented images are scaled
+    down, an epoch each, the last one for all that follow; none: as they are.
     """
 
     split: Split
@@ -46,6 +48,7 @@ class Batches:
     seed: int
     rank: int = 0
     world_size: int = 1
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_size(self.batch_size, len(self.split))
@@ -76,8 +79,16 @@ class Batches:
             x = part.pixels()
             transform = self.augment.transform(x, draw)
             assert isinstance(draw.rows, slice)
-            x = transform.apply(x, padding="reflect")
+            x = self.scaled(transform.apply(x, padding="reflect"), index)
             yield Batch(x, part.labels, rows, draw.rows, transform)
+
+    def scaled(self, x_BCHW: Tensor, epoch: int) -> Tensor:
+        """To the epoch's size: each pixel the mean of those that it stands for."""
+        size = self.sizes[min(epoch, len(self.sizes) - 1)] if self.sizes else x_BCHW.shape[2]
+        if size == x_BCHW.shape[2]:
+            return x_BCHW
+        width = max(1, size * x_BCHW.shape[3] // x_BCHW.shape[2])
+        return F.interpolate(x_BCHW, (size, width), mode="area")
 
     def to(self, device: torch.device) -> Batches:
         return replace(self, split=self.split.to(device))

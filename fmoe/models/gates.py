@@ -82,6 +82,11 @@ class Gate(Spec):
         return False
 
     @property
+    def any_size(self) -> bool:
+        """It takes images of other sizes than that it was built for."""
+        return True
+
+    @property
     def learns(self) -> bool:
         return True
 
@@ -119,6 +124,10 @@ class Linear(Gate):
     """A linear map of the pixels."""
 
     kind: Literal["linear"] = "linear"
+
+    @property
+    def any_size(self) -> bool:
+        return False
 
     def build(
         self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], experts: int

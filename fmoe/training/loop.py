@@ -69,7 +69,15 @@ class Training:
 
     def trainer(self, model: nn.Module, worker: Worker) -> Trainer:
         rank, size = worker.rank, worker.world_size
-        batches = Batches(self.train, self.phase.batch_size, self.augment, self.seed, rank, size)
+        batches = Batches(
+            self.train,
+            self.phase.batch_size,
+            self.augment,
+            self.seed,
+            rank,
+            size,
+            tuple(self.phase.sizes),
+        )
         on_device = batches.to(worker.device)
         return Trainer(
             model, self.phase, self.attack, on_device, worker, self.numerics, self.update

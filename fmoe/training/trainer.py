@@ -88,6 +88,8 @@ def check_attack(phase: Phase, attack: Attack) -> None:
     """Raises `UserError` for a training attack that the phase's other settings do not go with."""
     if phase.warm_start and not attack.knows_warm_start:
         raise UserError(f"warm_start: the attack {attack!r} knows none; set warm_start: false")
+    if phase.warm_start and phase.sizes:
+        raise UserError("warm_start: it keeps perturbations of one size; leave out sizes")
     validation_attacks(phase, attack)
 
 
