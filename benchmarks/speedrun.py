@@ -1,6 +1,8 @@
 r"""Time to robustness: one network on CIFAR-10, trained as cheaply as this library can.
 
     python -m benchmarks.speedrun --data-dir DATA
+    python -m benchmarks.speedrun --data-dir DATA \
+        --set "experts.trunk={stages: 3}" --set "gate={kind: features}"  # nine experts on a trunk
     python -m benchmarks.speedrun --data-dir DATA --autoattack 500 \
         --against "python plain_script.py 16 8 2"
 
@@ -66,7 +68,11 @@ def train(settings: Config, loaded: Data) -> tuple[nn.Module, list[dict[str, flo
         sizes=tuple(phase.sizes),
     ).to(device)
     begin = time.perf_counter()
-    model = assembly.seeded_expert(settings, settings.experts.members[0], settings.seed)
+    model: nn.Module = (
+        assembly.seeded_mixture(settings)
+        if settings.experts.trunk
+        else assembly.seeded_expert(settings, settings.experts.members[0], settings.seed)
+    )
     worker, numerics = Worker(device=device), Numerics("bfloat16")
     trainer = Trainer(model, phase, phase.attack, batches, worker, numerics, "all")
     val = loaded.val[: phase.validation.images].to(device)
