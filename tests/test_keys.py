@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from fmoe import after_step, config, data
+from fmoe import config, data
 from fmoe.attacks import threat
 from fmoe.attacks.threat import Linf
 from fmoe.config import Config, fingerprint
@@ -17,8 +17,6 @@ from fmoe.data import Info
 from fmoe.training.expert_store import expert_key
 from fmoe.training.joint import joint_key
 from tests.edited import edit_info
-from tests.extending.added import added
-from tests.extending.test_after_step import Ema
 from tests.settings_walk import Change, changes
 
 MEMBER = ("own", 0)
@@ -50,7 +48,7 @@ class Other(Linf):
 
 @pytest.fixture(scope="module")
 def all_changes() -> list[Change]:
-    with pytest.MonkeyPatch.context() as patch, added(after_step, "AfterStepConfig", Ema):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threat, "ThreatConfig", Linf | Other)
         return list(changes(BASE))
 

@@ -19,13 +19,14 @@ from fmoe.schema import Spec
 def added(module: ModuleType, union: str, member: type[Spec]) -> Iterator[None]:
     """`member` in the union of that name, in every configuration class that names the union.
 
-    A placeholder, which is no union of two or more kinds, is replaced.
+    What has one kind only is that kind's class.
     """
     old = getattr(module, union)
-    kinds, *about = get_args(old)
-    is_union = len(get_args(kinds)) > 1
-    new = Annotated[(kinds | member, *about)] if is_union else member
-    swaps = {old: new, **({kinds: get_args(new)[0]} if is_union else {})}
+    swaps: dict[Any, Any] = {old: old | member}
+    if get_args(old):
+        kinds, *about = get_args(old)
+        swaps = {old: Annotated[(kinds | member, *about)], kinds: kinds | member}
+    new = swaps[old]
     holders = [m for n, m in sys.modules.items() if n.startswith("fmoe") and hasattr(m, union)]
     fields = [field for spec in specs(Spec) for field in spec.model_fields.values()]
     before = [(field, field.annotation) for field in fields]

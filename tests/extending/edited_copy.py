@@ -18,11 +18,7 @@ EDITS = {
     "An attack to train against": ("fmoe/attacks/kinds.py", "| Mix, ", "| Mix | Walk, "),
     "An optimizer": ("fmoe/optim.py", "[SGD | Muon, ", "[SGD | Muon | AdamW, "),
     "A schedule": ("fmoe/optim.py", "| Constant, ", "| Constant | Linear, "),
-    "What follows a step": (
-        "fmoe/after_step.py",
-        "Annotated[AfterStep, BeforeValidator(none_yet)]",
-        "Ema",
-    ),
+    "What follows a step": ("fmoe/after_step.py", "Config = Ema", "Config = Ema | Swa"),
     "A backbone": (
         "fmoe/models/experts.py",
         "PreActResNet18Backbone,",

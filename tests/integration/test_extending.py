@@ -22,7 +22,7 @@ PHASE = {
     "batch_size": 32,
     "optimizer": {"kind": "adamw", "lr": 0.002, "schedule": {"kind": "linear", "end": 0.1}},
     "loss": {"kind": "focal", "gamma": 1.5},
-    "after_step": [{"kind": "ema", "decay": 0.9}],
+    "after_step": [{"kind": "swa", "start": 2}],
     "validation": {"attack": {"kind": "walk", "eps": 0.1}, "images": 30},
 }
 RECIPE = {
