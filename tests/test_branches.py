@@ -21,10 +21,12 @@ from fmoe.evaluation import evaluate
 from fmoe.evaluation.stages import ATTACKS
 from fmoe.models import small_maps
 from fmoe.models.mixture import BranchedMixture
+from fmoe.numerics.precision import Numerics
 from fmoe.numerics.sync_batch_norm import synchronize
 from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from fmoe.training.expert_store import ExpertStore
+from fmoe.training.step_loss import StepLoss
 from fmoe.training.trainer import check_attack, set_trainable, train_mode
 from tests.conftest import SMALL
 from tests.networks import branched
@@ -220,3 +222,18 @@ def test_all_of_the_protocol_judges_it(digits: Data) -> None:
     found = evaluate(model, few.images, few.labels, attacks=names, eps=0.1)
     assert found.skipped == {}
     assert set(found.robust) >= {"pgd", "gate-only", "frozen-gate", "transfer", "reweighted"}
+
+
+def test_experts_that_the_gate_never_asks_learn_by_their_own_losses() -> None:
+    """The gate gives all to the first one; the others' heads have a gradient all the same."""
+    for own, learn in ((0.0, 1), (0.5, 3)):
+        phase = chosen(f"joint.own={own}", "joint.batch_size=6").joint
+        torch.manual_seed(0)
+        model = branched()
+        nn.init.zeros_(model.gate.weight)  # type: ignore[arg-type]
+        model.gate.bias.data = torch.tensor([0.0, -1e4, -1e4])
+        x, y = torch.rand(6, 3, 32, 32), torch.arange(6)
+        loss, _ = StepLoss(model, phase, Numerics(), world_size=1)(x, x, y)
+        loss.backward()
+        moved = [head.weight.grad.abs().sum() > 0 for head in model.heads]  # type: ignore[union-attr, operator]
+        assert sum(moved) == learn

@@ -74,6 +74,14 @@ FROZEN = {
         "joint.batch_size=15",
         "joint.accumulate=3",
     ],
+    "own losses, heads in two parts, odd batch": [
+        PGD,
+        "joint.own=0.5",
+        "joint.update=heads",
+        "gate={kind: linear}",
+        "joint.batch_size=15",
+        "joint.accumulate=2",
+    ],
     "uniform gate, heads": [CLEAN, "joint.update=heads", "gate={kind: uniform}"],
 }
 """No BatchNorm in training mode: equal to one process without `sync`."""

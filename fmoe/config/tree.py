@@ -154,6 +154,9 @@ class Joint(Phase):
     """What learns: everything, the gate with each expert's last layer, or the gate alone."""
     balance: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """Weight of KL(mean gate weights || uniform), the mean over each worker's share."""
+    own: Annotated[float, Field(ge=0, le=1e3)] = 0.0
+    """Weight of the experts' own cross-entropy beside the mixture's loss, each on its share of the
+    adversarial images, which are dealt out in turn: who is hardly asked by the gate learns, too."""
     checkpointing: bool = False
     """Keep one expert's activations at a time, for a forward pass more (arXiv 1604.06174)."""
     batch_norm: BatchNorm = "local"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fmoe.config import Joint, Phase
-from fmoe.losses import gate_balance
+from fmoe.losses import gate_balance, own_losses
 from fmoe.models.mixture import Mixture
 from fmoe.numerics.precision import Numerics
 
@@ -21,28 +21,34 @@ class StepLoss(nn.Module):
     def __init__(self, model: nn.Module, phase: Phase, numerics: Numerics, world_size: int):
         super().__init__()
         self.model, self.loss, self.numerics = model, phase.loss, numerics
-        self.balance = phase.balance if isinstance(phase, Joint) else 0.0
+        self.balance, self.own = (
+            (phase.balance, phase.own) if isinstance(phase, Joint) else (0.0, 0.0)
+        )
         self.scale = world_size / phase.batch_size
 
-    def forward(self, x: Tensor, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        weights: list[Tensor] = []
+    def forward(self, x: Tensor, x_adv: Tensor, y: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
+        """first: the place of the first image in the global batch."""
+        passes: list[tuple[Tensor, Tensor]] = []  # gate's log-weights [B,E], logits [B,E,K]
 
         def run(images: Tensor) -> Tensor:
             with self.numerics.autocast(images.device):
-                if isinstance(self.model, Mixture):
-                    out, gate_weights = self.model.outputs(images)
-                    weights.append(gate_weights)
-                else:
-                    out = self.model(images)
-            return out
+                if not isinstance(self.model, Mixture):
+                    plain: Tensor = self.model(images)
+                    return plain
+                passes.append(self.model.parts(images))
+                return self.model.combine(*passes[-1])
 
         losses, out = self.loss(run, x, x_adv, y)
         loss = losses.sum() * self.scale
         correct = (out.detach().argmax(1) == y).sum()
         sums = [losses.detach().sum(), correct]
-        if weights:
+        if passes:
+            log_weights, logits = passes[-1]  # of the adversarial images
+            weights = log_weights.exp()
             if self.balance:
                 share = len(y) * self.scale
-                loss = loss + self.balance * gate_balance(weights[-1]) * share
-            sums += list(weights[-1].detach().sum(0))
+                loss = loss + self.balance * gate_balance(weights) * share
+            if self.own:
+                loss = loss + self.own * own_losses(logits, y, first).sum() * self.scale
+            sums += list(weights.detach().sum(0))
         return loss, torch.stack([s.double() for s in sums])

@@ -175,13 +175,15 @@ class Trainer:
         if self.twin and attack.adversarial:
             self.twin.refresh()
         crafted, sums, parts = [], [], self.phase.accumulate
+        start = shard(self.batches.batch_size, self.worker.rank, self.worker.world_size).start
         for part in range(parts):
             rows = shard(len(y), part, parts)
             own = draw.part(rows.start, rows.stop)
             if self.warm and batch:
                 own = self.warm.draw(own, batch, rows)
             crafted.append(self.craft(attack, x[rows], y[rows], own))
-            sums.append(self._descend(x[rows], crafted[-1], y[rows], last=part == parts - 1))
+            place = start + rows.start
+            sums.append(self._descend(x[rows], crafted[-1], y[rows], place, last=part == parts - 1))
         self.optimizers.step(index, self.steps)
         for follower in self.followers.values():
             follower.after_step(index)
@@ -190,12 +192,13 @@ class Trainer:
             self.warm.keep(batch, moved / max(attack.warm_eps, TINY))
         return torch.stack(sums).sum(0), attack
 
-    def _descend(self, x: Tensor, x_adv: Tensor, y: Tensor, *, last: bool) -> Tensor:
-        """Adds a part's gradients; workers exchange their sums with the last one's."""
+    def _descend(self, x: Tensor, x_adv: Tensor, y: Tensor, first: int, *, last: bool) -> Tensor:
+        """Adds a part's gradients; workers exchange their sums with the last one's. first: the
+        part's place in the global batch."""
         train_mode(self.model, self.update)
         alone = not last and isinstance(self.step_loss, DistributedDataParallel)
         with self.step_loss.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            loss, sums = self.step_loss(x, x_adv, y)
+            loss, sums = self.step_loss(x, x_adv, y, first)
             loss.backward()
         return sums  # type: ignore[no-any-return]
 
