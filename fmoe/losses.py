@@ -51,7 +51,29 @@ class Trades(Spec):
         return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence, out
 
 
-LossConfig = Annotated[CrossEntropy | Trades, Field(discriminator="kind")]
+class Mart(Spec):
+    """BCE(x_adv, y) + beta * KL(p(x) || p(x_adv)) * (1 - p_y(x)), where BCE also pushes down the
+    likeliest wrong class (MART, Wang et al., ICLR 2020). Its attack ascends the cross-entropy."""
+
+    kind: Literal["mart"] = "mart"
+    beta: Annotated[float, Field(ge=0, le=1e3)] = 6.0
+
+    def __call__(
+        self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        clean, out = at_least_float32(forward(x)), at_least_float32(forward(x_adv))
+        log_p, log_q = F.log_softmax(clean, 1), F.log_softmax(out, 1)
+        right = F.one_hot(y, out.shape[1]).bool()
+        wrong = log_q.masked_fill(right, -math.inf).argmax(1)
+        # log(1 - q_wrong), of all other classes
+        others = log_q.masked_fill(F.one_hot(wrong, out.shape[1]).bool(), -math.inf)
+        bce = F.nll_loss(log_q, y, reduction="none") - others.logsumexp(1)
+        divergence = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
+        doubt = 1 - log_p.gather(1, y[:, None])[:, 0].exp()
+        return bce + self.beta * divergence * doubt, out
+
+
+LossConfig = Annotated[CrossEntropy | Trades | Mart, Field(discriminator="kind")]
 """A new loss: a class above and its name in this union."""
 
 

@@ -213,6 +213,30 @@ def test_batches_leave_the_images_as_they_are() -> None:
     assert torch.equal(split.images, before)
 
 
+def test_cutout_by_hand() -> None:
+    """A square of 3 around (1, 0) and one around (2, 3); the edges cut some off."""
+    x = torch.zeros(2, 1, 3, 4)
+    out = Augment(cutout=3)(x, Fixed([1, 2], [0, 3]))
+    assert (2 * out[0, 0]).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+    assert (2 * out[1, 0]).tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert torch.equal(
+        Augment(cutout=2)(x[:1], Fixed([1], [1]))[0, 0, :2, :2], torch.full((2, 2), 0.5)
+    )
+    everything = Augment(cutout=512)(x, Fixed([0, 2], [0, 3]))
+    assert torch.equal(everything, torch.full_like(x, 0.5))
+
+
+def test_cutout_leaves_crops_and_mirrors_as_they_are() -> None:
+    split = noisy(8)
+    plain, cut = (
+        next(Batches(split, 8, Augment(crop=4, flip=True, cutout=side), seed=0).epoch(0))[0]
+        for side in (0, 16)
+    )
+    grey = (cut == 0.5).all(1, keepdim=True).expand_as(cut)
+    assert torch.equal(cut[~grey], plain[~grey])
+    assert 8 * 8 <= grey[:, 0].sum((1, 2)).min() <= grey[:, 0].sum((1, 2)).max() <= 16 * 16
+
+
 def test_images_of_an_epochs_size_are_means_of_those_of_the_data() -> None:
     """The last size holds for all epochs that follow; a side that is not the height is in
     proportion."""

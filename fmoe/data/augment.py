@@ -13,6 +13,8 @@ from torch import Tensor
 from fmoe.numerics.draw import Draw
 from fmoe.schema import Spec
 
+GREY = 0.5
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -52,11 +54,27 @@ def window(x_BCHW: Tensor, top: Tensor, left: Tensor, pad: int, padding: str) ->
     return padded.permute(0, 2, 3, 1)[images, rows, columns].permute(0, 3, 1, 2)
 
 
+def without_square(x_BCHW: Tensor, row: Tensor, column: Tensor, side: int) -> Tensor:
+    """Grey where a square around the pixel (row, column) [B] covers the image."""
+    height, width = x_BCHW.shape[2:]
+    places = (row, height), (column, width)
+    inside = [
+        (torch.arange(size, device=x_BCHW.device) - place[:, None] + side // 2).div(side).floor()
+        == 0
+        for place, size in places
+    ]
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return x_BCHW.masked_fill(square, GREY)
+
+
 class Augment(Spec):
-    """crop: pixels of reflected padding before a random crop. flip: mirror half the images."""
+    """crop: pixels of reflected padding before a random crop. flip: mirror half the images.
+    cutout: side in pixels of a square around a random pixel of each image that is made grey
+    (arXiv 1708.04552)."""
 
     crop: Annotated[int, Field(ge=0, le=16)] = 0
     flip: bool = False
+    cutout: Annotated[int, Field(ge=0, le=512)] = 0
 
     def transform(self, x_BCHW: Tensor, draw: Draw) -> Transform:
         """Draws are those of this rank's rows."""
@@ -68,6 +86,14 @@ class Augment(Spec):
             flipped = draw.integers(2, x_BCHW).bool()
         return Transform(self.crop, top, left, flipped)
 
+    def cut(self, x_BCHW: Tensor, draw: Draw) -> Tensor:
+        """What `cutout` does to moved images; perturbations that are moved along are left whole."""
+        if not self.cutout:
+            return x_BCHW
+        row, column = (draw.integers(size, x_BCHW) for size in x_BCHW.shape[2:])
+        return without_square(x_BCHW, row, column, self.cutout)
+
     def __call__(self, x_BCHW: Tensor, draw: Draw) -> Tensor:
         """Float images, the same shape."""
-        return self.transform(x_BCHW, draw).apply(x_BCHW, padding="reflect")
+        moved = self.transform(x_BCHW, draw).apply(x_BCHW, padding="reflect")
+        return self.cut(moved, draw)

@@ -79,7 +79,8 @@ class Batches:
             x = part.pixels()
             transform = self.augment.transform(x, draw)
             assert isinstance(draw.rows, slice)
-            x = self.scaled(transform.apply(x, padding="reflect"), index)
+            x = self.augment.cut(transform.apply(x, padding="reflect"), draw)
+            x = self.scaled(x, index)
             yield Batch(x, part.labels, rows, draw.rows, transform)
 
     def scaled(self, x_BCHW: Tensor, epoch: int) -> Tensor:

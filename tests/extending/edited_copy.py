@@ -14,7 +14,7 @@ ROOT = PAGE.parent.parent
 PACKAGES = ("fmoe", "pipelines", "tune_spaces")
 EDITS = {
     "A gate": ("fmoe/models/gates.py", "| Top1, ", "| Top1 | Colours, "),
-    "A loss": ("fmoe/losses.py", "| Trades, ", "| Trades | Focal, "),
+    "A loss": ("fmoe/losses.py", "| Mart, ", "| Mart | Focal, "),
     "An attack to train against": ("fmoe/attacks/kinds.py", "| Mix, ", "| Mix | Walk, "),
     "An optimizer": ("fmoe/optim.py", "[SGD | Muon, ", "[SGD | Muon | AdamW, "),
     "A schedule": ("fmoe/optim.py", "| Constant, ", "| Constant | Linear, "),
