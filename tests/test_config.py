@@ -193,6 +193,7 @@ FAULTS = {
     "joint.optimizer.lr=.nan": "joint.optimizer.lr: Input should be",
     "joint.optimizer.momentum=1": "joint.optimizer.momentum: Input should be less than 1",
     "joint.balance=-1": "joint.balance: Input should be greater than or equal to 0",
+    "joint.awp=1": "joint.awp: Input should be less than 1",
     "joint.own=-1": "joint.own: Input should be greater than or equal to 0",
     "gate.temperature=0": "gate.temperature: Input should be greater than 0",
     "gate.temperature=.inf": "gate.temperature: Input should be",

@@ -89,6 +89,7 @@ FROZEN = {
 LOCAL = {
     "local": [PGD],
     "local, odd batch": [PGD, "joint.batch_size=15"],
+    "local, weights perturbed": [PGD, "joint.awp=0.01"],
     "local, balance": [PGD, "joint.balance=0.5"],
     "local, bfloat16": [PGD, "precision=bfloat16"],
     "local, checkpointing": [PGD, "joint.checkpointing=true"],

@@ -17,13 +17,14 @@ from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.losses import gate_balance
-from fmoe.models.mixture import Mixture
+from fmoe.models.mixture import Mixture, keeping_buffers
 from fmoe.numerics.draw import Draw
 from fmoe.numerics.precision import Numerics
 from fmoe.numerics.worker import Worker
 from fmoe.training import Epoch, Trainer, validation
 from fmoe.training.selection import best_epoch, overfitted, selection
 from fmoe.training.step_loss import StepLoss
+from fmoe.training.trainer import weights_moved
 from tests.conftest import MEMBER, SMALL
 
 QUICK = [
@@ -507,3 +508,44 @@ def test_numbers_do_not_depend_on_compiling(digits: Data) -> None:
     with_compiler = after_a_step(digits, *chosen, "compile=true")
     for name, tensor in plain.items():
         torch.testing.assert_close(with_compiler[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_are_moved_up_the_loss_by_a_share_of_their_norm_and_back() -> None:
+    """On a linear model by hand: the kernel, not the bias."""
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 4.0]]))
+    torch.autograd.backward(model(torch.tensor([[0.0, 2.0]])).sum())  # gradient (0, 2), norm 2
+    bias = model.bias.detach().clone()
+    with weights_moved(model, 0.1):
+        torch.testing.assert_close(model.weight, torch.tensor([[3.0, 4.5]]))  # 0.1 * 5 along (0, 1)
+        assert torch.equal(model.bias, bias)
+    assert torch.equal(model.weight, torch.tensor([[3.0, 4.0]]))
+
+
+def test_a_step_with_perturbed_weights_descends_their_gradient(digits: Data) -> None:
+    """What the optimizer is given is the gradient at the moved weights; statistics are those of
+    the second pass alone, and the figures those of the first."""
+    clean = ["joint.attack={kind: clean}", "joint.batch_size=32"]
+    x, y, chosen = digits.train[:32].pixels(), digits.train.labels[:32], settings(*clean)
+    found = {}
+    for awp in (0.0, 0.05):
+        model, made = joint_trainer(settings(*clean, f"joint.awp={awp}"), digits)
+        found[awp] = model, made.step(0, x, y)[0]
+    expected = assembly.seeded_mixture(chosen)
+    loss = StepLoss(expected, chosen.joint, Numerics(), world_size=1)
+    with keeping_buffers(expected.train()):
+        torch.autograd.backward(loss(x, x, y)[0])
+    with weights_moved(expected, 0.05):
+        expected.zero_grad()
+        torch.autograd.backward(loss(x, x, y)[0])
+    (moved, sums), (_, plain) = found[0.05], found[0.0]
+    assert torch.equal(sums, plain)
+    gradients = dict(expected.named_parameters())
+    for name, parameter in moved.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradients[name].grad)
+    for (name, buffer), (_, other) in zip(
+        moved.named_buffers(), expected.named_buffers(), strict=True
+    ):
+        torch.testing.assert_close(buffer, other, msg=name)

@@ -75,6 +75,9 @@ class Phase(Spec):
     warm_start: bool = False
     """Start an attack with a random start where the image's last adversary ended
     (arXiv 1912.11969)."""
+    awp: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Adversarial weight perturbation (arXiv 2004.05884): a step's gradient is taken at weights
+    moved up the loss by this share of each layer's norm (0.005 there), for a pass more."""
     guard: bool = True
     """Go back to the last good epoch when catastrophic overfitting sets in."""
     after_step: Following = Field(default_factory=list)

@@ -74,6 +74,25 @@ def on_batch_statistics(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]
         yield lambda x: model(x)
 
 
+@contextmanager
+def weights_moved(model: nn.Module, share: float) -> Iterator[None]:
+    """Kernels and matrices along their gradients by `share` of their norm, for the time of the
+    block; then they are what they were, bit for bit."""
+    parameters: list[Tensor] = list(model.parameters())
+    moved = [p for p in parameters if p.grad is not None and p.dim() > 1]
+    before = [p.detach().clone() for p in moved]
+    with torch.no_grad():
+        for parameter in moved:
+            assert parameter.grad is not None
+            length = share * parameter.norm() / parameter.grad.norm().clamp_min(TINY)
+            parameter.add_(parameter.grad * length)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(moved, before)
+
+
 def check_batches(phase: Phase, images: int, workers: int) -> None:
     """Raises `UserError` for batches that cannot be made of so many images, or shared."""
     check_size(phase.batch_size, images)
@@ -174,33 +193,41 @@ class Trainer:
         self.model.zero_grad()
         if self.twin and attack.adversarial:
             self.twin.refresh()
-        crafted, sums, parts = [], [], self.phase.accumulate
-        start = shard(self.batches.batch_size, self.worker.rank, self.worker.world_size).start
+        crafted, parts = [], self.phase.accumulate
         for part in range(parts):
             rows = shard(len(y), part, parts)
             own = draw.part(rows.start, rows.stop)
             if self.warm and batch:
                 own = self.warm.draw(own, batch, rows)
             crafted.append(self.craft(attack, x[rows], y[rows], own))
-            place = start + rows.start
-            sums.append(self._descend(x[rows], crafted[-1], y[rows], place, last=part == parts - 1))
+        x_adv = torch.cat(crafted)
+        with keeping_buffers(self.model) if self.phase.awp else nullcontext():
+            sums = self._gradients(x, x_adv, y)
+        if self.phase.awp:
+            with weights_moved(self.model, self.phase.awp):
+                self.model.zero_grad()
+                self._gradients(x, x_adv, y)
         self.optimizers.step(index, self.steps)
         for follower in self.followers.values():
             follower.after_step(index)
         if self.warm and batch and attack.warm_eps is not None:
-            moved = torch.cat(crafted) - x
-            self.warm.keep(batch, moved / max(attack.warm_eps, TINY))
-        return torch.stack(sums).sum(0), attack
+            self.warm.keep(batch, (x_adv - x) / max(attack.warm_eps, TINY))
+        return sums, attack
 
-    def _descend(self, x: Tensor, x_adv: Tensor, y: Tensor, first: int, *, last: bool) -> Tensor:
-        """Adds a part's gradients; workers exchange their sums with the last one's. first: the
-        part's place in the global batch."""
+    def _gradients(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
+        """Adds those at the weights as they are, part by part; workers exchange their sums with the
+        last part's. Gives the sums to log."""
         train_mode(self.model, self.update)
-        alone = not last and isinstance(self.step_loss, DistributedDataParallel)
-        with self.step_loss.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            loss, sums = self.step_loss(x, x_adv, y, first)
-            loss.backward()
-        return sums  # type: ignore[no-any-return]
+        first = shard(self.batches.batch_size, self.worker.rank, self.worker.world_size).start
+        total, parts = [], self.phase.accumulate
+        for part in range(parts):
+            rows = shard(len(y), part, parts)
+            alone = part < parts - 1 and isinstance(self.step_loss, DistributedDataParallel)
+            with self.step_loss.no_sync() if alone else nullcontext():  # type: ignore[operator]
+                loss, sums = self.step_loss(x[rows], x_adv[rows], y[rows], first + rows.start)
+                loss.backward()
+            total.append(sums)
+        return torch.stack(total).sum(0)
 
     def epoch(self, index: int, progress: Progress | None) -> dict[str, float]:
         """One pass over the training images; metrics are means over all workers' images."""
