@@ -35,7 +35,7 @@ ATTACKS: dict[str, AttackConfig] = {
     "fgsm": FGSM(eps=12 / 255, step_size=14 / 255, random_start=True),
     "pgd10": PGD(eps=8 / 255, step_size=2 / 255, steps=10),
 }
-BRANCHED = ["experts.trunk={stages: 3}", "gate={kind: features}"]
+BRANCHED = ["experts.start=fresh", "experts.trunk={stages: 3}", "gate={kind: features}"]
 Arm = Callable[[], object]
 
 

@@ -2,7 +2,7 @@ r"""Time to robustness: one network on CIFAR-10, trained as cheaply as this libr
 
     python -m benchmarks.speedrun --data-dir DATA
     python -m benchmarks.speedrun --data-dir DATA \
-        --set "experts.trunk={stages: 3}" --set "gate={kind: features}"  # nine experts on a trunk
+        --set experts.start=fresh --set "experts.trunk={stages: 3}" --set "gate={kind: features}"
     python -m benchmarks.speedrun --data-dir DATA --autoattack 500 \
         --against "python plain_script.py 16 8 2"
 

@@ -76,7 +76,8 @@ def _with(member: type[BaseModel], base: Config, keys: Keys) -> tuple[Config, Co
     """Without and with the member; of some there are none without a trunk."""
     kind = kind_of(member)
     example = {} if kind is None else {"kind": kind, **EXAMPLES.get(kind, {})}
-    for before in (base, _changed(base, ("experts", "trunk"), {})):
+    fresh = _changed(base, ("experts", "start"), "fresh")
+    for before in (base, fresh, fresh and _changed(fresh, ("experts", "trunk"), {})):
         after = before and _changed(before, keys, example)
         if before and after:
             return before, after

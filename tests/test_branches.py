@@ -31,7 +31,7 @@ from fmoe.training.trainer import check_attack, set_trainable, train_mode
 from tests.conftest import SMALL
 from tests.networks import branched
 
-BRANCHED = [*SMALL, "experts.trunk={stages: 2}", "gate={kind: features}"]
+BRANCHED = [*SMALL, "experts.start=fresh", "experts.trunk={stages: 2}", "gate={kind: features}"]
 close = torch.testing.assert_close
 
 
@@ -140,14 +140,15 @@ def test_what_is_large_or_different_is_left_to_the_library() -> None:
     ("overrides", "said"),
     [
         (["gate={kind: features}"], "gate.kind: features reads a trunk; set experts.trunk"),
+        (["experts.trunk={stages: 2}"], "not trained apart; set start: fresh"),
         (["experts.branch={blocks: 2}"], "experts without a trunk are whole networks"),
         (["experts.trunk={stages: 4}"], "experts.trunk.stages"),
         (
-            ["experts.trunk={stages: 2}", "experts.backbone={kind: preact_resnet18}"],
+            ["experts.start=fresh", "experts.trunk={}", "experts.backbone={kind: preact_resnet18}"],
             "preact_resnet18 is not shared; resnet18 is",
         ),
         (
-            ["experts.trunk={stages: 2}", "experts.roles.pgd.backbone={width: 8}"],
+            ["experts.start=fresh", "experts.trunk={}", "experts.roles.pgd.backbone={width: 8}"],
             "roles.pgd.backbone: with a trunk all have the same",
         ),
     ],
@@ -193,6 +194,17 @@ def trained(folder: Path, digits: Data, *, interrupted: bool = False) -> Branche
     model = joint.trained(settings, run, digits.train_digest, best)
     assert isinstance(model, BranchedMixture)
     return model
+
+
+def test_whole_networks_may_begin_with_the_joint_phase(tmp_path: Path, digits: Data) -> None:
+    """As one network does that is trained in one go."""
+    one = ["experts.roles={pgd: {count: 1, attack: {kind: pgd}}}", "gate={kind: uniform}"]
+    settings = config.load("digits", [*SMALL[:3], "experts.start=fresh", *one, "joint.epochs=1"])
+    store = ExpertStore(Folder.at(tmp_path / "experts"))
+    assert store.obtain_all(settings, digits) == []
+    model = joint.initial(settings, store, digits.train_digest)
+    for name, tensor in assembly.seeded_mixture(settings).state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
 
 
 def test_trained_resumed_stored_and_loaded(tmp_path: Path, digits: Data) -> None:

@@ -107,10 +107,12 @@ def published_roles() -> dict[str, Role]:
 class Experts(Spec):
     backbone: BackboneConfig = ResNet18Backbone()
     trunk: Shared | None = None
-    """What all experts share; null: whole networks, as published. Experts with a trunk begin with
-    the joint phase."""
+    """What all experts share; null: whole networks, as published."""
     branch: Branching | None = None
     """What each expert has of its own after the trunk; null: one block, as wide as the trunk."""
+    start: Literal["pretrained", "fresh"] = "pretrained"
+    """Each trained apart by its role's attack first, as published, or with the joint phase alone
+    (the only way with a trunk)."""
     roles: dict[RoleName, Role] = Field(default_factory=published_roles, min_length=1)
     train: Phase = Phase()
 
@@ -126,6 +128,8 @@ class Experts(Spec):
             if self.branch is not None:
                 raise ValueError("branch: experts without a trunk are whole networks; set trunk")
             return self
+        if self.start != "fresh":
+            raise ValueError("trunk: experts that share it are not trained apart; set start: fresh")
         if not isinstance(self.backbone, ResNet18Backbone):
             raise ValueError(f"trunk: {self.backbone.kind} is not shared; resnet18 is")
         own = [name for name, role in self.roles.items() if role.backbone is not None]
@@ -143,7 +147,7 @@ class Experts(Spec):
     @property
     def pretrained(self) -> list[Member]:
         """Those that are trained apart before the joint phase."""
-        return [] if self.trunk else self.members
+        return self.members if self.start == "pretrained" else []
 
     def backbone_of(self, role: str) -> BackboneConfig:
         return self.roles[role].backbone or self.backbone

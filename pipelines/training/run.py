@@ -161,7 +161,7 @@ class TrainingRun:
     def pool(self, shared: Any, resources: Resources) -> None:
         members = self.config.experts.pretrained
         if not members:
-            self.display.line("experts: they share a trunk, and begin with the joint phase")
+            self.display.line("experts: they begin with the joint phase (experts.start: fresh)")
             return
         bar = self.display.task("experts", len(members) * self.config.experts.train.epochs)
         at = dict.fromkeys(members, 0.0)
