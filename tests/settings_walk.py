@@ -16,7 +16,10 @@ from fmoe.config.kinds import kind_of, options
 from fmoe.data.sets import names
 
 Tree = dict[str, Any]
-EXAMPLES: dict[str, Tree] = {"mix": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "weights": [1, 2]}}
+EXAMPLES: dict[str, Tree] = {
+    "mix": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "weights": [1, 2]},
+    "shares": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "parts": [1, 2]},
+}
 """Members of a union of which the kind alone says too little."""
 
 

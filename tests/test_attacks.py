@@ -22,6 +22,7 @@ from fmoe.attacks import (
     Clean,
     Mix,
     Objective,
+    Shares,
     clean_probabilities,
     margin,
     objective_loss,
@@ -48,6 +49,7 @@ TABLE: dict[str, Attack] = {
     "pgd kl": PGD(eps=EPS, steps=2, restarts=2, loss="kl"),
     "pgd large steps": PGD(eps=EPS, step_size=1, steps=2),
     "pgd lists": LISTS,
+    "shares": Shares(of=[Clean(), FGSM(eps=EPS, random_start=True), LISTS], parts=[1, 2, 1]),
     "mix": Mix(of=[Clean(), FGSM(eps=EPS), LISTS], weights=[1, 1, 2]),
     "mix of mixes": Mix(of=[Mix(of=[FGSM(eps=EPS)]), Mix(of=[PGD(eps=EPS, steps=1)])]),
 }
@@ -192,7 +194,8 @@ def test_the_model_sees_float_images_only(attack: Attack) -> None:
 
     attack(model, *random_batch(), draw=Draw(0))
     assert seen or isinstance(attack, Clean | Mix)
-    assert all(x.dtype == torch.float32 and x.shape == (16, 1, 3, 3) for x in seen)
+    assert all(x.dtype == torch.float32 and x.shape[1:] == (1, 3, 3) for x in seen)
+    assert all(len(x) == 16 for x in seen) or isinstance(attack, Shares)
     assert all(x.min() >= 0 and x.max() <= 1 for x in seen)
 
 
@@ -438,6 +441,21 @@ def test_ranks_share_the_attack_and_cut_the_noise(attack: Attack, world_size: in
         torch.testing.assert_close(torch.cat(parts), whole, atol=1e-6, rtol=0)
 
 
+def test_shares_are_dealt_out_in_turn() -> None:
+    """To two that stay within balls of their own; whoever has the batch's second half deals on."""
+    net, (x, y) = random_linear(), random_batch(11)
+    attack = Shares(of=[Clean(), FGSM(eps=0.02), FGSM(eps=0.04)], parts=[1, 2, 1])
+    moved = (attack(net, x, y, draw=Draw(0)) - x).abs().amax((1, 2, 3))
+    by_turn = torch.tensor([0, 0.02, 0.02, 0.04] * 3)[:11]
+    inside = (x > 0.04).all(3).all(2).all(1) & (x < 0.96).all(3).all(2).all(1)
+    torch.testing.assert_close(moved[inside], by_turn[inside], atol=1e-6, rtol=0)
+    assert (moved <= by_turn + 1e-6).all()
+    half = attack(net, x[5:], y[5:], draw=Draw(0, total=11, rows=slice(5, 11)))
+    assert torch.equal(half, attack(net, x, y, draw=Draw(0, total=11, rows=slice(0, 11)))[5:])
+    fair = Shares(of=[Clean(), FGSM(eps=0.02)])(net, x, y, draw=Draw(0))
+    assert torch.equal(fair[::2], x[::2])
+
+
 def test_mix_draws_by_its_weights() -> None:
     mix = Mix(of=[Clean(), FGSM(), PGD()], weights=[1, 0, 3])
     counts = Counter(type(mix.sample(Draw(0, step))) for step in range(1000))
@@ -486,7 +504,13 @@ def test_survives_a_round_trip_through_json(attack: Attack) -> None:
         ({"kind": "mix", "of": [{"kind": "clean"}], "weights": [-1]}, "greater than or equal to 0"),
         ({"kind": "mix", "of": [{"kind": "clean"}], "weights": [float("inf")]}, "finite"),
         ({"kind": "mix", "of": []}, "at least 1 item"),
-        ({"kind": "mix", "of": [{"kind": "cw"}]}, "'clean', 'fgsm', 'nfgsm', 'pgd', 'mix'"),
+        ({"kind": "shares", "of": []}, "at least 1 item"),
+        ({"kind": "shares", "of": [{"kind": "clean"}], "parts": [1, 1]}, "2 parts for 1 attacks"),
+        ({"kind": "shares", "of": [{"kind": "clean"}], "parts": [0]}, "greater than or equal to 1"),
+        (
+            {"kind": "mix", "of": [{"kind": "cw"}]},
+            "'clean', 'fgsm', 'nfgsm', 'pgd', 'shares', 'mix'",
+        ),
         ({"kind": "pgd", "epsilon": 0.1}, "unknown key epsilon .allowed: kind, eps, step_size"),
         ({"kind": "pgd", "eps": 8}, "less than or equal to 1"),
         ({"kind": "pgd", "eps": -0.1}, "greater than or equal to 0"),

@@ -10,7 +10,7 @@ from fmoe.attacks.ascent import (
     margin,
     objective_loss,
 )
-from fmoe.attacks.kinds import FGSM, NFGSM, PGD, Attack, AttackConfig, Clean, Mix, scalar
+from fmoe.attacks.kinds import FGSM, NFGSM, PGD, Attack, AttackConfig, Clean, Mix, Shares, scalar
 
 __all__ = [
     "FGSM",
@@ -22,6 +22,7 @@ __all__ = [
     "Mix",
     "ModelFn",
     "Objective",
+    "Shares",
     "clean_probabilities",
     "climb",
     "eval_mode",

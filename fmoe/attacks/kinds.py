@@ -245,6 +245,48 @@ class PGD(Projected):
         return logits.argmax(1) != y, objective_loss(self.loss, logits, y, clean)
 
 
+class Shares(Attack):
+    """Several attacks, each on its share of every batch: images are dealt out in turn, `parts` in a
+    row to each (one, where they are not given).
+
+    Dealt as `joint.own` deals images to experts: with a part an expert, in the order of the roles,
+    each expert's own loss is on images of its role's attack.
+    """
+
+    kind: Literal["shares"] = "shares"
+    of: list[AttackConfig] = Field(min_length=1)
+    parts: list[Annotated[int, Field(ge=1, le=4096)]] | None = None
+
+    @model_validator(mode="after")
+    def _parts_match(self) -> Self:
+        if self.parts is not None and len(self.parts) != len(self.of):
+            raise ValueError(f"{len(self.parts)} parts for {len(self.of)} attacks in `of`")
+        return self
+
+    @property
+    def adversarial(self) -> bool:
+        return any(attack.adversarial for attack in self.of)
+
+    @property
+    def one_step(self) -> None:
+        return None
+
+    def sample(self, draw: Draw) -> Attack:
+        return self.model_copy(update={"of": [attack.sample(draw) for attack in self.of]})
+
+    def perturb(self, model: ModelFn, x: Tensor, y: Tensor, draw: Draw) -> Tensor:
+        parts = torch.tensor(self.parts or [1] * len(self.of), device=x.device)
+        places, total = draw.places(len(x), x.device), draw.total or len(x)
+        dealt = torch.bucketize(places % parts.sum(), parts.cumsum(0), right=True)
+        x_adv = x.clone()
+        for number, attack in enumerate(self.of):
+            rows = (dealt == number).nonzero()[:, 0]
+            if len(rows):
+                own = Draw(*draw.key, number, total=total, rows=places[rows])
+                x_adv[rows] = attack.perturb(model, x[rows], y[rows], own)
+        return x_adv
+
+
 class Mix(Attack):
     """One of several attacks, drawn for every batch with the given weights."""
 
@@ -273,7 +315,8 @@ class Mix(Attack):
         return draw.pick(self.of, self.weights).sample(draw)
 
 
-AttackConfig = Annotated[Clean | FGSM | NFGSM | PGD | Mix, Field(discriminator="kind")]
+AttackConfig = Annotated[Clean | FGSM | NFGSM | PGD | Shares | Mix, Field(discriminator="kind")]
 """A new attack: a class above and its name in this union."""
 
+Shares.model_rebuild()
 Mix.model_rebuild()

@@ -48,6 +48,12 @@ class Draw:
         """Keyed by torch's global generator: `torch.manual_seed` decides."""
         return cls(int(torch.randint(2**62, ()).item()))
 
+    def places(self, count: int, device: torch.device) -> Tensor:
+        """Of this rank's `count` rows in the global batch, int64."""
+        if isinstance(self.rows, Tensor):
+            return self.rows.to(device)
+        return torch.arange(count, device=device) + (self.rows.start or 0)
+
     def part(self, start: int, stop: int) -> Draw:
         """The same stream from its beginning, for some of this rank's rows."""
         assert isinstance(self.rows, slice)
