@@ -143,8 +143,8 @@ def normalized(norms: Sequence[nn.Module], x_BChw: Tensor) -> Tensor:
     """Each expert's channels by its BatchNorm; a folded copy has none."""
     if isinstance(norms[0], nn.Identity):
         return x_BChw
-    plain = [norm for norm in norms if type(norm) is nn.BatchNorm2d]
-    if len(plain) < len(norms):  # synchronised, or another's
+    plain = [norm for norm in norms if type(norm) is nn.BatchNorm2d and norm.momentum is not None]
+    if len(plain) < len(norms):  # synchronised, or of another kind
         parts = x_BChw.chunk(len(norms), 1)
         return torch.cat([norm(part) for norm, part in zip(norms, parts, strict=True)], 1)
     means, variances = (
@@ -153,8 +153,9 @@ def normalized(norms: Sequence[nn.Module], x_BChw: Tensor) -> Tensor:
     mean, variance = torch.cat(means), torch.cat(variances)
     weight, bias = (torch.cat([getattr(n, name) for n in plain]) for name in ("weight", "bias"))
     first = plain[0]
-    momentum = 0.0 if first.momentum is None else first.momentum
-    out = F.batch_norm(x_BChw, mean, variance, weight, bias, first.training, momentum, first.eps)
+    assert first.momentum is not None
+    how = first.training, first.momentum, first.eps
+    out = F.batch_norm(x_BChw, mean, variance, weight, bias, *how)
     if first.training:
         with torch.no_grad():
             torch._foreach_copy_(means, list(mean.chunk(len(plain))))
