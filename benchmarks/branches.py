@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from itertools import chain, count
 from typing import Any
 
 import torch
@@ -22,14 +21,10 @@ from torch import nn
 
 from benchmarks import measure
 from benchmarks.speedrun import SETTINGS
+from benchmarks.step import on_noise, whole_steps
 from fmoe import assembly, config
 from fmoe.attacks import FGSM, PGD, AttackConfig
 from fmoe.config import Config
-from fmoe.data import Split, info
-from fmoe.data.batches import Batches
-from fmoe.numerics.precision import Numerics
-from fmoe.numerics.worker import Worker
-from fmoe.training import Trainer
 
 ATTACKS: dict[str, AttackConfig] = {
     "fgsm": FGSM(eps=12 / 255, step_size=14 / 255, random_start=True),
@@ -49,14 +44,8 @@ def single() -> nn.Module:
 
 
 def step(model: nn.Module, attack: AttackConfig, batch: int) -> Arm:
-    phase = settings(1).joint.model_copy(update={"batch_size": batch})
-    noise = torch.randint(256, (4 * batch, *info("cifar10").shape), dtype=torch.uint8)
-    split = Split(noise, torch.randint(10, (4 * batch,))).to(measure.device())
-    batches = Batches(split, batch, settings(1).data.augment, 0)
-    worker = Worker(device=measure.device())
-    made = Trainer(model, phase, attack, batches, worker, Numerics("bfloat16"), "all")
-    given, numbers = chain.from_iterable(batches.epoch(i) for i in count()), count()
-    return lambda: made.step(next(numbers) % made.steps, *next(given))
+    chosen = settings(1, f"joint.batch_size={batch}")
+    return whole_steps(on_noise(model, chosen, attack, "bfloat16", 4 * batch))
 
 
 def inference(model: nn.Module, batch: int) -> Arm:

@@ -34,12 +34,11 @@ from fmoe import assembly, config, data
 from fmoe.attacks import PGD
 from fmoe.config import Config
 from fmoe.data import Data, Split
-from fmoe.data.batches import Batches
 from fmoe.evaluation import evaluate
 from fmoe.numerics.draw import Draw
 from fmoe.numerics.precision import Numerics
 from fmoe.numerics.worker import Worker
-from fmoe.training import Trainer
+from fmoe.training import Training
 from fmoe.training.validation import validation_accuracies, validation_attacks
 
 SETTINGS = [
@@ -60,13 +59,7 @@ WANTED = 0.39
 
 def train(settings: Config, loaded: Data) -> tuple[nn.Module, list[dict[str, float]], float]:
     device, phase = measure.device(), settings.joint
-    batches = Batches(
-        loaded.train,
-        phase.batch_size,
-        settings.data.augment,
-        settings.seed,
-        sizes=tuple(phase.sizes),
-    ).to(device)
+    images, augment = loaded.train.to(device), settings.data.augment
     begin = time.perf_counter()
     model: nn.Module = (
         assembly.seeded_mixture(settings)
@@ -74,7 +67,8 @@ def train(settings: Config, loaded: Data) -> tuple[nn.Module, list[dict[str, flo
         else assembly.seeded_expert(settings, settings.experts.members[0], settings.seed)
     )
     worker, numerics = Worker(device=device), Numerics("bfloat16")
-    trainer = Trainer(model, phase, phase.attack, batches, worker, numerics, "all")
+    training = Training(phase, phase.attack, images, loaded.val, augment, settings.seed, numerics)
+    trainer = training.trainer(model, worker)
     val = loaded.val[: phase.validation.images].to(device)
     judged = validation_attacks(phase, phase.attack)
     history = []

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from benchmarks import measure
 from benchmarks.crafting import mixture
 from fmoe import config
-from fmoe.attacks import PGD
+from fmoe.attacks import PGD, AttackConfig
+from fmoe.config import Config
 from fmoe.data import Split, info
 from fmoe.data.batches import Batches
 from fmoe.numerics.precision import Numerics, Precision
@@ -44,11 +45,17 @@ def trainer(
         "cifar10-small",
         [f"joint.batch_size={batch}", f"joint.checkpointing={str(checkpointing).lower()}"],
     )
-    count = images or 4 * batch
-    noise = torch.randint(256, (count, *info("cifar10").shape), dtype=torch.uint8)
-    split = Split(noise, torch.randint(10, (count,))).to(measure.device())
-    batches = Batches(split, batch, settings.data.augment, 0)
     attack = PGD(eps=8 / 255, step_size=4 / 255, steps=steps)
+    return on_noise(model, settings, attack, precision, images or 4 * batch)
+
+
+def on_noise(
+    model: nn.Module, settings: Config, attack: AttackConfig, precision: Precision, images: int
+) -> Trainer:
+    """Of the joint phase, on so many random images of CIFAR-10's shape."""
+    noise = torch.randint(256, (images, *info("cifar10").shape), dtype=torch.uint8)
+    split = Split(noise, torch.randint(10, (images,))).to(measure.device())
+    batches = Batches(split, settings.joint.batch_size, settings.data.augment, 0)
     worker = Worker(device=measure.device())
     return Trainer(model, settings.joint, attack, batches, worker, Numerics(precision), "all")
 

@@ -64,7 +64,7 @@ class Average:
 
 
 class Ema(AfterStep):
-    """An exponential moving average of the weights (arXiv 2010.03593, section 4.4)."""
+    """An exponential moving average of the weights (arXiv 2010.03593)."""
 
     kind: Literal["ema"] = "ema"
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.995

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -67,14 +66,14 @@ def branches(config: Config, facts: Facts | None = None, count: int | None = Non
     assert parts.trunk is not None
     assert isinstance(network, ResNet18)
     trunk = Trunk(network, parts.trunk.stages)
-    one = partial(
-        Branch,
-        channels=trunk.channels,
-        width=own.width or trunk.channels,
-        blocks=own.blocks,
-        classes=len(facts.classes),
+    width, classes = own.width or trunk.channels, len(facts.classes)
+    return Branches(
+        trunk,
+        [
+            Branch(channels=trunk.channels, width=width, blocks=own.blocks, classes=classes)
+            for _ in range(count or len(parts.members))
+        ],
     )
-    return Branches(trunk, [one() for _ in range(count or len(parts.members))])
 
 
 def mixture(config: Config, facts: Facts | None = None) -> Mixture:
@@ -113,18 +112,16 @@ def mixture_state(config: Config, facts: Facts | None = None, most: int | None =
             body = branches(config, facts, 1)
         features = 0 if body is None else body.trunk.channels
         whole = prefixed("gate.", gate(config, facts, features).state_dict())
+    place, built = "experts", dict[str, State]()
     if body is not None:
         whole |= prefixed("body.trunk.", body.trunk.state_dict())
-    place = "experts" if body is None else "body.branches"
-    total, built = len(whole), dict[str, State]()
+        place = "body.branches"  # of which all are of one shape, as there is one backbone
+        built[config.experts.backbone.model_dump_json()] = body.branches[0].state_dict()
+    total = len(whole)
     for member in members:
         spec = config.experts.backbone_of(member[0]).model_dump_json()
         if spec not in built:
-            built[spec] = (
-                expert_state(config, member, facts)
-                if body is None
-                else body.branches[0].state_dict()
-            )
+            built[spec] = expert_state(config, member, facts)
         states.append(built[spec])
         total += len(built[spec])
         if most is not None and total > most:

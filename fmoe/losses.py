@@ -35,6 +35,11 @@ class CrossEntropy(Spec):
         return F.cross_entropy(out, y, label_smoothing=smoothing, reduction="none"), out
 
 
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) [B] of log-probabilities [B,K]."""
+    return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
+
+
 class Trades(Spec):
     """CE(x, y) + beta * KL(p(x) || p(x_adv)) (arXiv 1901.08573). Pair it with an attack of
     `loss: kl`, which ascends the same divergence."""
@@ -46,9 +51,8 @@ class Trades(Spec):
         self, forward: Forward, x: Tensor, x_adv: Tensor, y: Tensor
     ) -> tuple[Tensor, Tensor]:
         clean, out = at_least_float32(forward(x)), at_least_float32(forward(x_adv))
-        log_p, log_q = F.log_softmax(clean, 1), F.log_softmax(out, 1)
-        divergence = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
-        return F.cross_entropy(clean, y, reduction="none") + self.beta * divergence, out
+        moved = divergence(F.log_softmax(clean, 1), F.log_softmax(out, 1))
+        return F.cross_entropy(clean, y, reduction="none") + self.beta * moved, out
 
 
 class Mart(Spec):
@@ -68,9 +72,9 @@ class Mart(Spec):
         # log(1 - q_wrong), of all other classes
         others = log_q.masked_fill(F.one_hot(wrong, out.shape[1]).bool(), -math.inf)
         bce = F.nll_loss(log_q, y, reduction="none") - others.logsumexp(1)
-        divergence = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(1)
+        moved = divergence(log_p, log_q)
         doubt = 1 - log_p.gather(1, y[:, None])[:, 0].exp()
-        return bce + self.beta * divergence * doubt, out
+        return bce + self.beta * moved * doubt, out
 
 
 LossConfig = Annotated[CrossEntropy | Trades | Mart, Field(discriminator="kind")]

@@ -58,9 +58,13 @@ class Batches:
     def __len__(self) -> int:
         return len(self.split) // self.batch_size
 
+    @property
+    def rows(self) -> slice:
+        """This rank's, of a global batch."""
+        return shard(self.batch_size, self.rank, self.world_size)
+
     def draw(self, *key: int | str) -> Draw:
-        rows = shard(self.batch_size, self.rank, self.world_size)
-        return Draw(self.seed, *key, total=self.batch_size, rows=rows)
+        return Draw(self.seed, *key, total=self.batch_size, rows=self.rows)
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Float images in [0,1] and labels, this rank's share of each global batch."""

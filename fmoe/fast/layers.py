@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from torch import nn
 
-from fmoe.models.branches import Trunk, whole
+from fmoe.models.branches import Trunk, shortcut_of
 from fmoe.models.experts import BasicBlock, ResNet18
 from fmoe.models.gates import ConvNet
 
@@ -40,7 +40,7 @@ def layers(network: ResNet18 | Trunk | ConvNet) -> list[Layer]:
 
 def convolutions(block: BasicBlock) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d | None]:
     """Its two, and that of its shortcut."""
-    shortcut = None if block.downsample is None else whole(block.downsample)[0]
+    shortcut = None if block.downsample is None else shortcut_of(block.downsample)[0]
     return block.conv1, block.conv2, shortcut
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fmoe.fast.layers import Layer, convolutions, known, layers, of_blocks
-from fmoe.models.branches import Branches
+from fmoe.models.branches import Branches, head_weights
 from fmoe.models.experts import Normalize, ResNet18
 from fmoe.models.gates import ConvNet
 from fmoe.models.mixture import BranchedMixture, Mixture
@@ -60,14 +60,9 @@ class Form(Protocol):
     matrices: by the layer's place and the map's size, made anew after each `refresh`.
     """
 
+    normalize: Normalize
     layers: list[Layer]
     matrices: Matrices
-
-    @property
-    def normalize(self) -> Normalize: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
 
     def outputs(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
 
@@ -82,16 +77,8 @@ class WrittenOut(nn.Module):
 
     def __init__(self, network: ResNet18 | ConvNet):
         super().__init__()
-        self.network, self.layers = network, layers(network)
-        self.matrices: Matrices = {}
-
-    @property
-    def normalize(self) -> Normalize:
-        return self.network.normalize
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.network.head.weight.dtype
+        self.network, self.normalize = network, network.normalize
+        self.layers, self.matrices = layers(network), Matrices()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         with torch.autocast(x_BCHW.device.type, enabled=False):
@@ -113,74 +100,60 @@ class WrittenOutBranches(Branches):
 
     def __init__(self, body: Branches):
         super().__init__(body.trunk, body.branches)
-        self.matrices: Matrices = {}
-        self.of_trunk = len(layers(self.trunk))  # the place of what it gives
+        self.normalize, self.matrices = self.trunk.normalize, Matrices()
+        trunk, blocks, count = layers(self.trunk), [], len(self.branches)
         columns = zip(*(branch.blocks for branch in self.branches), strict=True)
-        wide = [
-            [widened(convs, len(self.branches) if place or i == 1 else 1)
-             for i, convs in enumerate(zip(*map(convolutions, blocks), strict=True))]
-            for place, blocks in enumerate(columns)
-        ]  # fmt: skip
-        blocks = [(first, second, shortcut) for first, second, shortcut in wide]
-        self.layers = [*layers(self.trunk), *of_blocks(blocks, self.of_trunk)]  # type: ignore[arg-type]
-
-    @property
-    def normalize(self) -> Normalize:
-        return self.trunk.normalize
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.trunk.conv.weight.dtype
+        for place, column in enumerate(columns):
+            groups = count if place else 1
+            first, second, shortcuts = zip(*map(convolutions, column), strict=True)
+            there = [conv for conv in shortcuts if conv is not None]
+            shortcut = widened(there, groups) if there else None
+            blocks.append((widened(first, groups), widened(second, count), shortcut))
+        self.of_trunk = len(trunk)  # the place of what it gives
+        self.layers = [*trunk, *of_blocks(blocks, self.of_trunk)]
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(x_BCHW.device.type, enabled=False):
             features, logits = InputGradient.apply(x_BCHW, self)
         return at_least_float32(features), at_least_float32(logits)
 
-    def heads(self) -> tuple[Tensor, Tensor]:
-        """Their weights [E,K,C] and biases [E,1,K]."""
-        heads = [branch.head for branch in self.branches]
-        weights = torch.stack([head.weight for head in heads])
-        return weights, torch.stack([head.bias for head in heads])[:, None]
-
     def outputs(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        weight_EKC, bias_E1K = self.heads()
+        weight_EKC, bias_EK = head_weights(self.branches)
         pooled = values[-1].mean((2, 3)).view(len(values[-1]), len(self.branches), -1)
-        logits_EBK = torch.baddbmm(bias_E1K, pooled.transpose(0, 1), weight_EKC.transpose(1, 2))
+        by_expert = pooled.transpose(0, 1), weight_EKC.transpose(1, 2)
+        logits_EBK = torch.baddbmm(bias_EK[:, None], *by_expert)
         return values[self.of_trunk].mean((2, 3)), logits_EBK.transpose(0, 1)
 
     def gradients(
         self, values: Sequence[Tensor], of_outputs: Sequence[Tensor]
     ) -> dict[int, Tensor]:
         of_features, of_logits_BEK = of_outputs
-        of_pooled = torch.bmm(of_logits_BEK.transpose(0, 1), self.heads()[0]).transpose(0, 1)
+        weight_EKC, _ = head_weights(self.branches)
+        of_pooled = torch.bmm(of_logits_BEK.transpose(0, 1), weight_EKC).transpose(0, 1)
         return {
             self.of_trunk: of_mean(of_features, values[self.of_trunk]),
             len(self.layers): of_mean(of_pooled.flatten(1), values[-1]),
         }
 
 
-def widened(convs: Sequence[nn.Conv2d | None], groups: int) -> nn.Conv2d | None:
+def widened(convs: Sequence[nn.Conv2d], groups: int) -> nn.Conv2d:
     """The convolutions of one shape as one, whose weights' parts are theirs from now on; groups: 1
     where all read the same."""
-    given = [conv for conv in convs if conv is not None]
-    if not given:
-        return None
-    first = given[0]
+    first = convs[0]
     with torch.device("meta"):
         wide = type(first)(
             first.in_channels * groups,
-            first.out_channels * len(given),
+            first.out_channels * len(convs),
             first.kernel_size,  # type: ignore[arg-type]
             first.stride,  # type: ignore[arg-type]
             first.padding,  # type: ignore[arg-type]
             groups=groups,
         )
     for name in ("weight", "bias"):
-        parts = [getattr(conv, name) for conv in given]
+        parts = [getattr(conv, name) for conv in convs]
         whole = torch.cat([part.detach() for part in parts])
         setattr(wide, name, nn.Parameter(whole, requires_grad=False))
-        for part, own in zip(parts, whole.chunk(len(given)), strict=True):
+        for part, own in zip(parts, whole.chunk(len(convs)), strict=True):
             part.data = own
     return wide
 
@@ -196,7 +169,7 @@ def of_mean(gradient_BC: Tensor, value_BChw: Tensor) -> Tensor:
 class InputGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, form: Form) -> tuple[Tensor, ...]:
-        values = [form.normalize(x_BCHW).to(form.dtype)]
+        values = [form.normalize(x_BCHW).to(form.layers[0].conv.weight.dtype)]
         for place, layer in enumerate(form.layers, 1):
             added = None if layer.added is None else values[layer.added]
             if added is not None and layer.shortcut is not None:

@@ -100,16 +100,21 @@ def side_by_side(branches: Sequence[Branch], x_BChw: Tensor) -> Tensor:
     for place, blocks in enumerate(columns):
         x_BChw = block(blocks, x_BChw, len(branches) if place else 1)
     pooled_BEC = x_BChw.mean((2, 3)).view(len(x_BChw), len(branches), -1)
-    weight_EKC = torch.stack([branch.head.weight for branch in branches])
-    bias_EK = torch.stack([branch.head.bias for branch in branches])
+    weight_EKC, bias_EK = head_weights(branches)
     return torch.einsum("bec,ekc->bek", pooled_BEC, weight_EKC) + bias_EK
+
+
+def head_weights(branches: Sequence[Branch]) -> tuple[Tensor, Tensor]:
+    """Of their heads: weights [E,K,C] and biases [E,K]."""
+    weights, biases = zip(*((b.head.weight, b.head.bias) for b in branches), strict=True)
+    return torch.stack(weights), torch.stack(biases)
 
 
 def block(blocks: Sequence[BasicBlock], x_BChw: Tensor, groups: int) -> Tensor:
     """The experts' blocks at one place, as one; groups: 1 where all read the same features."""
     shortcut = x_BChw
     if blocks[0].downsample is not None:
-        convs, norms = zip(*(whole(block.downsample) for block in blocks), strict=True)
+        convs, norms = zip(*(shortcut_of(block.downsample) for block in blocks), strict=True)
         shortcut = normalized(norms, convolved(convs, x_BChw, groups))
     first = convolved([block.conv1 for block in blocks], x_BChw, groups)
     x = F.relu(normalized([block.bn1 for block in blocks], first), inplace=True)
@@ -119,7 +124,7 @@ def block(blocks: Sequence[BasicBlock], x_BChw: Tensor, groups: int) -> Tensor:
     return F.relu(x, inplace=True)
 
 
-def whole(downsample: nn.Sequential | None) -> tuple[nn.Conv2d, nn.Module]:
+def shortcut_of(downsample: nn.Sequential | None) -> tuple[nn.Conv2d, nn.Module]:
     """Convolution and normalisation of a shortcut."""
     assert downsample is not None
     conv, norm = downsample

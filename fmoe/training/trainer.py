@@ -218,8 +218,7 @@ class Trainer:
         """Adds those at the weights as they are, part by part; workers exchange their sums with the
         last part's. Gives the sums to log."""
         train_mode(self.model, self.update)
-        first = shard(self.batches.batch_size, self.worker.rank, self.worker.world_size).start
-        total, parts = [], self.phase.accumulate
+        first, parts, total = self.batches.rows.start, self.phase.accumulate, []
         for part in range(parts):
             rows = shard(len(y), part, parts)
             alone = part < parts - 1 and isinstance(self.step_loss, DistributedDataParallel)
