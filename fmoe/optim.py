@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from fmoe.errors import UserError
+from fmoe.numerics.precision import multiplies_bfloat16
 from fmoe.numerics.state import require
 from fmoe.schema import Spec
 
@@ -95,8 +97,8 @@ class Muon(Scheduled):
     """Momentum, made orthogonal (Jordan et al. 2024, kellerjordan.github.io/posts/muon), for the
     weights of convolutions; SGD of `sgd_lr` for norms, biases and linear layers.
 
-    Its matrix products are bfloat16: workers on unlike devices round them differently, and their
-    weights drift apart.
+    Its matrix products are bfloat16 on devices that multiply in it: workers on unlike devices round
+    them differently, and their weights drift apart.
     """
 
     kind: Literal["muon"] = "muon"
@@ -134,7 +136,8 @@ OptimizerConfig = Annotated[SGD | Muon, Field(discriminator="kind"), BeforeValid
 
 class ConvolutionMuon(torch.optim.Muon):
     """torch's Muon, which knows matrices alone: a weight [O,I,h,w] is one [O,I*h*w] to it, on the
-    same memory (its columns are in the memory's order, which changes nothing)."""
+    same memory (its columns are in the memory's order, which changes nothing). Matrices of one
+    shape are made orthogonal together."""
 
     def __init__(self, weights: Iterable[nn.Parameter], **settings: Any):
         self.weights = list(weights)
@@ -143,12 +146,60 @@ class ConvolutionMuon(torch.optim.Muon):
             assert weight.data_ptr() == matrix.data_ptr(), "a copy would not be trained"
         super().__init__(self.matrices, **settings)
 
+    @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
             if weight.grad is not None:
                 matrix.grad = as_matrix(weight.grad, weight)
-        super().step()  # type: ignore[no-untyped-call]
+        for group in self.param_groups:
+            known, gradients, momenta = [], [], []
+            self._init_group(group, known, gradients, momenta)
+            if known:
+                self._descend(group, known, gradients, momenta)
         self.zero_grad()  # or the gradients would live on here
+
+    def _descend(
+        self,
+        group: Mapping[str, Any],
+        known: list[Tensor],
+        gradients: list[Tensor],
+        momenta: list[Tensor],
+    ) -> None:
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        torch._foreach_mul_(known, 1 - group["lr"] * group["weight_decay"])
+        for (rows, columns), places in alike(known).items():
+            factors = polar_factors(
+                torch.stack([ahead[place] for place in places]),
+                group["ns_coefficients"], group["ns_steps"], group["eps"],
+            )  # fmt: skip
+            rate = group["lr"] * math.sqrt(max(1, rows / columns))
+            for place, factor in zip(places, factors, strict=True):
+                known[place].add_(factor, alpha=-rate)
+
+
+def alike(matrices: Iterable[Tensor]) -> dict[tuple[int, int], list[int]]:
+    """The places of the matrices of each shape."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for place, matrix in enumerate(matrices):
+        rows, columns = matrix.shape
+        places.setdefault((rows, columns), []).append(place)
+    return places
+
+
+def polar_factors(
+    given_NRC: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """Matrices [N,R,C] with singular values brought near 1 by Newton and Schulz's iteration; in
+    bfloat16 where the device multiplies in it."""
+    a, b, c = coefficients
+    wide = given_NRC.mT if given_NRC.shape[1] > given_NRC.shape[2] else given_NRC
+    x = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=eps)
+    x = x.bfloat16() if multiplies_bfloat16(x.device) else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if wide is not given_NRC else x
 
 
 def as_matrix(tensor: Tensor, weight: Tensor) -> Tensor:

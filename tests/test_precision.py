@@ -55,17 +55,19 @@ def test_exact_is_float32_and_puts_everything_back() -> None:
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_a_gpu_that_would_emulate_bfloat16_gets_float32(
-    monkeypatch: pytest.MonkeyPatch, native: bool
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_a_device_that_would_emulate_bfloat16_gets_float32(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, native: bool
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    able = {"avx2": True, "avx512_bf16": native}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     numerics = Numerics("bfloat16")
-    assert numerics.fitting(CPU) is numerics
     if native:
-        assert numerics.fitting(GPU) is numerics
+        assert numerics.fitting(device) is numerics
     else:
-        with pytest.warns(UserWarning, match="no bfloat16"):
-            assert numerics.fitting(GPU).precision == "float32"
+        with pytest.warns(UserWarning, match="has no bfloat16: training in float32"):
+            assert numerics.fitting(device).precision == "float32"
 
 
 @pytest.mark.parametrize(

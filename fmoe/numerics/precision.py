@@ -20,6 +20,15 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """GPUs before Ampere and most laptops' CPUs would emulate it, at several times the cost."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    asked = getattr(torch.cpu, "get_capabilities", None)  # an old torch cannot tell
+    able = asked() if asked else {"bf16": True}
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 @contextmanager
 def exact() -> Iterator[None]:
     """float32 that is float32 on GPUs, too (they would use TF32 for convolutions), the same
@@ -44,12 +53,11 @@ class Numerics:
     compile: bool = False
 
     def fitting(self, device: torch.device) -> Numerics:
-        """bfloat16 where the device computes in it; GPUs before Ampere would emulate it."""
-        if self.precision == "float32" or device.type != "cuda":
+        """bfloat16 where the device multiplies in it, and float32 elsewhere, with a warning."""
+        if self.precision == "float32" or multiplies_bfloat16(device):
             return self
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return self
-        warnings.warn("this GPU has no bfloat16: training in float32", stacklevel=2)
+        what = "GPU" if device.type == "cuda" else "CPU"
+        warnings.warn(f"this {what} has no bfloat16: training in float32", stacklevel=2)
         return replace(self, precision="float32")
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
