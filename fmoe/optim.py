@@ -152,7 +152,9 @@ class ConvolutionMuon(torch.optim.Muon):
             if weight.grad is not None:
                 matrix.grad = as_matrix(weight.grad, weight)
         for group in self.param_groups:
-            known, gradients, momenta = [], [], []
+            known: list[Tensor] = []
+            gradients: list[Tensor] = []
+            momenta: list[Tensor] = []
             self._init_group(group, known, gradients, momenta)
             if known:
                 self._descend(group, known, gradients, momenta)
@@ -199,7 +201,8 @@ def polar_factors(
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if wide is not given_NRC else x
+    factors: Tensor = x.mT if wide is not given_NRC else x
+    return factors
 
 
 def as_matrix(tensor: Tensor, weight: Tensor) -> Tensor:

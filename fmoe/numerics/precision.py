@@ -23,7 +23,7 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """GPUs before Ampere and most laptops' CPUs would emulate it, at several times the cost."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     asked = getattr(torch.cpu, "get_capabilities", None)  # an old torch cannot tell
     able = asked() if asked else {"bf16": True}
     return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
