@@ -14,6 +14,7 @@ from fmoe.data.facts import Facts
 from fmoe.data.sets import info
 from fmoe.errors import UserError
 from fmoe.models.branches import Branch, Branches, Branching, Trunk
+from fmoe.models.confidence import TwoParts
 from fmoe.models.experts import BackboneConfig, ResNet18
 from fmoe.models.mixture import BranchedMixture, Mixture
 from fmoe.numerics.draw import Draw
@@ -76,12 +77,26 @@ def branches(config: Config, facts: Facts | None = None, count: int | None = Non
     )
 
 
+def two_parts(config: Config) -> TwoParts | None:
+    """The places of the experts that `confidence` tells apart; None without it."""
+    if config.confidence is None:
+        return None
+    roles = [role for role, _ in config.experts.members]
+    accurate = [role in config.confidence.accurate for role in roles]
+    return TwoParts(
+        config.confidence,
+        accurate=tuple(place for place, is_accurate in enumerate(accurate) if is_accurate),
+        robust=tuple(place for place, is_accurate in enumerate(accurate) if not is_accurate),
+    )
+
+
 def mixture(config: Config, facts: Facts | None = None) -> Mixture:
     """The untrained mixture, experts in the order of `config.experts.members`."""
     combining: dict[str, Any] = {
         "temperature": config.gate.temperature,
         "mixing": config.mixing,
         "hard": config.gate.hard,
+        "confidence": two_parts(config),
     }
     model: Mixture
     if config.experts.trunk:

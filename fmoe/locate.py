@@ -74,20 +74,8 @@ def pull(uri: str, target: Path) -> Pulled:
 
     if not uri.startswith("models:/"):
         raise UserError(f"{uri}: pull takes a registry URI such as models:/fmoe-digits@candidate")
-    target = target.resolve()
-    if target == Path.cwd():
-        raise UserError(f"{target}: is the working directory; give a folder in it as --to")
-    if target.exists() and not _replaceable(target):
-        raise UserError(f"{target}: is there already and is no model folder; give another --to")
     version = tracking.find_version(uri)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
-    try:
-        fresh = aside / "model"
-        fresh.mkdir()
+    with replacing(target) as fresh:
         tracking.download(version, fresh)
         _, _, card = model_folder.load_model(Folder.at(fresh))
         if card["sha256"] != version.digest:
@@ -96,7 +84,30 @@ def pull(uri: str, target: Path) -> Pulled:
             )
         if version.card not in (None, sha256((fresh / "model.json").read_bytes())):
             raise UserError(f"{uri}: its model.json is not what was registered (sha256 differs)")
-        old = aside / "old"
+    return Pulled(target.resolve(), version.number, card["sha256"])
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """An empty folder that becomes the model folder `target` at the end of the block; a block that
+    fails leaves what was there.
+
+    Raises `UserError` for a target that holds something else than a model.
+    """
+    target = target.resolve()
+    if target == Path.cwd():
+        raise UserError(f"{target}: is the working directory; give a folder in it as --to")
+    if target.exists() and not _replaceable(target):
+        raise UserError(f"{target}: is there already and is no model folder; give another --to")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+    try:
+        fresh, old = aside / "model", aside / "old"
+        fresh.mkdir()
+        yield fresh
         try:
             if target.exists():
                 target.rename(old)
@@ -107,7 +118,6 @@ def pull(uri: str, target: Path) -> Pulled:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Pulled(target, version.number, card["sha256"])
 
 
 def _replaceable(folder: Path) -> bool:

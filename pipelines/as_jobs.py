@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines import compare, data, evaluate, predict, promote, pull, train, tune
+from pipelines import calibrate, compare, data, evaluate, predict, promote, pull, train, tune
 from pipelines.entry import Command
 
 COMMANDS: dict[str, Command] = {
@@ -11,6 +11,7 @@ COMMANDS: dict[str, Command] = {
     "tune": tune.tune,
     "evaluate": evaluate.evaluate,
     "compare": compare.compare,
+    "calibrate": calibrate.calibrate,
     "promote": promote.promote,
     "pull": pull.pull,
     "predict": predict.predict,

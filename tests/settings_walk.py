@@ -19,8 +19,9 @@ Tree = dict[str, Any]
 EXAMPLES: dict[str, Tree] = {
     "mix": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "weights": [1, 2]},
     "shares": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "parts": [1, 2]},
+    "Confidence": {"accurate": ["own"], "weight": 0.7},
 }
-"""Members of a union of which the kind alone says too little."""
+"""Members of a union of which the kind alone says too little, by kind, and classes by name."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _of(
 def _with(member: type[BaseModel], base: Config, keys: Keys) -> tuple[Config, Config]:
     """Without and with the member; of some there are none without a trunk."""
     kind = kind_of(member)
-    example = {} if kind is None else {"kind": kind, **EXAMPLES.get(kind, {})}
+    example = EXAMPLES.get(kind or member.__name__, {}) | ({} if kind is None else {"kind": kind})
     fresh = _changed(base, ("experts", "start"), "fresh")
     for before in (base, fresh, fresh and _changed(fresh, ("experts", "trunk"), {})):
         after = before and _changed(before, keys, example)

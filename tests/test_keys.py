@@ -31,6 +31,7 @@ NOT_THE_EXPERTS = {
     "gate": "experts are trained before there is a gate",
     "gate.*": "the same",
     "mixing": "combines experts that are finished",
+    "confidence*": "combines experts that are finished",
     "joint.*": "the joint phase begins with finished experts",
     "evaluate.*": "a verdict changes no weights",
     "experts.roles": "a role more is no role of its own",

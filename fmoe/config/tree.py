@@ -21,6 +21,7 @@ from fmoe.data.sets import info, names
 from fmoe.evaluation.stages import AttackName
 from fmoe.losses import CrossEntropy, LossConfig
 from fmoe.models.branches import Branching, Shared
+from fmoe.models.confidence import Confidence
 from fmoe.models.experts import BackboneConfig, ResNet18Backbone
 from fmoe.models.gates import Conv, GateConfig
 from fmoe.models.mixture import Mixing
@@ -205,6 +206,9 @@ class Config(Spec):
     experts: Experts = Experts()
     gate: GateConfig = Conv()
     mixing: Mixing = "probabilities"
+    confidence: Confidence | None = None
+    """Accurate experts and robust ones combined by confidence; `fmoe calibrate` fits it to a
+    trained model. null: all by the gate's weights alone."""
     joint: Joint = Joint()
     evaluate: Evaluate = Evaluate()
 
@@ -214,6 +218,8 @@ class Config(Spec):
             raise ValueError(f"joint.update: gate, but gate.kind: {self.gate.kind} learns nothing")
         if self.gate.of_features and self.experts.trunk is None:
             raise ValueError(f"gate.kind: {self.gate.kind} reads a trunk; set experts.trunk")
+        if self.confidence:
+            self._two_parts(self.confidence)
         if self.joint.sizes and not self.gate.any_size:
             raise ValueError(f"joint.sizes: gate.kind: {self.gate.kind} reads images of one size")
         if self.data.name in names():
@@ -224,6 +230,18 @@ class Config(Spec):
             if self.data.augment.crop >= height:
                 raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
         return self
+
+    def _two_parts(self, confidence: Confidence) -> None:
+        roles = {role for role, _ in self.experts.members}
+        if missing := sorted(set(confidence.accurate) - roles):
+            raise ValueError(
+                f"confidence.accurate: no experts of role {missing[0]} "
+                f"(there are {', '.join(sorted(roles))})"
+            )
+        if not roles - set(confidence.accurate):
+            raise ValueError("confidence.accurate: names every role; the robust part needs one")
+        if self.gate.hard:
+            raise ValueError(f"confidence: gate.kind: {self.gate.kind} asks one expert alone")
 
     @property
     def numerics(self) -> Numerics:

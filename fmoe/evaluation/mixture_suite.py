@@ -22,6 +22,7 @@ from fmoe.evaluation.iterated import STEPS, Pass, ascending, one_after_another, 
 from fmoe.evaluation.outputs import NONE, classes
 from fmoe.evaluation.standard import Given
 from fmoe.evaluation.witness import Left, Odd
+from fmoe.models.confidence import Mix, TwoParts
 from fmoe.models.mixture import Mixture, mix_logits, mix_probabilities
 from fmoe.numerics.draw import Draw
 
@@ -29,6 +30,8 @@ TEMPERATURE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Of the gate's temperature, in the sweep."""
 SOFT = 10.0
 """The soft surrogate's: the gate's temperature times this, experts' logits within this range."""
+
+LOSSES: tuple[Objective, ...] = ("ce", "margin")
 
 Crafting = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(log gate weights [b,E], expert logits [b,E,K], rows [b]) to log-probabilities [b,K]."""
@@ -80,10 +83,9 @@ def frozen_gate(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -
         return F.nll_loss(outputs, chunk.y[rows], reduction="none"), outputs
 
     everyone = right(before, chunk.y)
-    losses: tuple[Objective, ...] = ("ce", "margin")
     columns = _restarts(chunk, before, threat, "frozen-gate", {
         loss: through(model, chunk.y, lambda _, z, rows: model.combine(clean[rows], z), loss)
-        for loss in losses
+        for loss in LOSSES
     })  # fmt: skip
     other = chunk.of_another()  # not the model's verdict
     without = until_broken(frozen, other, everyone, "frozen", threat=threat)
@@ -109,13 +111,33 @@ def surrogates(model: Mixture) -> dict[str, Crafting]:
     }
 
 
+def without_maps(two: TwoParts, mix: Mix) -> dict[str, Crafting]:
+    """What `confidence` may hide, which maps the robust part and bounds the other's weight: the
+    sum without the map, and the robust part alone, which decides where it is sure."""
+
+    def robust(log_w: Tensor, z: Tensor, _rows: Tensor) -> Tensor:
+        return two.part(mix, log_w, z, two.robust)
+
+    def unmapped(log_w: Tensor, z: Tensor, rows: Tensor) -> Tensor:
+        return two.sum(two.part(mix, log_w, z, two.accurate), robust(log_w, z, rows))
+
+    return {"unmapped": unmapped, "robust-part": robust}
+
+
 def mixings(model: Mixture, chunk: Chunk, before: Columns, threat: Threat) -> Given:
     """Surrogate mixings: gradient masking by the way in which outputs are combined."""
+    itself = not (model.hard or model.confidence)
     runs = {
         name: through(model, chunk.y, crafting)
         for name, crafting in surrogates(model).items()
-        if model.hard or name != model.mixing
+        if not (itself and name == model.mixing)
     }
+    if model.confidence:
+        runs |= {
+            f"{name}/{loss}": through(model, chunk.y, crafting, loss)
+            for name, crafting in without_maps(model.confidence, model.mix).items()
+            for loss in LOSSES
+        }
     return _restarts(chunk, before, threat, "surrogate", runs), []
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fmoe.models.branches import Branches
+from fmoe.models.confidence import TwoParts
 from fmoe.numerics.precision import at_least_float32
 
 Mixing = Literal["probabilities", "logits"]
@@ -82,11 +83,13 @@ class Mixture(nn.Module):
         temperature: float = 1.0,
         mixing: Mixing = "probabilities",
         hard: bool = False,
+        confidence: TwoParts | None = None,
     ):
         super().__init__()
         self.experts = nn.ModuleList(experts)
         self.gate = gate
         self.temperature, self.mixing, self.hard = temperature, mixing, hard
+        self.confidence = confidence
         self.checkpointing = False
 
     @property
@@ -123,6 +126,12 @@ class Mixture(nn.Module):
 
     def combine(self, log_weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
         """Log-probabilities [B,K] of the experts' logits under the gate's (soft) log-weights."""
+        if self.confidence:
+            return self.confidence.combine(self.mix, log_weights_BE, logits_BEK)
+        return self.mix(log_weights_BE, logits_BEK)
+
+    def mix(self, log_weights_BE: Tensor, logits_BEK: Tensor) -> Tensor:
+        """The same without `confidence`, also of some of the experts."""
         if self.hard:
             weights = straight_through(log_weights_BE)
             mix = mix_logits if self.mixing == "logits" else mix_hard_probabilities
@@ -159,8 +168,10 @@ class BranchedMixture(Mixture):
         temperature: float = 1.0,
         mixing: Mixing = "probabilities",
         hard: bool = False,
+        confidence: TwoParts | None = None,
     ):
-        super().__init__((), gate, temperature=temperature, mixing=mixing, hard=hard)
+        how: dict[str, Any] = {"temperature": temperature, "mixing": mixing, "hard": hard}
+        super().__init__((), gate, **how, confidence=confidence)
         del self.experts  # the body's
         self.body, self.of_features = body, of_features
 

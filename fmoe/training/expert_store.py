@@ -31,7 +31,7 @@ from fmoe.training.loop import Epoch, Training, epochs
 from fmoe.training.trainer import Progress
 from fmoe.version import VERSION
 
-OF_LATER_PHASES = ("gate", "mixing", "joint", "evaluate")
+OF_LATER_PHASES = ("gate", "mixing", "confidence", "joint", "evaluate")
 """Parts of a configuration that begin where an expert is finished."""
 
 
