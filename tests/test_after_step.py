@@ -50,6 +50,18 @@ def test_it_is_named_in_an_override() -> None:
         settings("joint.after_step=[{kind: ema, decay: 1}]")
     with pytest.raises(UserError, match=r"joint\.after_step: ema is there more than once"):
         settings("joint.after_step=[{kind: ema}, {kind: ema, decay: 0.5}]")
+    with pytest.raises(UserError, match="joint: ema is there more than once"):
+        settings("joint.after_step=[{kind: ema}]", "joint.ema=0.5")
+    with pytest.raises(UserError, match=r"joint\.ema: Input should be less than 1"):
+        settings("joint.ema=1")
+
+
+def test_ema_is_short_for_what_follows_a_step(digits: Data) -> None:
+    short, long = settings("joint.ema=0.5"), settings(f"joint.after_step={EMA}")
+    assert short.joint.following == long.joint.following == long.joint.after_step
+    assert settings("joint.ema=null").joint.following == []
+    made, _ = trainer(short.joint, digits)
+    assert made.checkpoint(0, []).families.keys() >= {"after:ema"}
 
 
 def test_it_is_told_after_every_step(digits: Data) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, PositiveInt, model_validator
 
-from fmoe.after_step import Following
+from fmoe.after_step import AfterStepConfig, Ema, Following, each_once
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
 from fmoe.attacks.threat import Norm, Threat, threat_model
 from fmoe.data.augment import Augment
@@ -81,8 +81,20 @@ class Phase(Spec):
     moved up the loss by this share of each layer's norm (0.005 there), for a pass more."""
     guard: bool = True
     """Go back to the last good epoch when catastrophic overfitting sets in."""
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Short for `after_step: [{kind: ema, decay: …}]`; null: no running average of the weights."""
     after_step: Following = Field(default_factory=list)
     """What follows every step, such as a running average of the weights."""
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Self:
+        each_once(self.following)
+        return self
+
+    @property
+    def following(self) -> list[AfterStepConfig]:
+        """`after_step`, and `ema` as a part of it."""
+        return [*self.after_step, *([] if self.ema is None else [Ema(decay=self.ema)])]
 
 
 class Role(Spec):

@@ -155,7 +155,7 @@ class Trainer:
         learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizers = self.phase.optimizer.build(learning)
         self.followers: dict[str, Follower] = {
-            one.kind: one.build(self.model) for one in self.phase.after_step
+            one.kind: one.build(self.model) for one in self.phase.following
         }
         images = self.batches.split.images
         self.warm: WarmStart | None = None
