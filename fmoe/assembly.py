@@ -109,6 +109,13 @@ def mixture(config: Config, facts: Facts | None = None) -> Mixture:
     return model.to(memory_format=torch.channels_last)
 
 
+def fork(model: Mixture, state: State) -> None:
+    """Every expert starts from one network of the experts' backbone; with a trunk, that does."""
+    parts = [model.body.trunk] if isinstance(model, BranchedMixture) else model.experts
+    for part in parts:
+        part.load_state_dict({name: state[name] for name in part.state_dict()})
+
+
 def expert_state(config: Config, member: Member, facts: Facts | None = None) -> State:
     """What the expert's `state_dict` is like, without the memory for it."""
     with torch.device("meta"):

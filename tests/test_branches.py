@@ -140,7 +140,7 @@ def test_what_is_large_or_different_is_left_to_the_library() -> None:
     ("overrides", "said"),
     [
         (["gate={kind: features}"], "gate.kind: features reads a trunk; set experts.trunk"),
-        (["experts.trunk={stages: 2}"], "not trained apart; set start: fresh"),
+        (["experts.trunk={stages: 2}"], "not trained apart; set start: fresh, or forked"),
         (["experts.branch={blocks: 2}"], "experts without a trunk are whole networks"),
         (["experts.trunk={stages: 4}"], "experts.trunk.stages"),
         (

@@ -12,6 +12,7 @@ from fmoe.config.recipes import (
     validate,
 )
 from fmoe.config.tree import (
+    ORIGIN,
     Config,
     Evaluate,
     Experts,
@@ -24,6 +25,7 @@ from fmoe.config.tree import (
 )
 
 __all__ = [
+    "ORIGIN",
     "Config",
     "Evaluate",
     "Experts",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, assert_never
 
 import yaml
 from pydantic import Field, PositiveInt, model_validator
@@ -35,6 +35,8 @@ RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 DataName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Member = tuple[str, int]
 """An expert: its role, and its index within the role."""
+ORIGIN: Member = ("origin", 0)
+"""The network that experts are forked from, which is none of them."""
 
 
 class DataConfig(Spec):
@@ -123,9 +125,12 @@ class Experts(Spec):
     """What all experts share; null: whole networks, as published."""
     branch: Branching | None = None
     """What each expert has of its own after the trunk; null: one block, as wide as the trunk."""
-    start: Literal["pretrained", "fresh"] = "pretrained"
-    """Each trained apart by its role's attack first, as published, or with the joint phase alone
-    (the only way with a trunk)."""
+    start: Literal["pretrained", "forked", "fresh"] = "pretrained"
+    """Each trained apart by its role's attack first, as published; all forked from one network that
+    is trained by `train` against `origin` (with a trunk: that is its first stages); or with the
+    joint phase alone."""
+    origin: AttackConfig = Clean()
+    """What the network is trained against that experts are forked from."""
     roles: dict[RoleName, Role] = Field(default_factory=published_roles, min_length=1)
     train: Phase = Phase()
 
@@ -141,16 +146,27 @@ class Experts(Spec):
             if self.branch is not None:
                 raise ValueError("branch: experts without a trunk are whole networks; set trunk")
             return self
-        if self.start != "fresh":
-            raise ValueError("trunk: experts that share it are not trained apart; set start: fresh")
+        if self.start == "pretrained":
+            raise ValueError(
+                "trunk: experts that share it are not trained apart; set start: fresh, or forked"
+            )
         if not isinstance(self.backbone, ResNet18Backbone):
             raise ValueError(f"trunk: {self.backbone.kind} is not shared; resnet18 is")
+        self._one_backbone("with a trunk")
+        return self
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Experts:
+        if self.start == "forked":
+            self._one_backbone("forked from one network")
+        if ORIGIN[0] in self.roles:
+            raise ValueError(f"roles.{ORIGIN[0]}: is what experts are forked from; rename it")
+        return self
+
+    def _one_backbone(self, why: str) -> None:
         own = [name for name, role in self.roles.items() if role.backbone is not None]
         if own:
-            raise ValueError(
-                f"roles.{own[0]}.backbone: with a trunk all have the same; leave it out"
-            )
-        return self
+            raise ValueError(f"roles.{own[0]}.backbone: {why} all have the same; leave it out")
 
     @property
     def members(self) -> list[Member]:
@@ -159,11 +175,24 @@ class Experts(Spec):
 
     @property
     def pretrained(self) -> list[Member]:
-        """Those that are trained apart before the joint phase."""
-        return self.members if self.start == "pretrained" else []
+        """What is trained apart before the joint phase."""
+        match self.start:
+            case "pretrained":
+                return self.members
+            case "forked":
+                return [ORIGIN]
+            case "fresh":
+                return []
+            case _:
+                assert_never(self.start)
+
+    def role_of(self, member: Member) -> Role:
+        """Of what is trained apart, too."""
+        return Role(attack=self.origin) if member == ORIGIN else self.roles[member[0]]
 
     def backbone_of(self, role: str) -> BackboneConfig:
-        return self.roles[role].backbone or self.backbone
+        own = self.roles[role].backbone if role in self.roles else None
+        return own or self.backbone
 
 
 class Joint(Phase):

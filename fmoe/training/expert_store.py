@@ -140,7 +140,7 @@ class ExpertStore:
             assembly.seeded_expert(config, member, seed),
             Training(
                 config.experts.train,
-                config.experts.roles[role].attack,
+                config.experts.role_of(member).attack,
                 data.train,
                 data.val,
                 config.data.augment,
@@ -186,11 +186,10 @@ def expert_settings(config: Config, member: Member, train_digest: str) -> dict[s
     (`OF_LATER_PHASES`) and the other experts. A search over counts shares its experts."""
     role, index = member
     tree = {key: part for key, part in config.plain().items() if key not in OF_LATER_PHASES}
-    roles = tree["experts"].pop("roles")
-    own = {key: part for key, part in roles[role].items() if key != "count"}
-    # whether it is the role's own or the one of all roles makes no difference
-    tree["experts"]["backbone"] = config.experts.backbone_of(role).model_dump(mode="json")
-    del own["backbone"]
+    own = config.experts.role_of(member).model_dump(mode="json", exclude={"count", "backbone"})
+    # whether the backbone is the role's own or the one of all roles makes no difference
+    backbone = config.experts.backbone_of(role).model_dump(mode="json")
+    tree["experts"] = {"backbone": backbone, "train": tree["experts"]["train"]}
     return {
         "format": 2,
         "fmoe": VERSION,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fmoe import assembly
-from fmoe.config import Config, fingerprint
+from fmoe.config import ORIGIN, Config, fingerprint
 from fmoe.data import TrainingData
 from fmoe.errors import UserError
 from fmoe.models.mixture import Mixture
@@ -33,13 +33,15 @@ def checkpoints(run: Folder, config: Config, train_digest: str) -> Checkpoints:
 
 
 def initial(config: Config, store: ExpertStore, train_digest: str) -> Mixture:
-    """The mixture before the joint phase: experts from the store where they are trained apart."""
+    """The mixture before the joint phase, with what is trained apart from the store."""
     model = assembly.seeded_mixture(config)
-    for place, member in enumerate(config.experts.pretrained):  # all of them, or none
+    for place, member in enumerate(config.experts.pretrained):
         like = assembly.expert_state(config, member)
-        model.experts[place].load_state_dict(
-            store.weights(expert_key(config, member, train_digest), like)
-        )
+        state = store.weights(expert_key(config, member, train_digest), like)
+        if member == ORIGIN:
+            assembly.fork(model, state)
+        else:
+            model.experts[place].load_state_dict(state)
     return model
 
 

@@ -80,8 +80,8 @@ def run(request: Request) -> dict[str, Any]:
         check_batches(settings.experts.train, len(loaded.train), 1)
         check_batches(settings.joint, len(loaded.train), request.workers.most)
         check_attack(settings.joint, settings.joint.attack)
-        for role in settings.experts.roles.values():
-            check_attack(settings.experts.train, role.attack)
+        for member in settings.experts.pretrained:
+            check_attack(settings.experts.train, settings.experts.role_of(member).attack)
         # from here on an outage of the storage is waited out
         folder, store = folder.patient(), ExpertStore(store.folder.patient())
         tracking.readiness.check()  # a server that is away fails the run now
