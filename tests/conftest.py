@@ -106,4 +106,4 @@ def digits() -> Data:
 @pytest.fixture
 def small() -> Config:
     """The digits recipe with three width-4 experts and an epoch or two."""
-    return config.load("digits", SMALL)
+    return config.load("digits-whole", SMALL)

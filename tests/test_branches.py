@@ -36,7 +36,7 @@ close = torch.testing.assert_close
 
 
 def chosen(*more: str) -> Config:
-    return config.load("digits", [*BRANCHED, *more])
+    return config.load("digits-whole", [*BRANCHED, *more])
 
 
 def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -155,12 +155,12 @@ def test_what_is_large_or_different_is_left_to_the_library() -> None:
 )
 def test_refused(overrides: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        config.load("digits", [*SMALL, *overrides])
+        config.load("digits-whole", [*SMALL, *overrides])
 
 
 def test_a_gate_of_one_size_and_warm_starts_go_with_no_sizes(digits: Data) -> None:
     with pytest.raises(UserError, match=r"gate\.kind: linear reads images of one size"):
-        config.load("digits", [*SMALL[:3], "joint.sizes=[4]", "gate={kind: linear}"])
+        config.load("digits-whole", [*SMALL[:3], "joint.sizes=[4]", "gate={kind: linear}"])
     warm = chosen("joint.sizes=[4]", "joint.warm_start=true", "joint.attack={kind: pgd}")
     with pytest.raises(UserError, match="warm_start: it keeps perturbations of one size"):
         check_attack(warm.joint, warm.joint.attack)
@@ -199,7 +199,7 @@ def trained(folder: Path, digits: Data, *, interrupted: bool = False) -> Branche
 def test_whole_networks_may_begin_with_the_joint_phase(tmp_path: Path, digits: Data) -> None:
     """As one network does that is trained in one go."""
     one = ["experts.roles={pgd: {count: 1, attack: {kind: pgd}}}", "gate={kind: uniform}"]
-    settings = config.load("digits", [*SMALL[:3], "experts.start=fresh", *one, "joint.epochs=1"])
+    settings = config.load("digits-whole", [*SMALL[:3], "experts.start=fresh", *one, "joint.epochs=1"])
     store = ExpertStore(Folder.at(tmp_path / "experts"))
     assert store.obtain_all(settings, digits) == []
     model = joint.initial(settings, store, digits.train_digest)

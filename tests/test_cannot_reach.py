@@ -103,7 +103,7 @@ SERVERS = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model folder, as `evaluate` and `compare` take it."""
-    small = config.load("digits", SMALL)
+    small = config.load("digits-whole", SMALL)
     folder = tmp_path_factory.mktemp("model")
     weights = assembly.mixture(small).state_dict()
     model_folder.save_model(

@@ -82,7 +82,7 @@ def test_a_sure_robust_answer_stands_whatever_the_accurate_part_says() -> None:
 
 def mixture(*more: str) -> tuple[Mixture, Config]:
     told = "{weight: 0.7, shift: 0.3, power: 2, scale: 1.5}"
-    settings = config.load("digits", [*SMALL, f"confidence={told}", *more])
+    settings = config.load("digits-whole", [*SMALL, f"confidence={told}", *more])
     return assembly.seeded_mixture(settings).eval(), settings
 
 
@@ -135,7 +135,7 @@ def test_it_is_kept_in_the_models_folder_and_exported(tmp_path: Path, digits: Da
 )
 def test_what_cannot_be_is_refused(told: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        config.load("digits", [*SMALL, f"confidence={json.dumps(told)}"])
+        config.load("digits-whole", [*SMALL, f"confidence={json.dumps(told)}"])
 
 
 def test_a_gate_that_asks_one_expert_has_no_two_parts() -> None:
@@ -194,7 +194,7 @@ def test_nothing_to_keep_is_one_line() -> None:
 
 
 def saved(folder: Path, digits: Data) -> Path:
-    settings = config.load("digits", [*SMALL, *BRANCHED, "evaluate.eps=0.001"])
+    settings = config.load("digits-whole", [*SMALL, *BRANCHED, "evaluate.eps=0.001"])
     model = assembly.seeded_mixture(settings)
     digests = {"train_digest": digits.train_digest, "test_digest": digits.test_digest}
     model_folder.save_model(

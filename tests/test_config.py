@@ -363,7 +363,7 @@ def test_fingerprint_depends_on_values_and_lists_order() -> None:
 
 
 def test_flat_has_dotted_keys_and_short_values() -> None:
-    flat = config.load("digits", ["experts.backbone.width=4", "data.val_images=null"]).flat()
+    flat = config.load("digits-whole", ["experts.backbone.width=4", "data.val_images=null"]).flat()
     assert flat["experts.backbone.width"] == "4"
     assert flat["experts.roles.fgsm.count"] == "4"
     assert flat["data.name"] == "digits"

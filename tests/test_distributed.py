@@ -107,7 +107,7 @@ def settings(*overrides: str) -> Config:
         "joint.optimizer.schedule={kind: constant}",
         "experts.roles.fgsm.count=0",
     ]
-    return config.load("digits", [*SMALL, *quick, *overrides])
+    return config.load("digits-whole", [*SMALL, *quick, *overrides])
 
 
 def one_step(chosen: Config, worker: Worker) -> Tensors:

@@ -29,7 +29,7 @@ MEMBER = ("fgsm", 0)
 
 def settings(*overrides: str) -> Config:
     quick = ["experts.train.batch_size=32", "experts.train.validation.attack={kind: fgsm}"]
-    return config.load("digits", [*SMALL, *quick, *overrides])
+    return config.load("digits-whole", [*SMALL, *quick, *overrides])
 
 
 def few(digits: Data) -> Data:

@@ -20,7 +20,7 @@ from tests.test_study import trial
 
 def finals_of(folder: Path, **keys: Any) -> Finals:
     tree = {
-        "recipe": "digits",
+        "recipe": "digits-whole",
         "space": {"gate.temperature": {"uniform": [1, 2]}},
         "baseline": False,
         "final": {"top": 2},

@@ -17,7 +17,7 @@ from tests.networks import settled
 def mixture(request: pytest.FixtureRequest) -> nn.Module:
     width = [] if request.param in ("linear", "uniform") else ["gate.width=4"]
     settings = [f"gate={{kind: {request.param}}}", *width, "experts.backbone.width=4"]
-    return settled(assembly.mixture(config.load("digits", settings)))
+    return settled(assembly.mixture(config.load("digits-whole", settings)))
 
 
 def test_same_outputs_and_gradients(mixture: nn.Module) -> None:

@@ -27,7 +27,7 @@ TRUNK = ["experts.trunk={stages: 2}", "experts.branch={width: 4}", "gate={kind: 
 
 
 def settings(*overrides: str) -> Config:
-    return config.load("digits", [*SMALL, *QUICK, *overrides])
+    return config.load("digits-whole", [*SMALL, *QUICK, *overrides])
 
 
 @pytest.fixture(scope="module")

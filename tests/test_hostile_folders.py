@@ -403,7 +403,7 @@ class Read:
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
     root = tmp_path_factory.mktemp("doctored")
-    settings = config.load("digits", SMALL)
+    settings = config.load("digits-whole", SMALL)
     state = assembly.seeded_mixture(settings).state_dict()
     Image.new("L", (8, 8)).save(root / "image.png")
     honest = root / "honest"

@@ -176,13 +176,13 @@ DOCTORED_RUNS: dict[str, tuple[str, str]] = {
 def test_doctored_run_folder_is_refused_in_one_line(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings, folder = config.load("digits", SMALL), tmp_path / "runs" / "r"
+    settings, folder = config.load("digits-whole", SMALL), tmp_path / "runs" / "r"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(settings.to_yaml())
     name, text = DOCTORED_RUNS[kind]
     (folder / name).write_text(text)
     sets = [part for override in SMALL for part in ("--set", override)]
-    assert ended(["train", "digits", *sets, "--name", "r", "--storage", str(tmp_path)]) == 2
+    assert ended(["train", "digits-whole", *sets, "--name", "r", "--storage", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{folder}/{name}: " in line
     assert len(line) < 1000
@@ -287,7 +287,7 @@ def test_doctored_stage_is_done_again(tmp_path: Path) -> None:
 @pytest.fixture
 def kept(tmp_path: Path) -> Checkpoints:
     """Two epochs of a width-4 expert, each as it must be."""
-    settings = config.load("digits", SMALL)
+    settings = config.load("digits-whole", SMALL)
     like = assembly.expert_state(settings, MEMBER)
     made = Checkpoints(Folder.at(tmp_path), "key", like)
     model = assembly.seeded_expert(settings, MEMBER, 0).state_dict()
@@ -389,7 +389,7 @@ def test_doctored_expert_is_not_found(tmp_path: Path) -> None:
     from fmoe.model_folder import WEIGHTS
     from fmoe.storage.tensors import pack
 
-    settings = config.load("digits", SMALL)
+    settings = config.load("digits-whole", SMALL)
     like = assembly.expert_state(settings, MEMBER)
     store, folder = ExpertStore(Folder.at(tmp_path)), Folder.at(tmp_path / "key")
     whole = assembly.seeded_expert(settings, MEMBER, 0).state_dict()
@@ -442,5 +442,5 @@ def test_aliases_of_a_recipe_that_are_few_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[" * 9000, "9" * 5000, "!!int ''", "&a [*a]", "{a: 1, a: 2}"])
 def test_doctored_override_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UserError, match=r"--set seed=.*: the value is ") as caught:
-        config.load("digits", [f"seed={text}"])
+        config.load("digits-whole", [f"seed={text}"])
     assert len(str(caught.value)) < 800

@@ -28,7 +28,7 @@ def settings(*overrides: str) -> Config:
         "experts.train.validation.attack={kind: fgsm, eps: 0.1}",
         "joint.validation.attack={kind: fgsm, eps: 0.1}",
     ]
-    return config.load("digits", [*SMALL, *quick, *overrides])
+    return config.load("digits-whole", [*SMALL, *quick, *overrides])
 
 
 def same(one: Tensors, other: Tensors) -> bool:

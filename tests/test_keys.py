@@ -21,7 +21,7 @@ from tests.settings_walk import Change, changes
 
 MEMBER = ("own", 0)
 BASE = config.load(
-    "digits",
+    "digits-whole",
     [
         "experts.backbone.width=4",
         "experts.roles={own: {count: 2, attack: {kind: fgsm}}, other: {attack: {kind: pgd}}}",
@@ -128,7 +128,7 @@ def test_what_the_table_says_of_a_data_set_changes_the_key(
     field: str, key: Callable[[Config], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shape, classes, mean, std; how many images are cut out where the recipe does not say."""
-    settings = config.load("digits", ["data.val_images=null"])
+    settings = config.load("digits-whole", ["data.val_images=null"])
     settings = settings.model_copy(update={"experts": BASE.experts})
     before, info = key(settings), data.info("digits")
     value = getattr(info, field)

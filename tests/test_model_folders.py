@@ -92,7 +92,7 @@ def test_labels_are_those_of_the_folder(
 
 @pytest.fixture
 def mine() -> Config:
-    tree = config.load("digits", SMALL).plain()
+    tree = config.load("digits-whole", SMALL).plain()
     tree["data"]["name"] = "mine"
     return config.parsed(tree, "test")
 

@@ -77,7 +77,7 @@ def test_what_is_written_out_can_be_told() -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("names") / "model"
-    settings = config.load("digits", SMALL)
+    settings = config.load("digits-whole", SMALL)
     state = assembly.seeded_mixture(settings).state_dict()
     model_folder.save_model(Folder.at(folder), state, settings, data_digest="abc", metrics={})
     return folder

@@ -96,15 +96,15 @@ def test_logits_are_the_equations(training: bool, side: int) -> None:
 
 
 def test_a_recipe_names_it_and_refuses_what_it_does_not_have() -> None:
-    loaded = config.load("digits", ["experts.backbone={kind: preact_resnet18}"])
+    loaded = config.load("digits-whole", ["experts.backbone={kind: preact_resnet18}"])
     assert loaded.experts.backbone == PreActResNet18Backbone(width=64)
     assert Config.model_validate(loaded.plain()) == loaded
-    of_kind = config.load("digits", ["experts.backbone.kind=preact_resnet18"])
+    of_kind = config.load("digits-whole", ["experts.backbone.kind=preact_resnet18"])
     assert of_kind.experts.backbone == PreActResNet18Backbone(width=8), "the recipe's width"
     with pytest.raises(UserError, match=r"unknown key stem \(allowed: kind, width\)"):
-        config.load("digits", ["experts.backbone={kind: preact_resnet18, stem: patch}"])
+        config.load("digits-whole", ["experts.backbone={kind: preact_resnet18, stem: patch}"])
     with pytest.raises(UserError, match=r"experts\.backbone\.width: "):
-        config.load("digits", ["experts.backbone={kind: preact_resnet18, width: 0}"])
+        config.load("digits-whole", ["experts.backbone={kind: preact_resnet18, width: 0}"])
 
 
 def test_a_space_draws_it(tmp_path: Path) -> None:

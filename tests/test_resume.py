@@ -32,7 +32,7 @@ History = list[dict[str, float]]
 def settings(*overrides: str) -> Config:
     """Momentum, a schedule, augmentation and a random attack: all that a resume must keep."""
     return config.load(
-        "digits",
+        "digits-whole",
         [
             *SMALL,
             "experts.roles.fgsm.count=0",

@@ -30,7 +30,7 @@ DOMAINS = {
 
 
 def space_of(folder: Path, domains: dict[str, Any] | None = None, **keys: Any) -> Space:
-    tree = {"recipe": "digits", "space": domains or DOMAINS} | keys
+    tree = {"recipe": "digits-whole", "space": domains or DOMAINS} | keys
     (folder / "space.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return search_space.load(str(folder / "space.yaml"))
 

@@ -38,7 +38,7 @@ QUICK = [
 
 
 def settings(*overrides: str) -> Config:
-    return config.load("digits", [*SMALL, *QUICK, *overrides])
+    return config.load("digits-whole", [*SMALL, *QUICK, *overrides])
 
 
 def running(

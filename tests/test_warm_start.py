@@ -94,7 +94,7 @@ SETTINGS = [
 def train(
     digits: Data, warm: bool, folder: Path, epochs: int
 ) -> tuple[dict[str, Tensor], list[Epoch]]:
-    chosen = config.load("digits", [*SETTINGS, f"joint.warm_start={str(warm).lower()}"])
+    chosen = config.load("digits-whole", [*SETTINGS, f"joint.warm_start={str(warm).lower()}"])
     model = assembly.seeded_expert(chosen, MEMBER, 0)
     stream = training.epochs(
         model,

@@ -203,7 +203,7 @@ sys.exit(1)
         """Runs of all names share one expert store."""
         overrides = [f"--set={override}" for override in TRAIN]
         return [
-            *("train", "digits", *overrides, "--name", name, "--json"),
+            *("train", "digits-whole", *overrides, "--name", name, "--json"),
             *("--storage", storage or self.storage("runs")),
             *("--expert-store", self.storage("experts"), *more),
         ]

@@ -69,7 +69,7 @@ def test_a_job_from_submission_to_the_pulled_model(
     for pid in cluster.head.find("pipelines.in_job"):
         os.kill(pid, signal.SIGKILL)
     run = client.run_of(job["job_id"])
-    assert (run["status"], run["tags"]["fmoe.recipe"]) == ("RUNNING", "digits")
+    assert (run["status"], run["tags"]["fmoe.recipe"]) == ("RUNNING", "digits-whole")
     assert not run["tags"]["fmoe.git_revision"].startswith("unknown")
     wait_for(lambda: client.json("runs", "reap", *client.at)["reaped"], 20, "a run to reap")
     assert client.run_of(job["job_id"])["status"] == "KILLED"

@@ -27,7 +27,7 @@ def with_kind(monkeypatch: pytest.MonkeyPatch, part: str, added: type[Spec]) -> 
 
 def space_of(folder: Path, **keys: Any) -> Space:
     tree: dict[str, Any] = {
-        "recipe": "digits",
+        "recipe": "digits-whole",
         "set": {"joint.epochs": 4},
         "space": {"gate.temperature": {"choice": [0.5, 1.0, 2.0]}},
     }

@@ -56,7 +56,7 @@ MIXED = "experts.roles.pgd.backbone={kind: plain, depth: 1}"
 
 
 def settings(*overrides: str) -> Config:
-    return config.load("digits", [*SMALL, *QUICK, *overrides])
+    return config.load("digits-whole", [*SMALL, *QUICK, *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_recipe_an_override_and_a_space_name_it(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("experts: {backbone: {kind: plain, depth: 5}}\n")
     assert backbone(config.load(str(tmp_path / "mine.yaml"))) == {"kind": "plain", "depth": 5}
     override = ["experts.backbone.kind=plain", "experts.backbone.depth=4"]
-    loaded = config.load("digits", override)
+    loaded = config.load("digits-whole", override)
     assert backbone(loaded) == {"kind": "plain", "depth": 4}  # ResNet-18's width is gone
     assert Config.model_validate(loaded.plain()) == loaded
     space = {
@@ -92,7 +92,7 @@ def test_a_recipe_an_override_and_a_space_name_it(tmp_path: Path) -> None:
         "experts.backbone.depth": {"choice": [1, 2], "when": {"experts.backbone.kind": "plain"}},
     }
     (tmp_path / "space.yaml").write_text(
-        yaml.safe_dump({"recipe": "digits", "space": space}, sort_keys=False)
+        yaml.safe_dump({"recipe": "digits-whole", "space": space}, sort_keys=False)
     )
     drawn = [c.experts.backbone for c in search_space.load(str(tmp_path / "space.yaml")).samples]
     assert {b.model_dump_json() for b in drawn} == {

@@ -226,7 +226,7 @@ def test_unknown_names_are_answered_with_it() -> None:
     with pytest.raises(UserError, match=there):
         data.load("tile")
     with pytest.raises(UserError, match=rf"data\.name: {there}"):
-        config.load("digits", ["data.name=tile"])
+        config.load("digits-whole", ["data.name=tile"])
 
 
 QUICK = [
@@ -249,15 +249,15 @@ def from_recipe(folder: Path) -> Config:
 
 
 def from_command_line(folder: Path) -> Config:
-    return config.load("digits", [*SMALL, *QUICK, "data.name=tiles", "data.augment.flip=true"])
+    return config.load("digits-whole", [*SMALL, *QUICK, "data.name=tiles", "data.augment.flip=true"])
 
 
 def test_crop_is_checked_against_its_size() -> None:
-    config.load("digits", ["data.name=tiles", "data.augment.crop=11"])
+    config.load("digits-whole", ["data.name=tiles", "data.augment.crop=11"])
     with pytest.raises(
         UserError, match=r"data\.augment\.crop: must be below the images' 12 pixels"
     ):
-        config.load("digits", ["data.name=tiles", "data.augment.crop=12"])
+        config.load("digits-whole", ["data.name=tiles", "data.augment.crop=12"])
 
 
 def test_a_model_of_it_is_trained_saved_loaded_evaluated_and_asked(

@@ -42,14 +42,14 @@ class Bright(nn.Module):
 
 def opened() -> Opened:
     """A mixture of the demo's recipe."""
-    settings = config.load("digits", SMALL)
+    settings = config.load("digits-whole", SMALL)
     subject = assembly.MixtureSubject(settings, assembly.facts_of(settings))
     return Opened("", "", subject.build(), subject, (), "", wanted=settings.evaluate)
 
 
 def both(name: str) -> tuple[str, ...]:
     """Stages by a recipe's spelling and by the command's."""
-    recipe = config.load("digits", [*SMALL, f"evaluate.attacks=[{name}]"])
+    recipe = config.load("digits-whole", [*SMALL, f"evaluate.attacks=[{name}]"])
     by_recipe = Settings(tuple(recipe.evaluate.attacks), recipe.evaluate.threat)
     by_command = chosen(Request(attacks=name), opened())
     assert by_recipe.stages == by_command.stages
@@ -65,7 +65,7 @@ def test_recipe_and_command_know_the_same_names(name: str) -> None:
 def test_recipe_and_command_refuse_the_same_names() -> None:
     known = f"unknown attack 'corner' (there are: {', '.join(stages.names())})"
     with pytest.raises(UserError) as by_recipe:
-        config.load("digits", ["evaluate.attacks=[corner]"])
+        config.load("digits-whole", ["evaluate.attacks=[corner]"])
     assert str(by_recipe.value).endswith(known)
     with pytest.raises(UserError) as by_command:
         chosen(Request(attacks="corner"), opened())

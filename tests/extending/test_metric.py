@@ -50,7 +50,7 @@ def few(digits: Data) -> Data:
 @pytest.fixture(scope="module")
 def store(few: Data, tmp_path_factory: pytest.TempPathFactory) -> ExpertStore:
     store = ExpertStore(Folder.at(tmp_path_factory.mktemp("experts")))
-    settings = config.load("digits", QUICK)
+    settings = config.load("digits-whole", QUICK)
     for member in settings.experts.members:
         store.obtain(settings, member, few)
     return store
@@ -64,7 +64,7 @@ def test_every_epoch_reports_it(
     added: Callable[[], None], few: Data, store: ExpertStore, tmp_path: Path
 ) -> None:
     added()
-    settings = config.load("digits", QUICK)
+    settings = config.load("digits-whole", QUICK)
     told = [epoch.metrics for epoch in epochs(settings, few, store, tmp_path)]
     model = joint.trained(settings, Folder.at(tmp_path), few.train_digest, 1)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_every_epoch_reports_it(
 def test_checkpoints_without_it_are_not_gone_on_from(
     added: Callable[[], None], few: Data, store: ExpertStore, tmp_path: Path
 ) -> None:
-    settings = config.load("digits", QUICK)
+    settings = config.load("digits-whole", QUICK)
     epochs(settings, few, store, tmp_path)
     added()
     with pytest.raises(UserError, match="lacks val_sureness: delete the checkpoints"):

@@ -50,7 +50,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recipe(*overrides: str) -> Config:
-    return config.load("digits", [*SMALL, *ADDED, *overrides])
+    return config.load("digits-whole", [*SMALL, *ADDED, *overrides])
 
 
 def within(x_adv: Tensor, x: Tensor) -> bool:
@@ -61,7 +61,7 @@ def within(x_adv: Tensor, x: Tensor) -> bool:
 @pytest.mark.parametrize("path", ["evaluate.norm=l2", "joint.attack={kind: pgd, norm: l2}"])
 def test_only_norms_of_the_union_are_known(path: str) -> None:
     with pytest.raises(UserError, match=r"norm: unknown norm 'l2' \(there are: linf\)$"):
-        config.load("digits", [path])
+        config.load("digits-whole", [path])
 
 
 def test_a_recipe_names_it_and_keeps_it(added: None) -> None:

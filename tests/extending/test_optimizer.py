@@ -90,8 +90,8 @@ def test_it_is_named_in_a_recipe_and_in_an_override(tmp_path: Path) -> None:
     assert chosen.joint.optimizer == AdamW(lr=0.01, weight_decay=0.1, schedule=optim.Constant())
     assert Config.model_validate(chosen.plain()) == chosen
     with pytest.raises(UserError, match=r"joint.optimizer.*'adamw'"):
-        config.load("digits", ["joint.optimizer={kind: adam}"])
-    assert config.load("digits", ["joint.optimizer={lr: 0.3}"]).joint.optimizer.kind == "sgd"
+        config.load("digits-whole", ["joint.optimizer={kind: adam}"])
+    assert config.load("digits-whole", ["joint.optimizer={lr: 0.3}"]).joint.optimizer.kind == "sgd"
 
 
 @pytest.mark.parametrize("kind", ["sgd", "muon", "adamw"])

@@ -34,7 +34,7 @@ QUICK = [
 
 def settings(*overrides: str) -> Config:
     """Two experts of an epoch, three joint epochs of two steps each."""
-    return config.load("digits", [*QUICK, *overrides])
+    return config.load("digits-whole", [*QUICK, *overrides])
 
 
 def few(digits: Data) -> Data:

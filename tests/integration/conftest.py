@@ -79,7 +79,7 @@ def trained_once(ray_session: None, tmp_path_factory: pytest.TempPathFactory) ->
     before = os.environ.get("FMOE_HOME")
     os.environ["FMOE_HOME"] = str(home)
     overrides = tuple(flag.removeprefix("--set=") for flag in TRAIN)
-    request = Request("digits", overrides=overrides, workers=Workers(2, 2), name="small")
+    request = Request("digits-whole", overrides=overrides, workers=Workers(2, 2), name="small")
     try:
         answer = run(request)
     finally:

@@ -22,7 +22,7 @@ SET = {key: yaml.safe_load(value) for key, value in BASE.items()} | {
 
 def space(folder: Path, domains: dict[str, Any], **keys: Any) -> Path:
     tree = {
-        "recipe": "digits",
+        "recipe": "digits-whole",
         "set": {**SET, **keys.pop("set", {})},
         "final": {"top": 1, "attacks": ["pgd"]},
         "space": domains,

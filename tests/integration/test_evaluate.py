@@ -108,7 +108,7 @@ def test_killed_and_started_again_gives_the_same(
 def single(tmp_path: Path) -> Path:
     """A model folder of one untrained expert."""
     one = ["experts.roles={benign: {count: 1}}", "experts.backbone.width=4"]
-    recipe = config.load("digits", one)
+    recipe = config.load("digits-whole", one)
     model = assembly.seeded_mixture(recipe)
     extra = {"selected_on": "validation"}
     model_folder.save_model(
@@ -121,7 +121,7 @@ def single(tmp_path: Path) -> Path:
 def test_workers_normalise_as_the_folder_says(fmoe: Fmoe, tmp_path: Path) -> None:
     """And not as the table of data sets does today."""
     one = ["experts.roles={benign: {count: 1}}", "experts.backbone.width=4"]
-    recipe, digits = config.load("digits", one), data.load("digits")
+    recipe, digits = config.load("digits-whole", one), data.load("digits")
     own = replace(assembly.facts_of(recipe), mean=(0.9,), std=(0.05,))
     torch.manual_seed(0)  # of some networks all images get one class, by either
     model, other = assembly.mixture(recipe, own), assembly.mixture(recipe)

@@ -103,7 +103,7 @@ def test_a_session_uses_it(ray_session: None, head: Head, named: str) -> None:
 )
 def test_without_its_token(head: Head, env: dict[str, str], as_json: bool) -> None:
     flags = ["--json"] if as_json else []
-    done, took = head.run("-m", "pipelines.cli", "train", "digits", *flags, **env)
+    done, took = head.run("-m", "pipelines.cli", "train", "digits-whole", *flags, **env)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"fmoe: RAY_ADDRESS={head.address} (")

@@ -224,7 +224,7 @@ def test_promote(at: State, fmoe: Fmoe) -> None:
 
 
 def train(fmoe: Fmoe) -> Outcome:
-    return fmoe("train", "digits", *TRAIN, "--name", "small", "--workers", "1", "--json")
+    return fmoe("train", "digits-whole", *TRAIN, "--name", "small", "--workers", "1", "--json")
 
 
 def there(answer: dict[str, Any], home: Path) -> None:

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from fmoe import tracking
 from tests.integration.conftest import TRAIN
 
-COMMAND = ["train", "digits", "--name=small", "--workers=2", "--json", *TRAIN]
+COMMAND = ["train", "digits-whole", "--name=small", "--workers=2", "--json", *TRAIN]
 
 
 def start(home: Path) -> subprocess.Popen[str]:

@@ -105,7 +105,7 @@ def test_the_same_command_again_gives_the_same_result(
 ) -> None:
     from tests.integration.conftest import TRAIN
 
-    again = fmoe("train", "digits", "--name", "small", "--workers", "2", "--json", *TRAIN)
+    again = fmoe("train", "digits-whole", "--name", "small", "--workers", "2", "--json", *TRAIN)
     assert again.code == 0
     assert again.json == trained.answer
 
@@ -113,7 +113,7 @@ def test_the_same_command_again_gives_the_same_result(
 def test_another_configuration_under_the_same_name_is_refused(
     trained: Trained, fmoe: Callable[..., Outcome]
 ) -> None:
-    other = fmoe("train", "digits", "--name", "small", "--set", "seed=5")
+    other = fmoe("train", "digits-whole", "--name", "small", "--set", "seed=5")
     assert (other.code, len(other.err.splitlines())) == (2, 1)
     assert "--name" in other.err
 
@@ -245,7 +245,7 @@ def test_a_second_run_takes_its_experts_from_the_store(
     from tests.integration.conftest import TRAIN
 
     other = fmoe(
-        "train", "digits", "--name=second", "--workers=2", "--json", *TRAIN,
+        "train", "digits-whole", "--name=second", "--workers=2", "--json", *TRAIN,
         "--set=gate.temperature=2", "--set=joint.epochs=1", "--register-as=other",
     )  # fmt: skip
     assert other.json["model_uri"] == "models:/other/1"

@@ -221,7 +221,7 @@ def test_a_user_without_name_or_home() -> None:
         home.chmod(0o777)
         Image.new("L", (8, 8), 100).save(home / "picture.png")
         overrides = [f"--set={override}" for override in TINY]
-        answer = json.loads(nobody(home, "train", "digits", "--json", *overrides, HOME="/"))
+        answer = json.loads(nobody(home, "train", "digits-whole", "--json", *overrides, HOME="/"))
         token = home / ".ray" / "auth_token"
         assert (token.stat().st_uid, token.stat().st_mode & 0o777) == (12345, 0o600)
         given = ["predict", answer["run_dir"], str(home / "picture.png"), "--json"]
