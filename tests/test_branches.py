@@ -199,7 +199,8 @@ def trained(folder: Path, digits: Data, *, interrupted: bool = False) -> Branche
 def test_whole_networks_may_begin_with_the_joint_phase(tmp_path: Path, digits: Data) -> None:
     """As one network does that is trained in one go."""
     one = ["experts.roles={pgd: {count: 1, attack: {kind: pgd}}}", "gate={kind: uniform}"]
-    settings = config.load("digits-whole", [*SMALL[:3], "experts.start=fresh", *one, "joint.epochs=1"])
+    one += ["experts.start=fresh", "joint.epochs=1"]
+    settings = config.load("digits-whole", [*SMALL[:3], *one])
     store = ExpertStore(Folder.at(tmp_path / "experts"))
     assert store.obtain_all(settings, digits) == []
     model = joint.initial(settings, store, digits.train_digest)

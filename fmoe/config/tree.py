@@ -206,6 +206,9 @@ class Joint(Phase):
     own: Annotated[float, Field(ge=0, le=1e3)] = 0.0
     """Weight of the experts' own cross-entropy beside the mixture's loss, each on its share of the
     adversarial images, which are dealt out in turn: who is hardly asked by the gate learns, too."""
+    first_temperature: Annotated[float, Field(gt=0, le=1e3)] | None = None
+    """The gate's temperature in the first step, from which it goes to `gate.temperature` in the
+    last one by the same factor a step; null: that all along."""
     checkpointing: bool = False
     """Keep one expert's activations at a time, for a forward pass more (arXiv 1604.06174)."""
     batch_norm: BatchNorm = "local"
@@ -257,6 +260,10 @@ class Config(Spec):
     def _possible(self) -> Config:
         if self.joint.update == "gate" and not self.gate.learns:
             raise ValueError(f"joint.update: gate, but gate.kind: {self.gate.kind} learns nothing")
+        if self.joint.first_temperature is not None and not self.gate.learns:
+            raise ValueError(
+                f"joint.first_temperature: gate.kind: {self.gate.kind} has none that says anything"
+            )
         if self.gate.of_features and self.experts.trunk is None:
             raise ValueError(f"gate.kind: {self.gate.kind} reads a trunk; set experts.trunk")
         if self.confidence:

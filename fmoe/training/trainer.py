@@ -188,6 +188,28 @@ class Trainer:
         self, index: int, x: Tensor, y: Tensor, batch: Batch | None = None
     ) -> tuple[Tensor, Attack]:
         """One update on one global batch: draw an attack, craft, descend."""
+        with self._at_temperature_of(index):
+            return self._step(index, x, y, batch)
+
+    @contextmanager
+    def _at_temperature_of(self, index: int) -> Iterator[None]:
+        """The gate's temperature in a step, by which it is also attacked."""
+        first = self.phase.first_temperature if isinstance(self.phase, Joint) else None
+        both = (self.model, None if self.twin is None else self.twin.module)
+        mixtures = [model for model in both if isinstance(model, Mixture)]
+        if first is None or not mixtures:
+            yield
+            return
+        last, done = mixtures[0].temperature, index / max(1, self.steps - 1)
+        for mixture in mixtures:
+            mixture.temperature = first ** (1 - done) * last**done
+        try:
+            yield
+        finally:
+            for mixture in mixtures:
+                mixture.temperature = last
+
+    def _step(self, index: int, x: Tensor, y: Tensor, batch: Batch | None) -> tuple[Tensor, Attack]:
         draw = self.batches.draw("attack", index)
         attack = self.attack.sample(draw)
         self.model.zero_grad()

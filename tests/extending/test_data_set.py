@@ -249,7 +249,8 @@ def from_recipe(folder: Path) -> Config:
 
 
 def from_command_line(folder: Path) -> Config:
-    return config.load("digits-whole", [*SMALL, *QUICK, "data.name=tiles", "data.augment.flip=true"])
+    tiles = ["data.name=tiles", "data.augment.flip=true"]
+    return config.load("digits-whole", [*SMALL, *QUICK, *tiles])
 
 
 def test_crop_is_checked_against_its_size() -> None:

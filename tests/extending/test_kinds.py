@@ -39,7 +39,7 @@ def test_a_gate_keeps_its_temperature_though_a_schedule_has_its_name() -> None:
 @pytest.mark.parametrize("phase", ["joint", "experts.train"])
 def test_the_schedule_is_named_by_its_own_path(phase: str) -> None:
     path = f"{phase}.optimizer.schedule"
-    loaded = config.load("digits-whole", [f"{path}.peak=0.3", f"{path}.kind=linear", f"{path}.end=0.5"])
+    loaded = config.load("digits", [f"{path}.peak=0.3", f"{path}.kind=linear", f"{path}.end=0.5"])
     tree = config.get(loaded.plain(), path)
     assert tree == {"kind": "linear", "end": 0.5}
     assert Config.model_validate(loaded.plain()) == loaded
