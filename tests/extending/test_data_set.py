@@ -244,7 +244,7 @@ QUICK = [
 
 def from_recipe(folder: Path) -> Config:
     file = folder / "tiles.yaml"
-    file.write_text("recipe: digits\nset: {data.name: tiles, data.augment.flip: true}\n")
+    file.write_text("recipe: digits-whole\nset: {data.name: tiles, data.augment.flip: true}\n")
     return config.load(str(file), [*SMALL, *QUICK])
 
 
