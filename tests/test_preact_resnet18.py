@@ -113,7 +113,7 @@ def test_a_space_draws_it(tmp_path: Path) -> None:
         "experts.backbone.width": {"choice": [4, 6]},
     }
     file = tmp_path / "space.yaml"
-    file.write_text(yaml.safe_dump({"recipe": "digits", "space": space}, sort_keys=False))
+    file.write_text(yaml.safe_dump({"recipe": "digits-whole", "space": space}, sort_keys=False))
     drawn = [sample.experts.backbone for sample in search_space.load(str(file)).samples]
     assert {backbone.model_dump_json() for backbone in drawn} == {
         backbone.model_dump_json()
