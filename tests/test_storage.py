@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -232,3 +233,26 @@ def test_uri_of_an_unknown_kind_is_refused(uri: str) -> None:
 def test_paths_do_not_climb_out(name: str, folder: Folder) -> None:
     with pytest.raises(AssertionError):
         folder / name
+
+
+def test_a_folder_that_is_made_while_it_is_listed(tmp_path: Path) -> None:
+    """Arrow looks twice: what is missing at the first look and there at the second was an error."""
+    listed = 0
+
+    def make() -> None:
+        for number in range(100):
+            while listed < number:
+                pass
+            (tmp_path / str(number)).mkdir()
+
+    maker = threading.Thread(target=make)
+    maker.start()
+    try:
+        for number in range(100):
+            listed = number
+            folder = Folder.at(tmp_path / str(number))
+            while not (tmp_path / str(number)).exists():
+                assert folder.names() == []
+    finally:
+        listed = 100
+        maker.join()

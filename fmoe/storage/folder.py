@@ -210,7 +210,11 @@ class Folder:
         """What stands in the folder and when it was written, by the filesystem's own clock."""
         filesystem, folder = self.resolve()
         selector = pafs.FileSelector(folder, allow_not_found=True)
-        entries = self._persist(lambda: filesystem.get_file_info(selector))
+        try:
+            entries = self._persist(lambda: filesystem.get_file_info(selector))
+        except FileNotFoundError:
+            # made between Arrow's look at it and the one by which it tells a missing folder
+            entries = self._persist(lambda: filesystem.get_file_info(selector))
         return {i.base_name: i.mtime for i in entries if not i.base_name.startswith(".")}
 
     def names(self) -> list[str]:
