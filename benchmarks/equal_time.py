@@ -1,0 +1,213 @@
+r"""The mixture against the best single network of the same training time, on real CIFAR-10.
+
+    python -m benchmarks.equal_time --data-dir DATA --work FOLDER --seeds 0,1,2
+    python -m benchmarks.equal_time --data-dir DATA --work FOLDER --arms eps-12,branched --seeds 0
+
+Every arm is trained by `fmoe train` with its own epochs, chosen so that all take about the same
+time; `fmoe calibrate` makes the calibrated arm of the branched one. Then the same attacks on the
+same test images by `fmoe evaluate`, AutoAttack on the first of them, and paired tests over all
+seeds against the best single network. What is in FOLDER is not done again, so that
+the command may be stopped and given again; nothing else may run while it trains. One network cannot
+be judged by the mixture suite: its worst case counts the other attacks alone, to its favour.
+Result: benchmarks/results/equal_time.json and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import fmoe
+from benchmarks import measure
+from benchmarks.baselines import command
+
+SINGLE, NINE = "cifar10-small-single", "cifar10-small-branched"
+ARMS: dict[str, tuple[str, list[str]]] = {
+    **{
+        f"eps-{eps}": (
+            SINGLE,
+            [f"joint.attack.eps={eps}/255", f"joint.attack.step_size={eps + 2}/255"],
+        )
+        for eps in (8, 12, 16)
+    },
+    "branched": (NINE, []),
+    "whole": ("cifar10-small", []),
+    "uniform": (NINE, ["gate={kind: uniform}"]),
+    "top1": (NINE, ["gate={kind: top1}"]),
+}
+"""Recipe and what is set, by name."""
+CALIBRATED = {"calibrated": "branched"}
+"""Arms that are made of another one's model after training."""
+SINGLES = ("eps-8", "eps-12", "eps-16")
+ATTACKS = "pgd,pgd50,mixture"
+
+
+class Bench:
+    """Arms in `work`, each answer kept in a file of its own."""
+
+    def __init__(self, given: argparse.Namespace):
+        self.given, self.work = given, given.work.resolve()
+        self.data = ["--data-dir", str(Path(given.data_dir).resolve())]
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def once(self, file: str, program: str, *arguments: str) -> dict[str, Any]:
+        """The command's answer, asked for if it is not there."""
+        kept = self.work / f"{file}.json"
+        if not kept.exists():
+            kept.write_text(
+                json.dumps(command(self.work, program, *arguments, *self.data), indent=1)
+            )
+        return dict(json.loads(kept.read_text()))
+
+    def model(self, arm: str, seed: int) -> tuple[str, float]:
+        """The model's folder and the seconds of its training."""
+        name = f"{arm}-{seed}"
+        if arm in CALIBRATED:
+            source, seconds = self.model(CALIBRATED[arm], seed)
+            made = self.once(f"{name}-made", "calibrate", source, "--to", str(self.work / name),
+                             "--keep", self.given.keep)  # fmt: skip
+            return made["path"], seconds
+        recipe, own = ARMS[arm]
+        sets = [f"seed={seed}", f"data.train_images={self.given.train_images}",
+                "evaluate.images=100", *self.given.sets, *own]  # fmt: skip
+        done = self.once(name, "train", recipe, "--name", name, "--workers", self.given.workers,
+                         *(part for one in sets for part in ("--set", one)))  # fmt: skip
+        return done["run_dir"], done["seconds"]["pool"] + done["seconds"]["joint"]
+
+    def judged(self, arm: str, seed: int) -> dict[str, Any]:
+        """Figures of a model, seconds, and on which images it withstands everything."""
+        folder, seconds = self.model(arm, seed)
+        name = f"{arm}-{seed}"
+        page, workers = self.work / f"{name}-page", ["--workers", self.given.workers, "--fast"]
+        found = self.once(f"{name}-judged", "evaluate", folder, "--attacks", ATTACKS, "--limit",
+                          self.given.images, "--report", str(page), *workers)  # fmt: skip
+        row = {"arm": arm, "seed": seed, "seconds": seconds, "folder": folder, "page": page}
+        row |= {"clean": found["clean"], **found["robust"], "worst_case": found["worst_case"]}
+        if int(self.given.autoattack):
+            hard = self.once(f"{name}-autoattack", "evaluate", folder, "--attacks", "autoattack",
+                             "--limit", self.given.autoattack, *workers)  # fmt: skip
+            row["autoattack"] = hard["robust"]["autoattack"]
+        return row | {"flags": found["flags"]}
+
+
+def verdicts(page: Path) -> dict[str, Tensor]:
+    """bool [N]: about which test images the model is right, clean and after all attacks."""
+    table = pq.read_table(page / "verdicts.parquet").to_pydict()
+    right = torch.tensor(table["prediction"]) == torch.tensor(table["label"])
+    attacks = [table[name] for name in table if name.startswith("success_")]
+    broken = [any(found) for found in zip(*attacks, strict=True)]  # None: not attacked any more
+    return {"clean": right, "worst_case": right & ~torch.tensor(broken)}
+
+
+def paired(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> dict[str, float]:
+    """McNemar's exact test over the images of all seeds."""
+    one, other = torch.cat(list(ours)), torch.cat(list(theirs))
+    wins, losses = int((one & ~other).sum()), int((other & ~one).sum())
+    p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    return {"difference": (wins - losses) / len(one), "p_value": float(p), "images": len(one)}
+
+
+def inference(folders: Mapping[str, str], images: int = 250) -> dict[str, dict[str, float]]:
+    """Multiply-adds of one image and milliseconds an image, all models taking turns."""
+    x = torch.rand(images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    models: dict[str, nn.Module] = {arm: fmoe.load(folder) for arm, folder in folders.items()}
+
+    def asks(model: nn.Module) -> Any:
+        return torch.inference_mode()(lambda: model(x))
+
+    seconds = measure.interleaved({arm: asks(model) for arm, model in models.items()}, rounds=9)
+    cost = {}
+    for arm, model in models.items():
+        with FlopCounterMode(display=False) as counted, torch.no_grad():
+            model(x[:1])
+        cost[arm] = {
+            "multiply_adds": counted.get_total_flops() / 2,
+            "ms_an_image": 1000 * seconds[arm] / images,
+        }
+    return cost
+
+
+def front(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    singles = [arm for arm in SINGLES if arm in rows]
+    axes.plot(
+        [100 * rows[arm]["clean"] for arm in singles],
+        [100 * rows[arm]["worst_case"] for arm in singles],
+        "o-", color="tab:gray", label="one network",
+    )  # fmt: skip
+    for arm, row in rows.items():
+        if arm not in singles:
+            axes.plot(100 * row["clean"], 100 * row["worst_case"], "s", label=arm)
+    axes.set_xlabel("clean accuracy (%)")
+    axes.set_ylabel("worst case (%)")
+    axes.legend()
+    return figure
+
+
+def summary(judged: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds by arm, paired with the best single network, and what inference costs."""
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for row in judged:
+        by_arm.setdefault(row["arm"], []).append(row)
+    figures = ("clean", "pgd", "pgd50", "worst_case", "autoattack", "seconds")
+    rows: dict[str, Any] = {
+        arm: {
+            name: round(statistics.fmean(one[name] for one in given), 4)
+            for name in figures
+            if all(name in one for one in given)
+        }
+        | {"seeds": [one["seed"] for one in given], "flags": [one["flags"] for one in given]}
+        | {f"{name}_by_seed": [one[name] for one in given] for name in ("clean", "worst_case")}
+        for arm, given in by_arm.items()
+    }
+    singles = [arm for arm in SINGLES if arm in rows]
+    best = max(singles, key=lambda arm: rows[arm]["worst_case"]) if singles else None
+    if best is not None:
+        theirs = {one["seed"]: verdicts(one["page"]) for one in by_arm[best]}
+        for arm, given in by_arm.items():
+            ours = {one["seed"]: verdicts(one["page"]) for one in given}
+            both = sorted(ours.keys() & theirs.keys())
+            rows[arm]["against_best_single"] = {
+                name: paired([ours[s][name] for s in both], [theirs[s][name] for s in both])
+                for name in ("clean", "worst_case")
+            }
+    cost = inference({arm: given[0]["folder"] for arm, given in by_arm.items()})
+    return {"best_single": best, "arms": {arm: rows[arm] | cost[arm] for arm in rows}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--arms", default=",".join([*ARMS, *CALIBRATED]))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--train-images", default="25000")
+    parser.add_argument("--images", default="5000", help="Test images.")
+    parser.add_argument("--autoattack", default="1000", metavar="IMAGES")
+    parser.add_argument("--keep", default="0.98", help="Of `fmoe calibrate`.")
+    parser.add_argument("--workers", default="2")
+    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="PATH=VALUE")
+    bench = Bench(parser.parse_args())
+    seeds = [int(seed) for seed in bench.given.seeds.split(",")]
+    judged = [bench.judged(arm, seed) for seed in seeds for arm in bench.given.arms.split(",")]
+    result = summary(judged)
+    told = {"train_images": bench.given.train_images, "images": bench.given.images,
+            "autoattack_images": bench.given.autoattack, "set": bench.given.sets}  # fmt: skip
+    measure.write("equal_time", {**told, **result})
+    front(result["arms"]).savefig(measure.path("equal_time", "png"), dpi=150)
+
+
+if __name__ == "__main__":
+    main()
