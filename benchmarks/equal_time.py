@@ -24,13 +24,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fmoe
 from benchmarks import measure
 from benchmarks.baselines import command
+from fmoe.evaluation import mcnemar
+from fmoe.evaluation.promotion import VERDICTS
 
 SINGLE, NINE = "cifar10-small-single", "cifar10-small-branched"
 ARMS: dict[str, tuple[str, list[str]]] = {
@@ -103,7 +104,7 @@ class Bench:
 
 def verdicts(page: Path) -> dict[str, Tensor]:
     """bool [N]: about which test images the model is right, clean and after all attacks."""
-    table = pq.read_table(page / "verdicts.parquet").to_pydict()
+    table = pq.read_table(page / VERDICTS).to_pydict()
     right = torch.tensor(table["prediction"]) == torch.tensor(table["label"])
     attacks = [table[name] for name in table if name.startswith("success_")]
     broken = [any(found) for found in zip(*attacks, strict=True)]  # None: not attacked any more
@@ -113,9 +114,12 @@ def verdicts(page: Path) -> dict[str, Tensor]:
 def paired(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> dict[str, float]:
     """McNemar's exact test over the images of all seeds."""
     one, other = torch.cat(list(ours)), torch.cat(list(theirs))
-    wins, losses = int((one & ~other).sum()), int((other & ~one).sum())
-    p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    return {"difference": (wins - losses) / len(one), "p_value": float(p), "images": len(one)}
+    difference = one.double().mean() - other.double().mean()
+    return {
+        "difference": difference.item(),
+        "p_value": mcnemar(one, other),
+        "images": len(one),
+    }
 
 
 def inference(folders: Mapping[str, str], images: int = 250) -> dict[str, dict[str, float]]:

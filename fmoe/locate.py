@@ -74,6 +74,7 @@ def pull(uri: str, target: Path) -> Pulled:
 
     if not uri.startswith("models:/"):
         raise UserError(f"{uri}: pull takes a registry URI such as models:/fmoe-digits@candidate")
+    target = checked_target(target)
     version = tracking.find_version(uri)
     with replacing(target) as fresh:
         tracking.download(version, fresh)
@@ -84,7 +85,17 @@ def pull(uri: str, target: Path) -> Pulled:
             )
         if version.card not in (None, sha256((fresh / "model.json").read_bytes())):
             raise UserError(f"{uri}: its model.json is not what was registered (sha256 differs)")
-    return Pulled(target.resolve(), version.number, card["sha256"])
+    return Pulled(target, version.number, card["sha256"])
+
+
+def checked_target(target: Path) -> Path:
+    """The whole path. Raises `UserError` where something else than a model folder would be lost."""
+    target = target.resolve()
+    if target == Path.cwd():
+        raise UserError(f"{target}: is the working directory; give a folder in it as --to")
+    if target.exists() and not _replaceable(target):
+        raise UserError(f"{target}: is there already and is no model folder; give another --to")
+    return target
 
 
 @contextmanager
@@ -92,13 +103,9 @@ def replacing(target: Path) -> Iterator[Path]:
     """An empty folder that becomes the model folder `target` at the end of the block; a block that
     fails leaves what was there.
 
-    Raises `UserError` for a target that holds something else than a model.
+    Raises `UserError` as `checked_target` does, and where nothing can be written.
     """
-    target = target.resolve()
-    if target == Path.cwd():
-        raise UserError(f"{target}: is the working directory; give a folder in it as --to")
-    if target.exists() and not _replaceable(target):
-        raise UserError(f"{target}: is there already and is no model folder; give another --to")
+    target = checked_target(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

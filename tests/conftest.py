@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,12 @@ def few_queries() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits() -> Data:
     return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def few(digits: Data) -> Data:
+    """64 images to train on and 32 to validate on."""
+    return replace(digits, train=digits.train[:64], val=digits.val[:32])
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,6 @@ TRUNK = ["experts.trunk={stages: 2}", "experts.branch={width: 4}", "gate={kind: 
 
 def settings(*overrides: str) -> Config:
     return config.load("digits-whole", [*SMALL, *QUICK, *overrides])
-
-
-@pytest.fixture(scope="module")
-def few(digits: Data) -> Data:
-    return replace(digits, train=digits.train[:64], val=digits.val[:32])
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,11 +32,6 @@ def settings(*overrides: str) -> Config:
 
 def same(one: Tensors, other: Tensors) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
-
-
-@pytest.fixture(scope="module")
-def few(digits: Data) -> Data:
-    return replace(digits, train=digits.train[:64], val=digits.val[:32])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -27,13 +26,8 @@ def settings(*overrides: str) -> Config:
     return config.load("digits-whole", [*SMALL, *quick, *overrides])
 
 
-@pytest.fixture
-def few(digits: Data) -> Data:
-    """Two steps an epoch: four in all."""
-    return replace(digits, train=digits.train[:64], val=digits.val[:32])
-
-
 def trainer(chosen: Config, few: Data) -> tuple[Mixture, Trainer]:
+    """Two steps an epoch: four in all."""
     model, joint = assembly.seeded_mixture(chosen), chosen.joint
     return model, Training(joint, joint.attack, few.train, few.val).trainer(model, Worker())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,11 +39,6 @@ QUICK = [
     "experts.train.validation.attack={kind: fgsm, eps: 0.1}",
     "joint.validation.attack={kind: fgsm, eps: 0.1}",
 ]
-
-
-@pytest.fixture(scope="module")
-def few(digits: Data) -> Data:
-    return replace(digits, train=digits.train[:64], val=digits.val[:32])
 
 
 @pytest.fixture(scope="module")
