@@ -119,12 +119,30 @@ def test_products_of_windows_are_convolutions(
     torch.manual_seed(0)
     conv = nn.Conv2d(channels, outputs, 3, 2, 1, bias=biased)
     x = torch.rand(3, channels, height, width, requires_grad=True)
-    assert small_maps.is_of_columns(conv, x)
-    out = conv(x)
-    close(small_maps.by_columns(x, conv.weight, conv.bias, 2), out)
+    assert small_maps.is_of_windows(conv, x)
+    out, own = conv(x), small_maps.by_windows(x, conv.weight, conv.bias, 2)
+    close(own, out)
+    with torch.no_grad():
+        close(small_maps.by_windows(x, conv.weight, conv.bias, 2), out)
     upward = torch.rand_like(out)
-    (expected,) = torch.autograd.grad(out, x, upward)
-    close(small_maps.input_of_columns(upward, conv.weight, x, 2), expected)
+    leaves = [x, *conv.parameters()]
+    expected = torch.autograd.grad(out, leaves, upward)
+    for ours, theirs in zip(torch.autograd.grad(own, leaves, upward), expected, strict=True):
+        close(ours, theirs, rtol=1e-4, atol=1e-5)
+    close(small_maps.input_of_windows(upward, conv.weight, x, 2), expected[0])
+
+
+def test_windows_are_of_autocasts_precision() -> None:
+    conv, x = nn.Conv2d(8, 16, 3, 2, 1), torch.rand(3, 8, 4, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, theirs = small_maps.by_windows(x, conv.weight, conv.bias, 2), conv(x)
+    assert out.dtype == theirs.dtype == torch.bfloat16
+    close(out, theirs, rtol=0.03, atol=0.03)
+    out.float().square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+    assert conv.weight.grad is not None
+    assert conv.weight.grad.dtype == torch.float32
 
 
 def test_what_is_large_or_different_is_left_to_the_library() -> None:
@@ -132,8 +150,8 @@ def test_what_is_large_or_different_is_left_to_the_library() -> None:
     assert not small_maps.is_dense(nn.Conv2d(4, 4, 3, 1, 1), x)
     assert not small_maps.is_dense(nn.Conv2d(4, 4, 3, 2, 1), x[:, :, :2])
     assert not small_maps.is_dense(nn.Conv2d(4, 4, 1), x[:, :, :2])
-    assert not small_maps.is_of_columns(nn.Conv2d(4, 4, 3, 2, 1), torch.rand(1, 4, 5, 5))
-    assert not small_maps.is_of_columns(nn.Conv2d(4, 4, 3, 2, 1, groups=2), x)
+    assert not small_maps.is_of_windows(nn.Conv2d(4, 4, 3, 2, 1), torch.rand(1, 4, 5, 5))
+    assert not small_maps.is_of_windows(nn.Conv2d(4, 4, 3, 2, 1, groups=2), x)
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from fmoe.models.experts import Normalize, ResNet18
 from fmoe.models.gates import ConvNet
 from fmoe.models.mixture import BranchedMixture, Mixture
 from fmoe.models.small_maps import (
-    by_columns,
     by_matrices,
-    input_of_columns,
+    by_windows,
+    input_of_windows,
     is_dense,
-    is_of_columns,
+    is_of_windows,
     matrices,
 )
 from fmoe.numerics.precision import at_least_float32
@@ -209,8 +209,8 @@ def by_product(form: Form, place: int, x: Tensor) -> Tensor | None:
         if at not in form.matrices:
             form.matrices[at] = matrices(conv.weight, conv.groups, *x.shape[2:])
         return by_matrices(x, form.matrices[at], conv.bias)
-    if is_of_columns(conv, x):
-        return by_columns(x, conv.weight, conv.bias, conv.stride[0])
+    if is_of_windows(conv, x):
+        return by_windows(x, conv.weight, conv.bias, conv.stride[0])
     return None
 
 
@@ -246,8 +246,8 @@ def of_input(conv: nn.Conv2d, gradient: Tensor, x: Tensor, matrix: Tensor | None
     """The gradient of conv's input x, by that of its output; matrix: of `matrices`."""
     if matrix is not None:
         return by_matrices(gradient, matrix.transpose(1, 2), None)
-    if is_of_columns(conv, x):
-        return input_of_columns(gradient, conv.weight, x, conv.stride[0])
+    if is_of_windows(conv, x):
+        return input_of_windows(gradient, conv.weight, x, conv.stride[0])
     shape = conv.stride, conv.padding, conv.dilation, False, [0, 0], conv.groups
     wanted: Tensor = aten.convolution_backward(
         gradient, x, conv.weight, None, *shape, [True, False, False]

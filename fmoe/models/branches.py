@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fmoe.models.experts import BasicBlock, ResNet18, he_normal
-from fmoe.models.small_maps import by_columns, by_matrices, is_dense, is_of_columns, matrices
+from fmoe.models.small_maps import by_matrices, by_windows, is_dense, is_of_windows, matrices
 from fmoe.numerics.precision import at_least_float32
 from fmoe.schema import Spec
 
@@ -138,8 +138,8 @@ def convolved(convs: Sequence[nn.Conv2d], x_BChw: Tensor, groups: int) -> Tensor
     bias = torch.cat(tensors(conv.bias for conv in convs)) if first.bias is not None else None
     if is_dense(first, x_BChw):
         return by_matrices(x_BChw, matrices(weight, groups, *x_BChw.shape[2:]), bias)
-    if groups == 1 and is_of_columns(first, x_BChw):
-        return by_columns(x_BChw, weight, bias, first.stride[0])
+    if groups == 1 and is_of_windows(first, x_BChw):
+        return by_windows(x_BChw, weight, bias, first.stride[0])
     padding = int(first.padding[0])
     return F.conv2d(x_BChw, weight, bias, first.stride, padding, groups=groups)
 

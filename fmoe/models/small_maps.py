@@ -7,9 +7,13 @@ the layer is. The same sums up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 LARGEST_SIDE = 2  # pixels: above, a matrix of the whole map has more products than the kernel
 
@@ -21,9 +25,14 @@ def is_dense(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
     return known and max(x_BCHW.shape[2:]) <= LARGEST_SIDE
 
 
-def is_of_columns(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
-    """Whether `by_columns` is for the convolution on x: 3x3, of one group, to a small output."""
-    known = (conv.kernel_size, conv.padding, conv.groups) == ((3, 3), (1, 1), 1)
+def is_of_windows(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
+    """Whether `by_windows` is for the convolution on x: 3x3, of one group, to a small output, and
+    not on a GPU, where a few large launches are better than many small ones (not measured)."""
+    known = x_BCHW.device.type == "cpu" and (conv.kernel_size, conv.padding, conv.groups) == (
+        (3, 3),
+        (1, 1),
+        1,
+    )
     return known and max(x_BCHW.shape[2:]) <= LARGEST_SIDE * conv.stride[0]
 
 
@@ -55,25 +64,94 @@ def by_matrices(x_BCHW: Tensor, matrix_GOI: Tensor, bias: Tensor | None) -> Tens
     return channels_last.permute(0, 3, 1, 2)
 
 
-def by_columns(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """A convolution of one group, with a padding of 1: each output's window is a product's row."""
-    kernel = weight.shape[2]
-    padded = F.pad(x_BCHW.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    windows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # [B,h,w,C,k,k]
-    rows = windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
-    flat = weight.permute(0, 2, 3, 1).flatten(1)
-    return F.linear(rows, flat, bias).permute(0, 3, 1, 2)
+def by_windows(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """A 3x3 convolution of one group with a padding of 1, which nothing is computed on: a product
+    of matrices for each row of each output's window."""
+    if torch.is_grad_enabled() and (x_BCHW.requires_grad or weight.requires_grad):
+        out: Tensor = ByWindows.apply(x_BCHW, weight, bias, stride)
+        return out
+    return _output(*_cast(x_BCHW, weight, bias), stride)
 
 
-def input_of_columns(of_output_BOhw: Tensor, weight: Tensor, x_BCHW: Tensor, stride: int) -> Tensor:
-    """The gradient of x from that of what `by_columns` gave, with a padding of 1."""
-    (count, channels, height, width), kernel = x_BCHW.shape, weight.shape[2]
-    flat = weight.permute(0, 2, 3, 1).flatten(1)
-    products = of_output_BOhw.permute(0, 2, 3, 1) @ flat
-    windows = products.view(*products.shape[:3], kernel, kernel, channels)
-    padded = windows.new_zeros(count, height + 2, width + 2, channels)
-    for row in range(windows.shape[1]):
-        for column in range(windows.shape[2]):
-            top, left = stride * row, stride * column
-            padded[:, top : top + kernel, left : left + kernel] += windows[:, row, column]
-    return padded[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
+class ByWindows(torch.autograd.Function):
+    """Its gradients are such products too: autograd's own would add up windows one by one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int
+    ) -> Tensor:
+        ctx.of, ctx.stride = (x_BCHW.dtype, weight.dtype), stride
+        x_BCHW, weight, bias = _cast(x_BCHW, weight, bias)
+        ctx.save_for_backward(x_BCHW, weight)
+        return _output(x_BCHW, weight, bias, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_output: Tensor) -> tuple[Tensor | None, ...]:
+        (x_BCHW, weight), stride = ctx.saved_tensors, ctx.stride
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = input_of_windows(of_output, weight, x_BCHW, stride).to(ctx.of[0])
+        if ctx.needs_input_grad[1]:
+            of_weight = _of_weight(of_output, weight, x_BCHW, stride).to(ctx.of[1])
+        if ctx.needs_input_grad[2]:
+            of_bias = of_output.sum((0, 2, 3)).to(ctx.of[1])
+        return of_x, of_weight, of_bias, None
+
+
+def input_of_windows(of_output_BOhw: Tensor, weight: Tensor, x_BCHW: Tensor, stride: int) -> Tensor:
+    """The gradient of x from that of what `by_windows` gave."""
+    of_output, taps = of_output_BOhw.permute(0, 2, 3, 1), _channels_last(weight)
+    of_x = of_output.new_zeros(_channels_last(x_BCHW).shape)
+    for at, seen, over in _windows(x_BCHW, stride):
+        of_x[seen].view(len(of_x), -1).addmm_(of_output[at], taps[over].flatten(1))
+    return of_x.permute(0, 3, 1, 2)
+
+
+def _output(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    x, taps = _channels_last(x_BCHW), _channels_last(weight)
+    height, width = (-(-size // stride) for size in x_BCHW.shape[2:])
+    shape = len(x), len(weight), height, width
+    out = x.new_empty(shape).to(memory_format=torch.channels_last)  # no view: ReLU is in place
+    out[:] = 0.0 if bias is None else bias[:, None, None]
+    pixels = out.permute(0, 2, 3, 1)
+    for at, seen, over in _windows(x_BCHW, stride):
+        pixels[at].addmm_(x[seen].flatten(1), taps[over].flatten(1).t())
+    return out
+
+
+def _of_weight(of_output_BOhw: Tensor, weight: Tensor, x_BCHW: Tensor, stride: int) -> Tensor:
+    of_output, x = of_output_BOhw.permute(0, 2, 3, 1), _channels_last(x_BCHW)
+    of_taps = of_output.new_zeros(_channels_last(weight).shape)
+    for at, seen, over in _windows(x_BCHW, stride):
+        of_taps[over].view(len(of_taps), -1).addmm_(of_output[at].t(), x[seen].flatten(1))
+    return of_taps.permute(0, 3, 1, 2)
+
+
+def _cast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As autocast does for a convolution; products in place are not its business."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """[B,H,W,C] of [B,C,H,W], without gaps."""
+    return tensor.permute(0, 2, 3, 1).contiguous()
+
+
+Index = tuple[slice | int, ...]
+
+
+def _windows(x_BCHW: Tensor, stride: int) -> Iterator[tuple[Index, Index, Index]]:
+    """Row by row of each window: the output's pixel in [B,h,w,O], the pixels in [B,H,W,C] that it
+    sees, and the taps in [O,3,3,C] through which; no padding."""
+    every, (height, width) = slice(None), x_BCHW.shape[2:]
+    for down, right in product(range(-(-height // stride)), range(-(-width // stride))):
+        top, left = stride * down - 1, stride * right - 1
+        columns = slice(max(left, 0), min(left + 3, width))
+        taps = slice(columns.start - left, columns.stop - left)
+        for row in range(max(top, 0), min(top + 3, height)):
+            yield (every, down, right), (every, row, columns), (every, row - top, taps)
