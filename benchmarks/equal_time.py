@@ -7,8 +7,10 @@ Every arm is trained by `fmoe train` with its own epochs, chosen so that all tak
 time; `fmoe calibrate` makes the calibrated arm of the branched one. Then the same attacks on the
 same test images by `fmoe evaluate`, AutoAttack on the first of them, and paired tests over all
 seeds against the best single network. What is in FOLDER is not done again, so that
-the command may be stopped and given again; nothing else may run while it trains. One network cannot
-be judged by the mixture suite: its worst case counts the other attacks alone, to its favour.
+the command may be stopped and given again; nothing else may run while it trains. A row that is
+finished goes to benchmarks/results/equal_time/ARM-SEED.json, with the verdict on every image, and
+is not asked for again: rows of several days make one table. One network cannot be judged by the
+mixture suite: its worst case counts the other attacks alone, to its favour.
 Result: benchmarks/results/equal_time.json and .png.
 """
 
@@ -27,9 +29,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import fmoe
 from benchmarks import measure
 from benchmarks.baselines import command
+from fmoe import assembly, config, provenance
 from fmoe.evaluation import mcnemar
 from fmoe.evaluation.promotion import VERDICTS
 
@@ -52,6 +54,8 @@ CALIBRATED = {"calibrated": "branched"}
 """Arms that are made of another one's model after training."""
 SINGLES = ("eps-8", "eps-12", "eps-16")
 ATTACKS = "pgd,pgd50,mixture"
+ASKED = ("train_images", "images", "autoattack", "keep", "sets")
+"""Options that decide a row's figures, but for arm and seed."""
 
 
 class Bench:
@@ -86,34 +90,52 @@ class Bench:
                          *(part for one in sets for part in ("--set", one)))  # fmt: skip
         return done["run_dir"], done["seconds"]["pool"] + done["seconds"]["joint"]
 
+    def row(self, arm: str, seed: int) -> dict[str, Any]:
+        """Figures of a model, and on which images it withstands everything: kept in the results."""
+        kept = measure.RESULTS / "equal_time" / f"{arm}-{seed}.json"
+        asked = {name: getattr(self.given, name) for name in ASKED}
+        if kept.exists():
+            row = dict(json.loads(kept.read_text()))
+            if row["asked"] != asked:
+                raise SystemExit(f"{kept.name} was asked {row['asked']}: move it, or ask the same")
+            return row
+        row = {"asked": asked, **self.judged(arm, seed), "machine": provenance.hardware()}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(row, indent=1) + "\n")
+        return row
+
     def judged(self, arm: str, seed: int) -> dict[str, Any]:
-        """Figures of a model, seconds, and on which images it withstands everything."""
         folder, seconds = self.model(arm, seed)
         name = f"{arm}-{seed}"
         page, workers = self.work / f"{name}-page", ["--workers", self.given.workers, "--fast"]
         found = self.once(f"{name}-judged", "evaluate", folder, "--attacks", ATTACKS, "--limit",
                           self.given.images, "--report", str(page), *workers)  # fmt: skip
-        row = {"arm": arm, "seed": seed, "seconds": seconds, "folder": folder, "page": page}
+        row = {"arm": arm, "seed": seed, "seconds": seconds}
         row |= {"clean": found["clean"], **found["robust"], "worst_case": found["worst_case"]}
         if int(self.given.autoattack):
             hard = self.once(f"{name}-autoattack", "evaluate", folder, "--attacks", "autoattack",
                              "--limit", self.given.autoattack, *workers)  # fmt: skip
             row["autoattack"] = hard["robust"]["autoattack"]
-        return row | {"flags": found["flags"]}
+        return row | {"flags": found["flags"], "right": verdicts(page)}
 
 
-def verdicts(page: Path) -> dict[str, Tensor]:
-    """bool [N]: about which test images the model is right, clean and after all attacks."""
+def verdicts(page: Path) -> dict[str, str]:
+    """About which test images the model is right, clean and after all attacks: a 1 or 0 each."""
     table = pq.read_table(page / VERDICTS).to_pydict()
     right = torch.tensor(table["prediction"]) == torch.tensor(table["label"])
     attacks = [table[name] for name in table if name.startswith("success_")]
     broken = [any(found) for found in zip(*attacks, strict=True)]  # None: not attacked any more
-    return {"clean": right, "worst_case": right & ~torch.tensor(broken)}
+    told = {"clean": right, "worst_case": right & ~torch.tensor(broken)}
+    return {name: "".join(str(int(one)) for one in given) for name, given in told.items()}
 
 
-def paired(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> dict[str, float]:
+def right(rows: Iterable[Mapping[str, Any]], name: str) -> Tensor:
+    """bool: of all rows' images, one row after the other."""
+    return torch.tensor([one == "1" for row in rows for one in row["right"][name]])
+
+
+def paired(one: Tensor, other: Tensor) -> dict[str, float]:
     """McNemar's exact test over the images of all seeds."""
-    one, other = torch.cat(list(ours)), torch.cat(list(theirs))
     difference = one.double().mean() - other.double().mean()
     return {
         "difference": difference.item(),
@@ -122,10 +144,16 @@ def paired(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> dict[str, float]
     }
 
 
-def inference(folders: Mapping[str, str], images: int = 250) -> dict[str, dict[str, float]]:
-    """Multiply-adds of one image and milliseconds an image, all models taking turns."""
+def untrained(arm: str) -> nn.Module:
+    recipe, own = ARMS[CALIBRATED.get(arm, arm)]
+    return assembly.seeded_mixture(config.load(recipe, own)).eval()
+
+
+def inference(arms: Iterable[str], images: int = 250) -> dict[str, dict[str, float]]:
+    """Multiply-adds of one image and milliseconds an image, all models taking turns; what they
+    learned does not change that."""
     x = torch.rand(images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    models: dict[str, nn.Module] = {arm: fmoe.load(folder) for arm, folder in folders.items()}
+    models = {arm: untrained(arm) for arm in arms}
 
     def asks(model: nn.Module) -> Any:
         return torch.inference_mode()(lambda: model(x))
@@ -179,15 +207,14 @@ def summary(judged: list[dict[str, Any]]) -> dict[str, Any]:
     singles = [arm for arm in SINGLES if arm in rows]
     best = max(singles, key=lambda arm: rows[arm]["worst_case"]) if singles else None
     if best is not None:
-        theirs = {one["seed"]: verdicts(one["page"]) for one in by_arm[best]}
+        theirs = {one["seed"]: one for one in by_arm[best]}
         for arm, given in by_arm.items():
-            ours = {one["seed"]: verdicts(one["page"]) for one in given}
-            both = sorted(ours.keys() & theirs.keys())
+            both = [one for one in given if one["seed"] in theirs]
             rows[arm]["against_best_single"] = {
-                name: paired([ours[s][name] for s in both], [theirs[s][name] for s in both])
+                name: paired(right(both, name), right([theirs[o["seed"]] for o in both], name))
                 for name in ("clean", "worst_case")
             }
-    cost = inference({arm: given[0]["folder"] for arm, given in by_arm.items()})
+    cost = inference(by_arm)
     return {"best_single": best, "arms": {arm: rows[arm] | cost[arm] for arm in rows}}
 
 
@@ -205,10 +232,9 @@ def main() -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="PATH=VALUE")
     bench = Bench(parser.parse_args())
     seeds = [int(seed) for seed in bench.given.seeds.split(",")]
-    judged = [bench.judged(arm, seed) for seed in seeds for arm in bench.given.arms.split(",")]
+    judged = [bench.row(arm, seed) for seed in seeds for arm in bench.given.arms.split(",")]
     result = summary(judged)
-    told = {"train_images": bench.given.train_images, "images": bench.given.images,
-            "autoattack_images": bench.given.autoattack, "set": bench.given.sets}  # fmt: skip
+    told = {name: getattr(bench.given, name) for name in ASKED}
     measure.write("equal_time", {**told, **result})
     front(result["arms"]).savefig(measure.path("equal_time", "png"), dpi=150)
 

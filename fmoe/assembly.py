@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fmoe.config import Config, Member
+from fmoe.config import Config, Experts, Member
 from fmoe.data.facts import Facts
 from fmoe.data.sets import info
 from fmoe.errors import UserError
 from fmoe.models.branches import Branch, Branches, Branching, Trunk
-from fmoe.models.confidence import TwoParts
+from fmoe.models.confidence import Confidence, TwoParts
 from fmoe.models.experts import BackboneConfig, ResNet18
 from fmoe.models.mixture import BranchedMixture, Mixture
 from fmoe.numerics.draw import Draw
@@ -77,14 +77,11 @@ def branches(config: Config, facts: Facts | None = None, count: int | None = Non
     )
 
 
-def two_parts(config: Config) -> TwoParts | None:
-    """The places of the experts that `confidence` tells apart; None without it."""
-    if config.confidence is None:
-        return None
-    roles = [role for role, _ in config.experts.members]
-    accurate = [role in config.confidence.accurate for role in roles]
+def two_parts(experts: Experts, confidence: Confidence) -> TwoParts:
+    """The places of the experts that `confidence` tells apart."""
+    accurate = [role in confidence.accurate for role, _ in experts.members]
     return TwoParts(
-        config.confidence,
+        confidence,
         accurate=tuple(place for place, is_accurate in enumerate(accurate) if is_accurate),
         robust=tuple(place for place, is_accurate in enumerate(accurate) if not is_accurate),
     )
@@ -96,7 +93,7 @@ def mixture(config: Config, facts: Facts | None = None) -> Mixture:
         "temperature": config.gate.temperature,
         "mixing": config.mixing,
         "hard": config.gate.hard,
-        "confidence": two_parts(config),
+        "confidence": config.confidence and two_parts(config.experts, config.confidence),
     }
     model: Mixture
     if config.experts.trunk:

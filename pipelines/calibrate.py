@@ -39,6 +39,7 @@ def calibrate(
     """
     from fmoe import data, model_folder
     from fmoe.locate import located, replacing
+    from fmoe.models.confidence import Calibrate
     from fmoe.storage.folder import Folder
     from fmoe.training import calibration
 
@@ -56,8 +57,7 @@ def calibrate(
             network,
             config,
             val,
-            accurate.split(","),
-            keep,
+            Calibrate(accurate=accurate.split(","), keep=keep, steps=20),
             progress=lambda done: display.update(bar, done),
         )
         digest = calibration.save(Folder.at(fresh), network, fitted, card)

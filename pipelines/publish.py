@@ -16,6 +16,7 @@ from fmoe.plots import run as run_plots
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, tags
 from fmoe.training import joint
+from fmoe.training.calibration import deployed
 
 
 def publish(
@@ -34,6 +35,7 @@ def publish(
     evaluation: its evaluation on the test images; further: tags of the version.
     """
     model = joint.trained(config, run, data.train_digest, epoch)
+    config = deployed(config, history[epoch])
     parts = {"train_digest": data.train_digest, "test_digest": data.test_digest}
     report = evaluation.to_json() | {
         "data": data.name,

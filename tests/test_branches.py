@@ -138,7 +138,7 @@ def test_windows_are_of_autocasts_precision() -> None:
         out, theirs = small_maps.by_windows(x, conv.weight, conv.bias, 2), conv(x)
     assert out.dtype == theirs.dtype == torch.bfloat16
     close(out, theirs, rtol=0.03, atol=0.03)
-    out.float().square().sum().backward()
+    torch.autograd.backward(out.float().square().sum())
     assert x.grad is not None
     assert x.grad.dtype == torch.float32
     assert conv.weight.grad is not None

@@ -21,7 +21,7 @@ from fmoe.data.sets import info, names
 from fmoe.evaluation.stages import AttackName
 from fmoe.losses import CrossEntropy, LossConfig
 from fmoe.models.branches import Branching, Shared
-from fmoe.models.confidence import Confidence
+from fmoe.models.confidence import Calibrate, Confidence
 from fmoe.models.experts import BackboneConfig, ResNet18Backbone
 from fmoe.models.gates import Conv, GateConfig
 from fmoe.models.mixture import Mixing
@@ -209,6 +209,9 @@ class Joint(Phase):
     first_temperature: Annotated[float, Field(gt=0, le=1e3)] | None = None
     """The gate's temperature in the first step, from which it goes to `gate.temperature` in the
     last one by the same factor a step; null: that all along."""
+    calibrate: Calibrate | None = None
+    """`confidence` fitted to the validation images after every epoch, which is judged with it and
+    deployed with it; null: none."""
     checkpointing: bool = False
     """Keep one expert's activations at a time, for a forward pass more (arXiv 1604.06174)."""
     batch_norm: BatchNorm = "local"
@@ -267,7 +270,9 @@ class Config(Spec):
         if self.gate.of_features and self.experts.trunk is None:
             raise ValueError(f"gate.kind: {self.gate.kind} reads a trunk; set experts.trunk")
         if self.confidence:
-            self._two_parts(self.confidence)
+            self._two_parts("confidence", self.confidence.accurate)
+        if self.joint.calibrate:
+            self._two_parts("joint.calibrate", self.joint.calibrate.accurate)
         if self.joint.sizes and not self.gate.any_size:
             raise ValueError(f"joint.sizes: gate.kind: {self.gate.kind} reads images of one size")
         if self.data.name in names():
@@ -279,17 +284,17 @@ class Config(Spec):
                 raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
         return self
 
-    def _two_parts(self, confidence: Confidence) -> None:
+    def _two_parts(self, path: str, accurate: list[str]) -> None:
         roles = {role for role, _ in self.experts.members}
-        if missing := sorted(set(confidence.accurate) - roles):
+        if missing := sorted(set(accurate) - roles):
             raise ValueError(
-                f"confidence.accurate: no experts of role {missing[0]} "
+                f"{path}.accurate: no experts of role {missing[0]} "
                 f"(there are {', '.join(sorted(roles))})"
             )
-        if not roles - set(confidence.accurate):
-            raise ValueError("confidence.accurate: names every role; the robust part needs one")
+        if not roles - set(accurate):
+            raise ValueError(f"{path}.accurate: names every role; the robust part needs one")
         if self.gate.hard:
-            raise ValueError(f"confidence: gate.kind: {self.gate.kind} asks one expert alone")
+            raise ValueError(f"{path}: gate.kind: {self.gate.kind} asks one expert alone")
 
     @property
     def numerics(self) -> Numerics:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from fmoe.schema import Spec
@@ -44,6 +44,17 @@ class Confidence(Spec):
         variance = centred.square().mean(1, keepdim=True)
         g = F.gelu(centred / (variance + SMALLEST_VARIANCE).sqrt() + self.shift)
         return F.log_softmax(self.scale * g.sign() * g.abs() ** self.power, 1)
+
+
+class Calibrate(Spec):
+    """`joint.calibrate`: `confidence` is fitted to the mixture after every epoch."""
+
+    accurate: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["benign"])
+    """As in `confidence`."""
+    keep: Annotated[float, Field(ge=0.5, le=1)] = 0.98
+    """Share of what withstands an attack that shall still do, whatever the accurate part says."""
+    steps: PositiveInt = 10
+    """Of that attack: PGD on the robust part alone, by cross-entropy and by the margin."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
-"""A trained mixture's `confidence`, fitted on validation images (MixedNUTS, arXiv 2402.02263).
+"""A mixture's `confidence`, fitted on validation images (MixedNUTS, arXiv 2402.02263).
 
 What decides is the robust part's margins: a mapped answer of margin m stands against whatever the
 accurate part says where weight * m >= 1 - weight. So each map has the smallest weight by which the
 wanted share of what withstands still does, and the map is chosen whose sum is right most often.
+Once after training (`fmoe calibrate`), or after every epoch (`joint.calibrate`): then an epoch's
+metrics are those with the map, and say which.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,14 +19,15 @@ from torch import Tensor
 
 from fmoe import assembly, model_folder
 from fmoe.attacks import PGD, Objective
-from fmoe.attacks.threat import Threat
 from fmoe.config import Config, parsed
 from fmoe.data import Split
 from fmoe.errors import UserError
-from fmoe.models.confidence import Confidence, TwoParts
+from fmoe.fast.folding import folded
+from fmoe.models.confidence import Calibrate, Confidence, TwoParts
 from fmoe.models.mixture import Mixture
-from fmoe.numerics.draw import Draw
+from fmoe.numerics.draw import Draw, shard
 from fmoe.numerics.precision import exact
+from fmoe.numerics.worker import Worker, reduce_sum
 from fmoe.storage.folder import Folder
 
 SHIFTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
@@ -33,8 +36,8 @@ SCALES = tuple(0.1 * 1.5**step for step in range(14))
 """Of the maps that are tried."""
 HAIR = 1e-4  # above equality, which rounding would decide
 LOSSES: tuple[Objective, ...] = ("ce", "margin")
-STEPS = 20
 BATCH = 250
+FITTED = ("weight", "shift", "power", "scale")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,25 @@ class Answers:
     @property
     def withstanding(self) -> Tensor:
         return self.attacked.argmax(1) == self.labels
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """parts: which experts are which. keep: the share of what withstands the attack on the robust
+    part that shall withstand whatever the accurate one says."""
+
+    parts: TwoParts
+    keep: float
+    attack: PGD
+
+    @classmethod
+    def of(cls, config: Config, calibrate: Calibrate) -> Fitting:
+        parts = assembly.two_parts(
+            config.experts, Confidence(accurate=calibrate.accurate, weight=0.5)
+        )
+        threat = config.evaluate.threat
+        attack = PGD(eps=threat.eps, norm=threat.norm, steps=calibrate.steps)
+        return cls(parts, calibrate.keep, attack)
 
 
 @dataclass(frozen=True)
@@ -73,23 +95,18 @@ def calibrated(
     model: Mixture,
     config: Config,
     val: Split,
-    accurate: Sequence[str],
-    keep: float,
+    calibrate: Calibrate,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Fitted:
     """The configuration with `confidence` fitted to the model, which has it from then on.
 
-    accurate: the roles whose experts are the accurate part; keep: the share of what withstands an
-    attack that shall withstand whatever those say. Raises `UserError` for roles that the mixture
-    has not, and where that cannot be kept.
+    Raises `UserError` for roles that the mixture has not, and where `keep` cannot be kept.
     """
-    begin = with_confidence(config, Confidence(accurate=list(accurate), weight=0.5))
-    parts = assembly.two_parts(begin)
-    assert parts is not None
-    given = answers(model, parts, val, config.evaluate.threat, config.seed, progress)
-    confidence, clean = fit(given, accurate, keep)
-    fitted = with_confidence(config, confidence)
-    model.confidence = assembly.two_parts(fitted)
+    begin = Confidence(accurate=calibrate.accurate, weight=0.5)
+    by = Fitting.of(with_confidence(config, begin), calibrate)
+    given = answers(model, by, val, config.seed, Worker(), progress)
+    confidence, clean = fit(given, calibrate.accurate, calibrate.keep)
+    model.confidence = replace(by.parts, confidence=confidence)
     figures = {
         "clean_before": right(given.plain, val.labels),
         "clean_accurate_part": right(given.accurate, val.labels),
@@ -98,7 +115,46 @@ def calibrated(
         "clean": clean,
         "images": len(val),
     }
-    return Fitted(fitted, figures)
+    return Fitted(with_confidence(config, confidence), figures)
+
+
+def judged(
+    by: Fitting,
+    model: Mixture,
+    val: Split,
+    seed: int,
+    worker: Worker,
+    judge: Callable[[], dict[str, float]],
+) -> dict[str, float]:
+    """What `judge` finds of the model with `confidence` fitted to it, and that as `confidence_*`;
+    of the model as it is where none can be fitted. The model stays as it is."""
+    before, accurate = model.confidence, by.parts.confidence.accurate
+    try:
+        fitted, _ = fit(answers(model, by, val, seed, worker), accurate, by.keep)
+    except UserError:  # nothing withstands yet, or not by enough
+        return judge()
+    model.confidence = replace(by.parts, confidence=fitted)
+    try:
+        metrics = judge()
+    finally:
+        model.confidence = before
+    return metrics | {f"confidence_{name}": getattr(fitted, name) for name in FITTED}
+
+
+def deployed(config: Config, metrics: Mapping[str, float]) -> Config:
+    """Of the mixture that an epoch of these metrics deploys: with what was fitted to it."""
+    calibrate = config.joint.calibrate
+    if calibrate is None or "confidence_weight" not in metrics:
+        return config
+    values = {name: metrics[f"confidence_{name}"] for name in FITTED}
+    return with_confidence(config, Confidence(accurate=calibrate.accurate, **values))
+
+
+def fitted_before(metrics: dict[str, float], good: Mapping[str, float]) -> dict[str, float]:
+    """These metrics for weights that are the good epoch's again: what was fitted is, too."""
+    names = {f"confidence_{name}" for name in FITTED}
+    others = {name: value for name, value in metrics.items() if name not in names}
+    return others | {name: good[name] for name in names & good.keys()}
 
 
 def with_confidence(config: Config, confidence: Confidence) -> Config:
@@ -109,37 +165,46 @@ def with_confidence(config: Config, confidence: Confidence) -> Config:
 @exact()
 def answers(
     model: Mixture,
-    parts: TwoParts,
+    by: Fitting,
     val: Split,
-    threat: Threat,
     seed: int,
+    worker: Worker,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Answers:
-    """Attacked by PGD on the robust part alone, by each of `LOSSES`; of the two the one that leaves
-    less margin."""
+    """Attacked on the robust part alone, by each of `LOSSES`; of the two the one that leaves less
+    margin. The same whatever the workers, who share the images."""
+    view, parts = folded(model.eval()), by.parts
+    assert isinstance(view, Mixture)
 
     def robust(x: Tensor) -> Tensor:
-        return parts.part(model.mix, *model.parts(x), parts.robust)
+        return parts.part(view.mix, *view.parts(x), parts.robust)
 
-    rows: list[tuple[Tensor, ...]] = []
+    with torch.no_grad():
+        classes = robust(val[:1].pixels()).shape[1]
+    found = torch.zeros(4, len(val), classes, device=worker.device)
     for start in range(0, len(val), BATCH):
-        part = val[start : start + BATCH]
-        x, y = part.pixels(), part.labels
+        total = min(BATCH, len(val) - start)
+        rows = shard(total, worker.rank, worker.world_size)
+        own = slice(start + rows.start, start + rows.stop)
+        x, y = val[own].pixels(), val[own].labels
+        if len(y) == 0:
+            continue
         with torch.no_grad():
-            given = model.parts(x)
-            clean = [model.mix(*given)]
-            clean += [parts.part(model.mix, *given, of) for of in (parts.accurate, parts.robust)]
+            given = view.parts(x)
+            clean = [view.mix(*given)]
+            clean += [parts.part(view.mix, *given, of) for of in (parts.accurate, parts.robust)]
         under = []
         for loss in LOSSES:
-            attack = PGD(eps=threat.eps, norm=threat.norm, steps=STEPS, loss=loss)
-            draw = Draw(seed, "calibration", start, loss, total=len(y))
+            attack = by.attack.model_copy(update={"loss": loss})
+            draw = Draw(seed, "calibration", start, loss, total=total, rows=rows)
             x_adv = attack(robust, x, y, draw=draw)
             with torch.no_grad():
                 under.append(robust(x_adv))
         less = margins(under[0], y) <= margins(under[1], y)
-        rows.append((*clean, torch.where(less[:, None], under[0], under[1]), y))
-        progress(start + len(part))
-    return Answers(*map(torch.cat, zip(*rows, strict=True)))
+        found[:, own] = torch.stack([*clean, torch.where(less[:, None], under[0], under[1])])
+        progress(start + total)
+    plain, accurate, robust_part, attacked = reduce_sum(found, worker)
+    return Answers(plain, accurate, robust_part, attacked, val.labels)
 
 
 def fit(given: Answers, accurate: Sequence[str], keep: float) -> tuple[Confidence, float]:

@@ -12,6 +12,7 @@ from fmoe.models.mixture import Mixture
 from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Damaged, Folder
+from fmoe.training.calibration import Fitting, deployed
 from fmoe.training.expert_store import ExpertStore, data_settings, expert_key
 from fmoe.training.loop import Epoch, Training, epochs
 from fmoe.training.selection import best_epoch
@@ -65,6 +66,7 @@ def joint_epochs(
             config.data.augment,
             config.seed,
             config.numerics,
+            Fitting.of(config, config.joint.calibrate) if config.joint.calibrate else None,
         ),
         checkpoints=checkpoints(run, config, data.train_digest),
         worker=worker,
@@ -73,12 +75,13 @@ def joint_epochs(
 
 
 def trained(config: Config, run: Folder, train_digest: str, epoch: int) -> Mixture:
-    """The mixture that an epoch which is kept would deploy."""
-    model = assembly.mixture(config)
+    """The mixture that an epoch which is kept would deploy; its configuration: `deployed`."""
     try:
-        model.load_state_dict(checkpoints(run, config, train_digest).load(epoch).deployed)
+        kept = checkpoints(run, config, train_digest).load(epoch)
     except Damaged as error:
         raise UserError(f"{error}: delete {run.uri}/joint and train again") from None
+    model = assembly.mixture(deployed(config, kept.history[epoch]))
+    model.load_state_dict(kept.deployed)
     return model.eval()
 
 

@@ -23,10 +23,13 @@ from fmoe.data import Split
 from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
 from fmoe.errors import UserError
+from fmoe.models.mixture import Mixture
 from fmoe.numerics.precision import Numerics
 from fmoe.numerics.state import REMEDY
 from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import DEPLOYED, Checkpoint, Checkpoints
+from fmoe.training import calibration
+from fmoe.training.calibration import Fitting
 from fmoe.training.metrics import Measured, computed, names
 from fmoe.training.selection import best_epoch, over, overfitted
 from fmoe.training.trainer import Progress, Trainer
@@ -62,6 +65,8 @@ class Training:
     augment: Augment = Augment()
     seed: int = 0
     numerics: Numerics = Numerics()
+    calibration: Fitting | None = None
+    """Of the mixture, before an epoch is judged."""
 
     @property
     def update(self) -> Update:
@@ -118,6 +123,10 @@ def epochs(
         start = time.perf_counter()
         metrics = trainer.epoch(index, progress)
         judge = partial(validation_accuracies, model, val, judged_by, training.seed, worker)
+        if training.calibration:
+            assert isinstance(model, Mixture)
+            fitting = training.calibration, model, val, training.seed, worker
+            judge = partial(calibration.judged, *fitting, judge)
         judged, deployed = choose(model, trainer.offers(), judge, attack)
         metrics |= judged
         metrics |= computed(Measured(metrics, trainer.images, model, val, worker))
@@ -125,6 +134,7 @@ def epochs(
         if good and "val_fgsm" in judged_by and overfitted(history, metrics):
             trainer.restore(good)
             deployed = good.families.get(DEPLOYED)
+            metrics = calibration.fitted_before(metrics, history[-1])
             metrics["overfitted"] = 1.0
         metrics["seconds"] = time.perf_counter() - start
         history.append(metrics)

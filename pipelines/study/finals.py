@@ -14,6 +14,7 @@ from fmoe.models.mixture import Mixture
 from fmoe.on_ray import evaluate
 from fmoe.on_ray.session import Resources
 from fmoe.training import joint, selection
+from fmoe.training.calibration import deployed
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, pareto, ranked
 from pipelines.study.display import StudyDisplay
@@ -75,9 +76,10 @@ class Finals:
         wanted, final = self.config(trial).evaluate, self.space.study.final
         attacks = tuple(dict.fromkeys([*final.attacks, *wanted.attacks]))
         bar = self.display.task(f"trial {trial.number}, {where}", len(split))
+        chosen = deployed(self.config(trial), trial.history[self.best_epoch(trial)])
         evaluation = evaluate.evaluate(
             self.model(trial),
-            assembly.MixtureSubject(self.config(trial), assembly.facts_of(self.config(trial))),
+            assembly.MixtureSubject(chosen, assembly.facts_of(chosen)),
             split,
             Settings(attacks, wanted.threat, wanted.batch_size, self.config(trial).seed),
             resources=self.resources,

@@ -28,6 +28,7 @@ from fmoe.storage.checkpoint import Checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, finishing
 from fmoe.training import check_attack, check_batches, joint, selection
+from fmoe.training.calibration import deployed
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.loop import check
 from pipelines.output import Display, percent
@@ -126,8 +127,10 @@ class TrainingRun:
         best = joint.best(self.config, history)
         last = len(history) - 1
         with timed(seconds, "evaluate"):
-            at_best = self.evaluate(best, resources, "best")
-            at_last = at_best if best == last else self.evaluate(last, resources, "last")
+            at_best = self.evaluate(history, best, resources, "best")
+            at_last = at_best
+            if best != last:
+                at_last = self.evaluate(history, last, resources, "last")
         self.display.line("registering the model")
         uri, digest = publish(
             self.folder,
@@ -244,13 +247,15 @@ class TrainingRun:
     def log(self, prefix: str, metrics: dict[str, float], epoch: int) -> None:
         self.tracker.log({f"{prefix}{key}": value for key, value in metrics.items()}, epoch)
 
-    def evaluate(self, epoch: int, resources: Resources, which: str) -> Evaluation:
-        wanted = self.config.evaluate
+    def evaluate(
+        self, history: list[dict[str, float]], epoch: int, resources: Resources, which: str
+    ) -> Evaluation:
+        wanted, chosen = self.config.evaluate, deployed(self.config, history[epoch])
         test = self.data.test[: wanted.images]
         bar = self.display.task(f"evaluate {which}", len(test))
         return evaluate.evaluate(
             joint.trained(self.config, self.folder, self.data.train_digest, epoch),
-            assembly.MixtureSubject(self.config, assembly.facts_of(self.config)),
+            assembly.MixtureSubject(chosen, assembly.facts_of(chosen)),
             test,
             Settings(tuple(wanted.attacks), wanted.threat, wanted.batch_size, self.config.seed),
             resources=resources,
