@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,24 +144,32 @@ def paired(one: Tensor, other: Tensor) -> dict[str, float]:
     }
 
 
-def untrained(arm: str) -> nn.Module:
+def added_in_place(_sum: Any, left: Sequence[int], right: Sequence[int], **_: Any) -> int:
+    """Operations of `addmm_` by shapes, which the counter does not know by itself."""
+    return 2 * left[0] * left[1] * right[1]
+
+
+def untrained(arm: str, sets: Sequence[str]) -> nn.Module:
     recipe, own = ARMS[CALIBRATED.get(arm, arm)]
-    return assembly.seeded_mixture(config.load(recipe, own)).eval()
+    return assembly.seeded_mixture(config.load(recipe, [*sets, *own])).eval()
 
 
-def inference(arms: Iterable[str], images: int = 250) -> dict[str, dict[str, float]]:
+def inference(
+    arms: Iterable[str], sets: Sequence[str], images: int = 250
+) -> dict[str, dict[str, float]]:
     """Multiply-adds of one image and milliseconds an image, all models taking turns; what they
     learned does not change that."""
     x = torch.rand(images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    models = {arm: untrained(arm) for arm in arms}
+    models = {arm: untrained(arm, sets) for arm in arms}
 
     def asks(model: nn.Module) -> Any:
         return torch.inference_mode()(lambda: model(x))
 
     seconds = measure.interleaved({arm: asks(model) for arm, model in models.items()}, rounds=9)
     cost = {}
+    counts = {torch.ops.aten.addmm_: added_in_place}
     for arm, model in models.items():
-        with FlopCounterMode(display=False) as counted, torch.no_grad():
+        with FlopCounterMode(display=False, custom_mapping=counts) as counted, torch.no_grad():
             model(x[:1])
         cost[arm] = {
             "multiply_adds": counted.get_total_flops() / 2,
@@ -188,7 +196,7 @@ def front(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def summary(judged: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(judged: list[dict[str, Any]], sets: Sequence[str]) -> dict[str, Any]:
     """Means over seeds by arm, paired with the best single network, and what inference costs."""
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for row in judged:
@@ -214,7 +222,7 @@ def summary(judged: list[dict[str, Any]]) -> dict[str, Any]:
                 name: paired(right(both, name), right([theirs[o["seed"]] for o in both], name))
                 for name in ("clean", "worst_case")
             }
-    cost = inference(by_arm)
+    cost = inference(by_arm, sets)
     return {"best_single": best, "arms": {arm: rows[arm] | cost[arm] for arm in rows}}
 
 
@@ -233,7 +241,7 @@ def main() -> None:
     bench = Bench(parser.parse_args())
     seeds = [int(seed) for seed in bench.given.seeds.split(",")]
     judged = [bench.row(arm, seed) for seed in seeds for arm in bench.given.arms.split(",")]
-    result = summary(judged)
+    result = summary(judged, bench.given.sets)
     told = {name: getattr(bench.given, name) for name in ASKED}
     measure.write("equal_time", {**told, **result})
     front(result["arms"]).savefig(measure.path("equal_time", "png"), dpi=150)
