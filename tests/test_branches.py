@@ -107,8 +107,13 @@ def test_products_of_matrices_are_convolutions(
     x = torch.rand(3, groups * channels, height, width)
     assert small_maps.is_dense(conv, x)
     made = small_maps.matrices(conv.weight, groups, height, width)
-    with torch.no_grad():
-        close(small_maps.by_matrices(x, made, conv.bias), conv(x))
+    out = conv(x)
+    upward, leaves = torch.rand_like(out), list(conv.parameters())
+    own = small_maps.by_matrices(x, made, conv.bias)
+    close(own, out)
+    expected = torch.autograd.grad(out, leaves, upward)
+    for ours, theirs in zip(torch.autograd.grad(own, leaves, upward), expected, strict=True):
+        close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)

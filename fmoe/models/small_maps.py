@@ -38,18 +38,47 @@ def is_of_windows(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
 
 def matrices(weight: Tensor, groups: int, height: int, width: int) -> Tensor:
     """[G, height·width·O, height·width·I] of a 3x3 kernel [G·O,I,3,3]: to all pixels from all."""
-    rows, columns = (_taps(size, weight.device) for size in (height, width))
-    taps = weight.permute(0, 2, 3, 1).index_select(1, rows).index_select(2, columns)
-    outputs, inputs = len(weight) // groups, weight.shape[1]
-    apart = taps.reshape(groups, outputs, height, height, width, width, inputs)
-    wanted = apart.permute(0, 2, 4, 1, 3, 5, 6)
-    return wanted.reshape(groups, height * width * outputs, height * width * inputs)
+    if torch.is_grad_enabled() and weight.requires_grad:
+        made: Tensor = Matrices.apply(weight, groups, height, width)
+        return made
+    return _matrices(weight, groups, height, width)
 
 
-def _taps(size: int, device: torch.device) -> Tensor:
-    """Of a kernel's row, what leads to pixel q from pixel p: in the order of (q, p)."""
-    place = torch.arange(size, device=device)
-    return (place[None, :] - place[:, None] + 1).flatten()
+class Matrices(torch.autograd.Function):
+    """Its gradient adds up what stands at many places of the matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, groups: int, height: int, width: int) -> Tensor:
+        ctx.of = weight.shape, groups, height, width
+        return _matrices(weight, groups, height, width)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_matrices: Tensor) -> tuple[Tensor, None, None, None]:
+        (outputs, inputs, *_), groups, height, width = ctx.of
+        pixels = height * width
+        placed = of_matrices.view(groups, pixels, outputs // groups, pixels, inputs)
+        of_taps = placed.new_zeros(groups, outputs // groups, 3, 3, inputs)
+        for to, source, row, column in _taps(height, width):
+            of_taps[:, :, row, column] += placed[:, to, :, source]
+        return of_taps.flatten(0, 1).permute(0, 3, 1, 2), None, None, None
+
+
+def _matrices(weight: Tensor, groups: int, height: int, width: int) -> Tensor:
+    outputs, inputs, pixels = len(weight) // groups, weight.shape[1], height * width
+    taps = _channels_last(weight).view(groups, outputs, 3, 3, inputs)
+    placed = taps.new_empty(groups, pixels, outputs, pixels, inputs)
+    for to, source, row, column in _taps(height, width):
+        placed[:, to, :, source] = taps[:, :, row, column]
+    return placed.view(groups, pixels * outputs, pixels * inputs)
+
+
+def _taps(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+    """To which pixel, from which, and the kernel's row and column between them: each is within
+    its reach on maps as small as `LARGEST_SIDE`."""
+    places = list(product(range(height), range(width)))
+    for (to, (down, right)), (source, (row, column)) in product(enumerate(places), repeat=2):
+        yield to, source, row - down + 1, column - right + 1
 
 
 def by_matrices(x_BCHW: Tensor, matrix_GOI: Tensor, bias: Tensor | None) -> Tensor:
