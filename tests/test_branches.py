@@ -137,6 +137,19 @@ def test_products_of_windows_are_convolutions(
     close(small_maps.input_of_windows(upward, conv.weight, x, 2), expected[0])
 
 
+def test_products_have_gradients_of_gradients() -> None:
+    """For losses that penalize a gradient."""
+    torch.manual_seed(0)
+    x, weight = torch.rand(2, 2, 3, 4, dtype=torch.float64), torch.rand(3, 2, 3, 3).double()
+    leaves = x.requires_grad_(), weight.requires_grad_()
+    assert torch.autograd.gradgradcheck(
+        lambda x, w: small_maps.by_windows(x, w, None, 2).square(), leaves
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda w: small_maps.matrices(w, 1, 2, 2).square().sum(0), leaves[1:]
+    )
+
+
 def test_windows_are_of_autocasts_precision() -> None:
     conv, x = nn.Conv2d(8, 16, 3, 2, 1), torch.rand(3, 8, 4, 4, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 LARGEST_SIDE = 2  # pixels: above, a matrix of the whole map has more products than the kernel
 
@@ -28,12 +27,9 @@ def is_dense(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
 def is_of_windows(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
     """Whether `by_windows` is for the convolution on x: 3x3, of one group, to a small output, and
     not on a GPU, where a few large launches are better than many small ones (not measured)."""
-    known = x_BCHW.device.type == "cpu" and (conv.kernel_size, conv.padding, conv.groups) == (
-        (3, 3),
-        (1, 1),
-        1,
-    )
-    return known and max(x_BCHW.shape[2:]) <= LARGEST_SIDE * conv.stride[0]
+    known = (conv.kernel_size, conv.padding, conv.groups) == ((3, 3), (1, 1), 1)
+    small = max(x_BCHW.shape[2:]) <= LARGEST_SIDE * conv.stride[0]
+    return known and small and x_BCHW.device.type == "cpu"
 
 
 def matrices(weight: Tensor, groups: int, height: int, width: int) -> Tensor:
@@ -53,7 +49,6 @@ class Matrices(torch.autograd.Function):
         return _matrices(weight, groups, height, width)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, of_matrices: Tensor) -> tuple[Tensor, None, None, None]:
         (outputs, inputs, *_), groups, height, width = ctx.of
         pixels = height * width
@@ -96,10 +91,11 @@ def by_matrices(x_BCHW: Tensor, matrix_GOI: Tensor, bias: Tensor | None) -> Tens
 def by_windows(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """A 3x3 convolution of one group with a padding of 1, which nothing is computed on: a product
     of matrices for each row of each output's window."""
+    x_BCHW, weight, bias = _cast(x_BCHW, weight, bias)
     if torch.is_grad_enabled() and (x_BCHW.requires_grad or weight.requires_grad):
         out: Tensor = ByWindows.apply(x_BCHW, weight, bias, stride)
         return out
-    return _output(*_cast(x_BCHW, weight, bias), stride)
+    return _output(x_BCHW, weight, bias, stride)
 
 
 class ByWindows(torch.autograd.Function):
@@ -109,23 +105,21 @@ class ByWindows(torch.autograd.Function):
     def forward(
         ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int
     ) -> Tensor:
-        ctx.of, ctx.stride = (x_BCHW.dtype, weight.dtype), stride
-        x_BCHW, weight, bias = _cast(x_BCHW, weight, bias)
         ctx.save_for_backward(x_BCHW, weight)
+        ctx.stride = stride
         return _output(x_BCHW, weight, bias, stride)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, of_output: Tensor) -> tuple[Tensor | None, ...]:
-        (x_BCHW, weight), stride = ctx.saved_tensors, ctx.stride
-        of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_x = input_of_windows(of_output, weight, x_BCHW, stride).to(ctx.of[0])
-        if ctx.needs_input_grad[1]:
-            of_weight = _of_weight(of_output, weight, x_BCHW, stride).to(ctx.of[1])
-        if ctx.needs_input_grad[2]:
-            of_bias = of_output.sum((0, 2, 3)).to(ctx.of[1])
-        return of_x, of_weight, of_bias, None
+        x_BCHW, weight = ctx.saved_tensors
+        given = of_output, weight, x_BCHW, ctx.stride
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        return (
+            input_of_windows(*given) if of_x else None,
+            _weight_of_windows(*given) if of_weight else None,
+            of_output.sum((0, 2, 3)) if of_bias else None,
+            None,
+        )
 
 
 def input_of_windows(of_output_BOhw: Tensor, weight: Tensor, x_BCHW: Tensor, stride: int) -> Tensor:
@@ -149,7 +143,9 @@ def _output(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
     return out
 
 
-def _of_weight(of_output_BOhw: Tensor, weight: Tensor, x_BCHW: Tensor, stride: int) -> Tensor:
+def _weight_of_windows(
+    of_output_BOhw: Tensor, weight: Tensor, x_BCHW: Tensor, stride: int
+) -> Tensor:
     of_output, x = of_output_BOhw.permute(0, 2, 3, 1), _channels_last(x_BCHW)
     of_taps = of_output.new_zeros(_channels_last(weight).shape)
     for at, seen, over in _windows(x_BCHW, stride):
