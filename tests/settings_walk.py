@@ -20,6 +20,7 @@ EXAMPLES: dict[str, Tree] = {
     "mix": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "weights": [1, 2]},
     "shares": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "parts": [1, 2]},
     "Confidence": {"accurate": ["own"], "weight": 0.7},
+    "Calibrate": {"accurate": ["own"], "keep": 0.9},
 }
 """Members of a union of which the kind alone says too little, by kind, and classes by name."""
 
