@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import measure
 from benchmarks.baselines import command
 from fmoe import assembly, config, provenance
+from fmoe.config import Config
 from fmoe.evaluation import mcnemar
 from fmoe.evaluation.promotion import VERDICTS
 
@@ -75,6 +76,13 @@ class Bench:
             )
         return dict(json.loads(kept.read_text()))
 
+    def settings(self, arm: str, seed: int) -> tuple[str, list[str]]:
+        """The recipe that an arm is trained by, and what is set."""
+        recipe, own = ARMS[CALIBRATED.get(arm, arm)]
+        sets = [f"seed={seed}", f"data.train_images={self.given.train_images}",
+                "evaluate.images=100", *self.given.sets, *own]  # fmt: skip
+        return recipe, sets
+
     def model(self, arm: str, seed: int) -> tuple[str, float]:
         """The model's folder and the seconds of its training."""
         name = f"{arm}-{seed}"
@@ -83,9 +91,7 @@ class Bench:
             made = self.once(f"{name}-made", "calibrate", source, "--to", str(self.work / name),
                              "--keep", self.given.keep)  # fmt: skip
             return made["path"], seconds
-        recipe, own = ARMS[arm]
-        sets = [f"seed={seed}", f"data.train_images={self.given.train_images}",
-                "evaluate.images=100", *self.given.sets, *own]  # fmt: skip
+        recipe, sets = self.settings(arm, seed)
         done = self.once(name, "train", recipe, "--name", name, "--workers", self.given.workers,
                          *(part for one in sets for part in ("--set", one)))  # fmt: skip
         return done["run_dir"], done["seconds"]["pool"] + done["seconds"]["joint"]
@@ -94,6 +100,7 @@ class Bench:
         """Figures of a model, and on which images it withstands everything: kept in the results."""
         kept = measure.RESULTS / "equal_time" / f"{arm}-{seed}.json"
         asked = {name: getattr(self.given, name) for name in ASKED}
+        asked["recipe"] = config.fingerprint(config.load(*self.settings(arm, seed)).plain())
         if kept.exists():
             row = dict(json.loads(kept.read_text()))
             if row["asked"] != asked:
@@ -149,18 +156,11 @@ def added_in_place(_sum: Any, left: Sequence[int], right: Sequence[int], **_: An
     return 2 * left[0] * left[1] * right[1]
 
 
-def untrained(arm: str, sets: Sequence[str]) -> nn.Module:
-    recipe, own = ARMS[CALIBRATED.get(arm, arm)]
-    return assembly.seeded_mixture(config.load(recipe, [*sets, *own])).eval()
-
-
-def inference(
-    arms: Iterable[str], sets: Sequence[str], images: int = 250
-) -> dict[str, dict[str, float]]:
+def inference(settings: Mapping[str, Config], images: int = 250) -> dict[str, dict[str, float]]:
     """Multiply-adds of one image and milliseconds an image, all models taking turns; what they
     learned does not change that."""
     x = torch.rand(images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    models = {arm: untrained(arm, sets) for arm in arms}
+    models = {arm: assembly.seeded_mixture(one).eval() for arm, one in settings.items()}
 
     def asks(model: nn.Module) -> Any:
         return torch.inference_mode()(lambda: model(x))
@@ -196,7 +196,7 @@ def front(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def summary(judged: list[dict[str, Any]], sets: Sequence[str]) -> dict[str, Any]:
+def summary(judged: list[dict[str, Any]], settings: Mapping[str, Config]) -> dict[str, Any]:
     """Means over seeds by arm, paired with the best single network, and what inference costs."""
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for row in judged:
@@ -222,7 +222,7 @@ def summary(judged: list[dict[str, Any]], sets: Sequence[str]) -> dict[str, Any]
                 name: paired(right(both, name), right([theirs[o["seed"]] for o in both], name))
                 for name in ("clean", "worst_case")
             }
-    cost = inference(by_arm, sets)
+    cost = inference(settings)
     return {"best_single": best, "arms": {arm: rows[arm] | cost[arm] for arm in rows}}
 
 
@@ -240,8 +240,9 @@ def main() -> None:
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="PATH=VALUE")
     bench = Bench(parser.parse_args())
     seeds = [int(seed) for seed in bench.given.seeds.split(",")]
-    judged = [bench.row(arm, seed) for seed in seeds for arm in bench.given.arms.split(",")]
-    result = summary(judged, bench.given.sets)
+    arms = bench.given.arms.split(",")
+    judged = [bench.row(arm, seed) for seed in seeds for arm in arms]
+    result = summary(judged, {arm: config.load(*bench.settings(arm, seeds[0])) for arm in arms})
     told = {name: getattr(bench.given, name) for name in ASKED}
     measure.write("equal_time", {**told, **result})
     front(result["arms"]).savefig(measure.path("equal_time", "png"), dpi=150)

@@ -83,6 +83,9 @@ def test_recipes_spaces_and_templates_load_from_it_alone(wheel: Path, tmp_path: 
 
 def test_its_command_knows_spaces_by_name(wheel: Path, tmp_path: Path) -> None:
     said = run(wheel, tmp_path, "-m", "pipelines.cli", "tune", "nonesuch")
-    assert said.startswith("fmoe: unknown space 'nonesuch': there are cifar10, cifar10-small, ")
+    assert said.startswith(
+        "fmoe: unknown space 'nonesuch': there are cifar10, cifar10-small, "
+        "cifar10-small-branched, digits"
+    )
     said = run(wheel, tmp_path, "-m", "pipelines.cli", "tune", "digits", "--set", "no.such=1")
     assert said.startswith("fmoe: digits: unknown key no (allowed:")

@@ -134,8 +134,9 @@ def input_of_windows(of_output_BOhw: Tensor, weight: Tensor, x_BCHW: Tensor, str
 def _output(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     x, taps = _channels_last(x_BCHW), _channels_last(weight)
     height, width = (-(-size // stride) for size in x_BCHW.shape[2:])
-    shape = len(x), len(weight), height, width
-    out = x.new_empty(shape).to(memory_format=torch.channels_last)  # no view: ReLU is in place
+    shape, kept = (len(x), len(weight), height, width), torch.channels_last
+    # no view of another tensor: ReLU is in place
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=kept)
     out[:] = 0.0 if bias is None else bias[:, None, None]
     pixels = out.permute(0, 2, 3, 1)
     for at, seen, over in _windows(x_BCHW, stride):

@@ -67,9 +67,9 @@ class Fitting:
 
     @classmethod
     def of(cls, config: Config, calibrate: Calibrate) -> Fitting:
-        parts = assembly.two_parts(
-            config.experts, Confidence(accurate=calibrate.accurate, weight=0.5)
-        )
+        """Raises `UserError` for roles that the mixture has not."""
+        begin = Confidence(accurate=calibrate.accurate, weight=0.5)
+        parts = assembly.two_parts(with_confidence(config, begin).experts, begin)
         threat = config.evaluate.threat
         attack = PGD(eps=threat.eps, norm=threat.norm, steps=calibrate.steps)
         return cls(parts, calibrate.keep, attack)
@@ -102,8 +102,7 @@ def calibrated(
 
     Raises `UserError` for roles that the mixture has not, and where `keep` cannot be kept.
     """
-    begin = Confidence(accurate=calibrate.accurate, weight=0.5)
-    by = Fitting.of(with_confidence(config, begin), calibrate)
+    by = Fitting.of(config, calibrate)
     given = answers(model, by, val, config.seed, Worker(), progress)
     confidence, clean = fit(given, calibrate.accurate, calibrate.keep)
     model.confidence = replace(by.parts, confidence=confidence)
