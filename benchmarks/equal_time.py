@@ -4,7 +4,7 @@ r"""The mixture against the best single network of the same training time, on re
     python -m benchmarks.equal_time --data-dir DATA --work FOLDER --arms eps-12,branched --seeds 0
 
 Every arm is trained by `fmoe train` with its own epochs, chosen so that all take about the same
-time; `fmoe calibrate` makes the calibrated arm of the branched one. Then the same attacks on the
+time; `fmoe calibrate` makes the calibrated arm of the one with roles. Then the same attacks on the
 same test images by `fmoe evaluate`, AutoAttack on the first of them, and paired tests over all
 seeds against the best single network. What is in FOLDER is not done again, so that
 the command may be stopped and given again; nothing else may run while it trains. A row that is
@@ -37,6 +37,21 @@ from fmoe.evaluation import mcnemar
 from fmoe.evaluation.promotion import VERDICTS
 
 SINGLE, NINE = "cifar10-small-single", "cifar10-small-branched"
+SHARES = (
+    "{kind: shares, parts: [1, 8], of: [{kind: clean}, "
+    "{kind: fgsm, eps: 12/255, step_size: 14/255, random_start: true}]}"
+)
+"""The first expert of nine has the clean images, the others the attacked ones."""
+
+
+def branches(number: int) -> list[str]:
+    """So many experts, all of one role."""
+    return [
+        f"experts.roles={{fgsm: {{count: {number}, attack: {{kind: fgsm, eps: 12/255}}}}}}",
+        *(["gate={kind: uniform}"] if number == 1 else []),
+    ]
+
+
 ARMS: dict[str, tuple[str, list[str]]] = {
     **{
         f"eps-{eps}": (
@@ -46,12 +61,19 @@ ARMS: dict[str, tuple[str, list[str]]] = {
         for eps in (8, 12, 16)
     },
     "branched": (NINE, []),
-    "whole": ("cifar10-small", []),
+    "roles": (NINE, [f"joint.attack={SHARES}", "joint.own=0.5"]),
+    "whole": ("cifar10-small", ["experts.train.epochs=1", "joint.epochs=1"]),
     "uniform": (NINE, ["gate={kind: uniform}"]),
     "top1": (NINE, ["gate={kind: top1}"]),
 }
 """Recipe and what is set, by name."""
-CALIBRATED = {"calibrated": "branched"}
+ABLATION: dict[str, tuple[str, list[str]]] = {
+    "without-trunk": (NINE, ["experts.trunk=null", "gate={kind: conv}", "joint.epochs=1"]),
+    **{f"branches-{number}": (NINE, branches(number)) for number in (1, 3, 16)},
+    **{f"temperature-{t}": (NINE, [f"gate.temperature={t}"]) for t in (0.3, 3)},
+}
+"""Asked for by `--arms`: what the parts of `branched` earn, beside `uniform` and `roles`."""
+CALIBRATED = {"calibrated": "roles"}
 """Arms that are made of another one's model after training."""
 SINGLES = ("eps-8", "eps-12", "eps-16")
 ATTACKS = "pgd,pgd50,mixture"
@@ -78,7 +100,7 @@ class Bench:
 
     def settings(self, arm: str, seed: int) -> tuple[str, list[str]]:
         """The recipe that an arm is trained by, and what is set."""
-        recipe, own = ARMS[CALIBRATED.get(arm, arm)]
+        recipe, own = {**ARMS, **ABLATION}[CALIBRATED.get(arm, arm)]
         sets = [f"seed={seed}", f"data.train_images={self.given.train_images}",
                 "evaluate.images=100", *self.given.sets, *own]  # fmt: skip
         return recipe, sets

@@ -34,6 +34,7 @@ from tests.cluster.conftest import PYTHON, STATE, Cluster, assert_complete, wait
 from tests.cluster.network import Host
 
 DEADLINE = 5  # seconds from a notice to the node's end
+COORDINATOR = 20  # seconds between two looks of Ray's coordinator of elastic workers at the nodes
 
 
 def test_node_cut_off_and_another_preempted(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
@@ -41,6 +42,7 @@ def test_node_cut_off_and_another_preempted(cluster: Cluster, undisturbed: dict[
     epochs = 20  # telling Ray takes seconds, and the deadline comes five later
     cluster.start_node(cluster.spare)
     wait_for(lambda: cluster.whole(spare=1), 60, "the third node")
+    time.sleep(COORDINATOR)
     run = cluster.train("elastic", "--workers", "1..3", f"--set=joint.epochs={epochs}")
     run.wait_for_try(1)
     assert "joint  3 workers, 11 images of a batch each" in run.text
