@@ -6,11 +6,12 @@ r"""The mixture against the best single network of the same training time, on re
 Every arm is trained by `fmoe train` with its own epochs, chosen so that all take about the same
 time; `fmoe calibrate` makes the calibrated arm of the one with roles. Then the same attacks on the
 same test images by `fmoe evaluate`, AutoAttack on the first of them, and paired tests over all
-seeds against the best single network. What is in FOLDER is not done again, so that
-the command may be stopped and given again; nothing else may run while it trains. A row that is
-finished goes to benchmarks/results/equal_time/ARM-SEED.json, with the verdict on every image, and
-is not asked for again: rows of several days make one table. One network cannot be judged by the
-mixture suite: its worst case counts the other attacks alone, to its favour.
+seeds against the best single network. All are trained before any is judged, and nothing else may
+run until then, but for another seed on another core (`taskset -c 0 … --workers 1`). What is in
+FOLDER is not done again, so that the command may be stopped and given again. A row that is finished
+goes to benchmarks/results/equal_time/ARM-SEED.json, with the verdict on every image, and is not
+asked for again: rows of several days make one table. One network cannot be judged by the mixture
+suite: its worst case counts the other attacks alone, to its favour.
 Result: benchmarks/results/equal_time.json and .png.
 """
 
@@ -68,11 +69,15 @@ ARMS: dict[str, tuple[str, list[str]]] = {
 }
 """Recipe and what is set, by name."""
 ABLATION: dict[str, tuple[str, list[str]]] = {
-    "without-trunk": (NINE, ["experts.trunk=null", "gate={kind: conv}", "joint.epochs=1"]),
+    "without-trunk": (
+        NINE,
+        ["experts.trunk=null", "experts.backbone.width=8", "gate={kind: conv}"],
+    ),
     **{f"branches-{number}": (NINE, branches(number)) for number in (1, 3, 16)},
     **{f"temperature-{t}": (NINE, [f"gate.temperature={t}"]) for t in (0.3, 3)},
 }
-"""Asked for by `--arms`: what the parts of `branched` earn, beside `uniform` and `roles`."""
+"""Asked for by `--arms`: what the parts of `branched` earn, beside `uniform` and `roles`; nine
+whole networks are narrower, so that they take as long."""
 CALIBRATED = {"calibrated": "roles"}
 """Arms that are made of another one's model after training."""
 SINGLES = ("eps-8", "eps-12", "eps-16")
@@ -118,9 +123,12 @@ class Bench:
                          *(part for one in sets for part in ("--set", one)))  # fmt: skip
         return done["run_dir"], done["seconds"]["pool"] + done["seconds"]["joint"]
 
+    def kept(self, arm: str, seed: int) -> Path:
+        return measure.RESULTS / "equal_time" / f"{arm}-{seed}.json"
+
     def row(self, arm: str, seed: int) -> dict[str, Any]:
         """Figures of a model, and on which images it withstands everything: kept in the results."""
-        kept = measure.RESULTS / "equal_time" / f"{arm}-{seed}.json"
+        kept = self.kept(arm, seed)
         asked = {name: getattr(self.given, name) for name in ASKED}
         asked["recipe"] = config.fingerprint(config.load(*self.settings(arm, seed)).plain())
         if kept.exists():
@@ -254,7 +262,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--arms", default=",".join([*ARMS, *CALIBRATED]))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--train-images", default="25000")
+    parser.add_argument("--train-images", default="45000")
     parser.add_argument("--images", default="5000", help="Test images.")
     parser.add_argument("--autoattack", default="1000", metavar="IMAGES")
     parser.add_argument("--keep", default="0.98", help="Of `fmoe calibrate`.")
@@ -263,6 +271,10 @@ def main() -> None:
     bench = Bench(parser.parse_args())
     seeds = [int(seed) for seed in bench.given.seeds.split(",")]
     arms = bench.given.arms.split(",")
+    for seed in seeds:
+        for arm in arms:
+            if not bench.kept(arm, seed).exists():
+                bench.model(arm, seed)
     judged = [bench.row(arm, seed) for seed in seeds for arm in arms]
     result = summary(judged, {arm: config.load(*bench.settings(arm, seeds[0])) for arm in arms})
     told = {name: getattr(bench.given, name) for name in ASKED}

@@ -14,7 +14,6 @@ import torch
 from mlflow.tracking import MlflowClient
 
 import fmoe as library
-from benchmarks.ever import Ever
 from fmoe import config, data, model_folder, tracking
 from fmoe.evaluation import evaluate
 from fmoe.storage.folder import Folder
@@ -156,21 +155,14 @@ def test_independent_libraries_agree_on_robust_accuracy(
     trained: Trained, fmoe: Callable[..., Outcome]
 ) -> None:
     """PGD-20 of torchattacks and foolbox within 1.5 points, any iterate counting for all three."""
-    import foolbox
-    import torchattacks
+    from benchmarks.agreement import by_foolbox, by_torchattacks
 
     test = data.load("digits").test
     model = library.load(trained.answer["model_uri"])
-    x, y = test.pixels(), test.labels
     ours = fmoe("evaluate", trained.answer["run_dir"], "--attacks", "pgd", "--json").json
     torch.manual_seed(0)
-    seen = Ever(model, y).eval()
-    seen(torchattacks.PGD(seen, eps=0.1, alpha=0.025, steps=20, random_start=True)(x, y))
-    assert abs(seen.robust - ours["robust"]["pgd"]) <= 0.015
-    seen = Ever(model, y).eval()
-    attack = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=20, random_start=True)
-    attack(foolbox.PyTorchModel(seen, bounds=(0, 1)), x, y, epsilons=0.1)
-    assert abs(seen.robust - ours["robust"]["pgd"]) <= 0.015
+    for peer in (by_torchattacks, by_foolbox):
+        assert abs(peer(model, test.pixels(), test.labels, 0.1) - ours["robust"]["pgd"]) <= 0.015
 
 
 def test_pulled_model_in_a_fresh_process_gives_the_same_logits(

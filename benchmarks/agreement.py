@@ -1,0 +1,64 @@
+"""PGD-20 by the evaluator, torchattacks and foolbox on the same images of one model.
+
+    python -m benchmarks.agreement MODEL --data-dir DATA --images 500
+
+MODEL: a folder of a trained model; its own data set's first test images, at its own eps, steps of
+eps/4 from a random start. An image counts as broken if any iterate breaks it, for all three. Needs
+the packages torchattacks (with `--no-deps`) and foolbox. Result: benchmarks/results/agreement.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import foolbox
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from benchmarks import measure
+from benchmarks.ever import Ever
+from fmoe import data, model_folder
+from fmoe.evaluation import evaluate
+from fmoe.storage.folder import Folder
+
+STEPS = 20
+
+
+def by_torchattacks(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> float:
+    """Robust accuracy."""
+    seen = Ever(model, y).eval()
+    seen(torchattacks.PGD(seen, eps=eps, alpha=eps / 4, steps=STEPS, random_start=True)(x, y))
+    return seen.robust
+
+
+def by_foolbox(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> float:
+    """Robust accuracy."""
+    seen = Ever(model, y).eval()
+    attack = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=STEPS, random_start=True)
+    attack(foolbox.PyTorchModel(seen, bounds=(0, 1)), x, y, epsilons=eps)
+    return seen.robust
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--images", type=int, default=500)
+    given = parser.parse_args()
+    model, config, _ = model_folder.load_model(Folder(given.model))
+    test = data.load(config.data.name, given.data_dir).test[: given.images]
+    x, y, eps = test.pixels(), test.labels, config.evaluate.threat.eps
+    torch.manual_seed(0)
+    found = {
+        "fmoe": evaluate(model, test.images, y, attacks=["pgd"], eps=eps).robust["pgd"],
+        "torchattacks": by_torchattacks(model, x, y, eps),
+        "foolbox": by_foolbox(model, x, y, eps),
+    }
+    measure.write(
+        "agreement", {"model": measure.named(given.model), "images": len(y), "eps": eps, **found}
+    )
+
+
+if __name__ == "__main__":
+    main()
