@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fmoe.numerics.products import add_product, products
+
 LARGEST_SIDE = 2  # pixels: above, a matrix of the whole map has more products than the kernel
 
 
@@ -81,7 +83,7 @@ def by_matrices(x_BCHW: Tensor, matrix_GOI: Tensor, bias: Tensor | None) -> Tens
     groups, (count, channels, height, width) = len(matrix_GOI), x_BCHW.shape
     pixels = x_BCHW.permute(0, 2, 3, 1).reshape(count, height, width, groups, channels // groups)
     flat = pixels.permute(3, 0, 1, 2, 4).flatten(2)
-    out = torch.bmm(flat, matrix_GOI.transpose(1, 2)).view(groups, count, height, width, -1)
+    out = products(flat, matrix_GOI).view(groups, count, height, width, -1)
     channels_last: Tensor = out.permute(1, 2, 3, 0, 4).flatten(3)
     if bias is not None:
         channels_last = channels_last + bias
@@ -127,7 +129,7 @@ def input_of_windows(of_output_BOhw: Tensor, weight: Tensor, x_BCHW: Tensor, str
     of_output, taps = of_output_BOhw.permute(0, 2, 3, 1), _channels_last(weight)
     of_x = of_output.new_zeros(_channels_last(x_BCHW).shape)
     for at, seen, over in _windows(x_BCHW, stride):
-        of_x[seen].view(len(of_x), -1).addmm_(of_output[at], taps[over].flatten(1))
+        add_product(of_x[seen].view(len(of_x), -1), of_output[at], taps[over].flatten(1).t())
     return of_x.permute(0, 3, 1, 2)
 
 
@@ -140,7 +142,7 @@ def _output(x_BCHW: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
     out[:] = 0.0 if bias is None else bias[:, None, None]
     pixels = out.permute(0, 2, 3, 1)
     for at, seen, over in _windows(x_BCHW, stride):
-        pixels[at].addmm_(x[seen].flatten(1), taps[over].flatten(1).t())
+        add_product(pixels[at], x[seen].flatten(1), taps[over].flatten(1))
     return out
 
 
@@ -150,7 +152,8 @@ def _weight_of_windows(
     of_output, x = of_output_BOhw.permute(0, 2, 3, 1), _channels_last(x_BCHW)
     of_taps = of_output.new_zeros(_channels_last(weight).shape)
     for at, seen, over in _windows(x_BCHW, stride):
-        of_taps[over].view(len(of_taps), -1).addmm_(of_output[at].t(), x[seen].flatten(1))
+        seen_by_taps = x[seen].flatten(1).t()
+        add_product(of_taps[over].view(len(of_taps), -1), of_output[at].t(), seen_by_taps)
     return of_taps.permute(0, 3, 1, 2)
 
 
