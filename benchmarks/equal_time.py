@@ -81,7 +81,9 @@ whole networks are narrower, so that they take as long."""
 CALIBRATED = {"calibrated": "roles"}
 """Arms that are made of another one's model after training."""
 SINGLES = ("eps-8", "eps-12", "eps-16")
-ATTACKS = "pgd,pgd50,mixture"
+ATTACKS = "pgd,pgd50,gate-only,frozen-gate,surrogate,reweighted"
+"""The transfer matrix, which attacks all images once more for each expert, costs as much as these
+together and is left to `fmoe evaluate --full`."""
 ASKED = ("train_images", "images", "autoattack", "keep", "sets")
 """Options that decide a row's figures, but for arm and seed."""
 
