@@ -10,8 +10,8 @@ seeds against the best single network. All are trained before any is judged, and
 run until then, but for another seed on another core (`taskset -c 0 … --workers 1`). What is in
 FOLDER is not done again, so that the command may be stopped and given again. A row that is finished
 goes to benchmarks/results/equal_time/ARM-SEED.json, with the verdict on every image, and is not
-asked for again: rows of several days make one table. One network cannot be judged by the mixture
-suite: its worst case counts the other attacks alone, to its favour.
+asked for again; all that are there make the table, which may grow over days. One network cannot be
+judged by the mixture suite: its worst case counts the other attacks alone, to its favour.
 Result: benchmarks/results/equal_time.json and .png.
 """
 
@@ -84,6 +84,7 @@ SINGLES = ("eps-8", "eps-12", "eps-16")
 ATTACKS = "pgd,pgd50,gate-only,frozen-gate,surrogate,reweighted"
 """The transfer matrix, which attacks all images once more for each expert, costs as much as these
 together and is left to `fmoe evaluate --full`."""
+ROWS = measure.RESULTS / "equal_time"
 ASKED = ("train_images", "images", "autoattack", "keep", "sets")
 """Options that decide a row's figures, but for arm and seed."""
 
@@ -126,7 +127,12 @@ class Bench:
         return done["run_dir"], done["seconds"]["pool"] + done["seconds"]["joint"]
 
     def kept(self, arm: str, seed: int) -> Path:
-        return measure.RESULTS / "equal_time" / f"{arm}-{seed}.json"
+        return ROWS / f"{arm}-{seed}.json"
+
+    def finished(self) -> list[dict[str, Any]]:
+        """All rows that are kept, of this call and of others."""
+        names = sorted(file.stem.rpartition("-") for file in ROWS.glob("*.json"))
+        return [self.row(arm, int(seed)) for arm, _, seed in names]
 
     def row(self, arm: str, seed: int) -> dict[str, Any]:
         """Figures of a model, and on which images it withstands everything: kept in the results."""
@@ -271,14 +277,15 @@ def main() -> None:
     parser.add_argument("--workers", default="2")
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="PATH=VALUE")
     bench = Bench(parser.parse_args())
-    seeds = [int(seed) for seed in bench.given.seeds.split(",")]
-    arms = bench.given.arms.split(",")
-    for seed in seeds:
-        for arm in arms:
-            if not bench.kept(arm, seed).exists():
-                bench.model(arm, seed)
-    judged = [bench.row(arm, seed) for seed in seeds for arm in arms]
-    result = summary(judged, {arm: config.load(*bench.settings(arm, seeds[0])) for arm in arms})
+    seeds, arms = bench.given.seeds.split(","), bench.given.arms.split(",")
+    asked = [(arm, int(seed)) for seed in seeds for arm in arms]
+    for one in asked:
+        if not bench.kept(*one).exists():
+            bench.model(*one)
+    for one in asked:
+        bench.row(*one)
+    rows = bench.finished()
+    result = summary(rows, {r["arm"]: config.load(*bench.settings(r["arm"], 0)) for r in rows})
     told = {name: getattr(bench.given, name) for name in ASKED}
     measure.write("equal_time", {**told, **result})
     front(result["arms"]).savefig(measure.path("equal_time", "png"), dpi=150)
