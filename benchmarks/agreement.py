@@ -2,9 +2,10 @@
 
     python -m benchmarks.agreement MODEL --data-dir DATA --images 500
 
-MODEL: a folder of a trained model; its own data set's first test images, at its own eps, steps of
-eps/4 from a random start. An image counts as broken if any iterate breaks it, for all three. Needs
-the packages torchattacks (with `--no-deps`) and foolbox. Result: benchmarks/results/agreement.json.
+MODEL: a folder of a trained model; its own data set's first test images, at its own eps in linf,
+steps of eps/4 from a random start. An image counts as broken if any iterate breaks it, for all
+three. Needs the packages torchattacks (with `--no-deps`) and foolbox.
+Result: benchmarks/results/agreement.json.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--images", type=int, default=500)
     given = parser.parse_args()
-    model, config, _ = model_folder.load_model(Folder(given.model))
+    model, config, _ = model_folder.load_model(Folder.at(given.model))
     test = data.load(config.data.name, given.data_dir).test[: given.images]
     x, y, eps = test.pixels(), test.labels, config.evaluate.threat.eps
     torch.manual_seed(0)

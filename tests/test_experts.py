@@ -6,8 +6,10 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from fmoe.models.branches import convolved
 from fmoe.models.experts import (
     Backbone,
     BasicBlock,
@@ -138,3 +140,17 @@ def test_gradient_of_a_pointwise_convolution_is_float64s(channels: int, stride: 
     assert layer.weight.grad is not None
     assert exact.weight.grad is not None
     torch.testing.assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 8, 16])
+def test_gradient_of_pointwise_convolutions_side_by_side_is_float64s(channels: int) -> None:
+    """As above: branches are not asked one by one."""
+    x = torch.rand(32, channels, 8, 8).to(memory_format=torch.channels_last)
+    layers = [Pointwise(channels, 8, 1, 2, bias=False) for _ in range(3)]
+    weights = [layer.weight.detach().double().requires_grad_() for layer in layers]
+    grown = torch.rand(32, 24, 4, 4)
+    found = torch.autograd.grad(convolved(layers, x, 1), [layer.weight for layer in layers], grown)
+    for ours, weight, part in zip(found, weights, grown.double().chunk(3, 1), strict=True):
+        seen = F.conv2d(x.double(), weight, stride=2)
+        (gradient,) = torch.autograd.grad(seen, weight, part)
+        torch.testing.assert_close(ours.double(), gradient, rtol=1e-5, atol=1e-5)

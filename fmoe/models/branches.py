@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fmoe.models.experts import BasicBlock, ResNet18, he_normal
+from fmoe.models.experts import BasicBlock, ResNet18, he_normal, picked
 from fmoe.models.small_maps import by_matrices, by_windows, is_dense, is_of_windows, matrices
 from fmoe.numerics.precision import at_least_float32
 from fmoe.schema import Spec
@@ -142,7 +142,7 @@ def convolved(convs: Sequence[nn.Conv2d], x_BChw: Tensor, groups: int) -> Tensor
         return by_windows(x_BChw, weight, bias, first.stride[0])
     stride, padding = first.stride, int(first.padding[0])
     if first.kernel_size == (1, 1):  # see `Pointwise`, and it is faster
-        x_BChw, stride = x_BChw[:, :, :: stride[0], :: stride[1]], (1, 1)
+        x_BChw, stride = picked(x_BChw, stride), (1, 1)
     return F.conv2d(x_BChw, weight, bias, stride, padding, groups=groups)
 
 

@@ -44,8 +44,13 @@ class Pointwise(nn.Conv2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if self.in_channels >= LEAST_WITH_STRIDE or self.stride == (1, 1):
             return super().forward(x_BCHW)
-        down, across = self.stride
-        return F.conv2d(x_BCHW[:, :, ::down, ::across], self.weight, self.bias)
+        return F.conv2d(picked(x_BCHW, self.stride), self.weight, self.bias)
+
+
+def picked(x_BCHW: Tensor, stride: Sequence[int]) -> Tensor:
+    """The pixels that a 1x1 convolution with a stride sees."""
+    down, across = stride
+    return x_BCHW[:, :, ::down, ::across]
 
 
 class BasicBlock(nn.Module):

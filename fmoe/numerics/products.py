@@ -48,7 +48,7 @@ def _product(a_NI: Tensor, b_OI: Tensor) -> Tensor:
 
 @cache
 def mkl_is_slow() -> bool:
-    """Whether both libraries are there, on a CPU that is not Intel's."""
+    """Whether both libraries are there, on a CPU of AMD's."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
     try:
