@@ -64,7 +64,7 @@ def main() -> None:
         folder = Folder.at(aside)
         store = ExpertStore(folder / "experts")
         shared = ray.put(SharedData.of(images))
-        pool.fill(settings, shared, images.train_digest, store, min(gpus, 1), lambda event: None)
+        pool.fill(settings, shared, images.identity, store, min(gpus, 1), lambda event: None)
         for number in range(ROUNDS):
             seconds["in process"] += in_process(
                 settings, images, store, folder / f"in-process-{number}"

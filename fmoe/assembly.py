@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fmoe.config import Config, Experts, Member
 from fmoe.data.facts import Facts
-from fmoe.data.sets import info
-from fmoe.errors import UserError
+from fmoe.data.sets import named
 from fmoe.models.branches import Branch, Branches, Branching, Trunk
 from fmoe.models.confidence import Confidence, TwoParts
 from fmoe.models.experts import BackboneConfig, ResNet18
 from fmoe.models.mixture import BranchedMixture, Mixture
 from fmoe.numerics.draw import Draw
-from fmoe.schema import faults
 
 State = dict[str, Tensor]
 
@@ -29,11 +26,7 @@ def facts_of(config: Config) -> Facts:
     Raises `UserError` for one that is not known here (a model's folder has its own), and for what
     no images have.
     """
-    given = info(config.data.name)
-    try:
-        return Facts(shape=given.shape, classes=given.classes, mean=given.mean, std=given.std)
-    except ValidationError as error:
-        raise UserError(f"data set {config.data.name}: {faults(error, vars(given))}") from None
+    return named(config.data.name).facts
 
 
 def backbone(spec: BackboneConfig, facts: Facts) -> nn.Module:
@@ -154,17 +147,19 @@ def prefixed(prefix: str, state: State) -> State:
     return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
-def seeded_expert(config: Config, member: Member, seed: int) -> nn.Module:
+def seeded_expert(
+    config: Config, member: Member, seed: int, facts: Facts | None = None
+) -> nn.Module:
     """An expert whose initial weights depend on the seed alone; torch's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Draw(seed, "init").seed)
-        return expert(config, member).to(memory_format=torch.channels_last)
+        return expert(config, member, facts).to(memory_format=torch.channels_last)
 
 
-def seeded_mixture(config: Config) -> Mixture:
+def seeded_mixture(config: Config, facts: Facts | None = None) -> Mixture:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Draw(config.seed, "init").seed)
-        return mixture(config)
+        return mixture(config, facts)
 
 
 @dataclass(frozen=True)

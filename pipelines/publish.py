@@ -34,7 +34,7 @@ def publish(
 
     evaluation: its evaluation on the test images; further: tags of the version.
     """
-    model = joint.trained(config, run, data.train_digest, epoch)
+    model = joint.trained(config, run, data.identity, epoch)
     config = deployed(config, history[epoch])
     parts = {"train_digest": data.train_digest, "test_digest": data.test_digest}
     report = evaluation.to_json() | {
@@ -49,7 +49,7 @@ def publish(
         "training_curves": run_plots.training_curves(history),
         "gate_weights": run_plots.gate_weights(history, names),
         "adversarial_images": run_plots.adversarial_row(
-            examples.first(model, data.test, config.evaluate.threat), data.info.classes
+            examples.first(model, data.test, config.evaluate.threat), data.facts.classes
         ),
     }
     for title, figure in charts.items():
@@ -64,6 +64,7 @@ def publish(
                 data_digest=data.digest,
                 part_digests=parts,
                 metrics=report,
+                facts=data.facts,
                 extra={"run_id": tracker.run_id, "selected_on": "validation"},
             )
         tracker.settle()
@@ -72,7 +73,7 @@ def publish(
         tracker.log({f"test_{key}": value for key, value in evaluation.figures.items()}, epoch)
         labels = tags.tested(evaluation.figures)
         labels |= {tags.DIGEST: digest, tags.DATA_DIGEST: data.digest, **(further or {})}
-        version = tracker.register(model, Path(aside), registered, data.info.shape, labels)
+        version = tracker.register(model, Path(aside), registered, data.facts.shape, labels)
     return f"models:/{registered}/{version}", digest
 
 

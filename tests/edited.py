@@ -8,6 +8,13 @@ from typing import Any
 import pytest
 
 from fmoe.data import sets as data_sets
+from fmoe.data.facts import Identity
+
+
+def identity(digest: str = "digest", val_images: int | None = None) -> Identity:
+    """Of digits with this digest of its training images, which nothing has."""
+    known = data_sets.named("digits")
+    return Identity(known.facts, digest, val_images or known.info.val_images)
 
 
 def edit_info(monkeypatch: pytest.MonkeyPatch, name: str = "digits", **changes: Any) -> None:

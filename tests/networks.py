@@ -25,7 +25,7 @@ def learnt(digits: Data, *, width: int, steps: int, perturb: Perturb | None = No
     """Steps of 64 training images at a rate of 0.1; always the same network, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ResNet18(mean=digits.info.mean, std=digits.info.std, classes=10, width=width)
+        model = ResNet18(mean=digits.facts.mean, std=digits.facts.std, classes=10, width=width)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
         x, y = digits.train.pixels(), digits.train.labels
         for step in range(steps):

@@ -172,7 +172,7 @@ def deployed_is_judged(seed: int, data: Data, folder: Path) -> bool:
     preferred = []
     for index in kept.epochs():
         found, metrics = kept.load(index), epochs[index].metrics
-        model = joint.trained(chosen, Folder.at(folder / "run"), data.train_digest, index)
+        model = joint.trained(chosen, Folder.at(folder / "run"), data.identity, index)
         assert different(copy_state(model), found.deployed) == []
         again = validation_accuracies(model, data.val, attacks, chosen.seed, Worker())
         assert again == {name: metrics[name] for name in attacks}
@@ -261,7 +261,7 @@ def test_another_family_than_the_phases_is_refused_in_one_line(
     kind: str, digits: Data, stopped: Path, tmp_path: Path
 ) -> None:
     chosen, data = settings(*BOTH, "experts.train.epochs=3"), few(digits)
-    key = expert_key(chosen, MEMBER, data.train_digest)
+    key = expert_key(chosen, MEMBER, data.identity)
     found = latest(Checkpoints(Folder.at(stopped) / key / "epochs", key))
     change, message = CHANGES[kind]
     families = dict(found.families)

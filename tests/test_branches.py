@@ -227,7 +227,7 @@ def trained(folder: Path, digits: Data, *, interrupted: bool = False) -> Branche
             if interrupted and epoch.index == 0:
                 break
         interrupted = False
-    model = joint.trained(settings, run, digits.train_digest, best)
+    model = joint.trained(settings, run, digits.identity, best)
     assert isinstance(model, BranchedMixture)
     return model
 
@@ -239,7 +239,7 @@ def test_whole_networks_may_begin_with_the_joint_phase(tmp_path: Path, digits: D
     settings = config.load("digits-whole", [*SMALL[:3], *one])
     store = ExpertStore(Folder.at(tmp_path / "experts"))
     assert store.obtain_all(settings, digits) == []
-    model = joint.initial(settings, store, digits.train_digest)
+    model = joint.initial(settings, store, digits.identity)
     for name, tensor in assembly.seeded_mixture(settings).state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
 

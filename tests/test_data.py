@@ -68,8 +68,8 @@ def test_digits_sizes_and_types(digits: Data) -> None:
         assert set(split.labels.tolist()) == set(range(10))
         assert len(split) == size
     assert digits.name == "digits"
-    assert digits.info.shape == (1, 8, 8)
-    assert len(digits.info.classes) == 10
+    assert digits.facts.shape == (1, 8, 8)
+    assert len(digits.facts.classes) == 10
 
 
 def test_digits_use_the_whole_range_of_pixels(digits: Data) -> None:
@@ -99,8 +99,8 @@ def test_digest_covers_pixels_labels_and_split() -> None:
 
 def test_digits_mean_and_std_are_those_of_the_training_pixels(digits: Data) -> None:
     pixels = digits.train.pixels()
-    assert digits.info.mean == pytest.approx((pixels.mean().item(),), abs=0.002)
-    assert digits.info.std == pytest.approx((pixels.std().item(),), abs=0.002)
+    assert digits.facts.mean == pytest.approx((pixels.mean().item(),), abs=0.002)
+    assert digits.facts.std == pytest.approx((pixels.std().item(),), abs=0.002)
 
 
 def test_validation_split_is_disjoint_and_the_union_is_all(digits: Data) -> None:

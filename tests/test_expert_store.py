@@ -23,6 +23,7 @@ from fmoe.storage.tensors import Tensors
 from fmoe.training import Epoch
 from fmoe.training.expert_store import ExpertStore, expert_key, expert_seed
 from tests.conftest import SMALL
+from tests.edited import identity
 
 MEMBER = ("fgsm", 0)
 
@@ -37,7 +38,7 @@ def few(digits: Data) -> Data:
 
 
 def key(*overrides: str, digest: str = "digest", member: tuple[str, int] = MEMBER) -> str:
-    return expert_key(settings(*overrides), member, digest)
+    return expert_key(settings(*overrides), member, identity(digest))
 
 
 def same(one: Tensors, other: Tensors) -> bool:
@@ -152,7 +153,7 @@ def test_an_expert_is_trained_once(digits: Data, store: ExpertStore) -> None:
     assert first == again
     assert same(weights, store.weights(first["key"]))
     assert [epoch.index for epoch in told] == [0, 1]  # the second time nothing was trained
-    assert first["key"] == expert_key(chosen, MEMBER, digits.train_digest)
+    assert first["key"] == expert_key(chosen, MEMBER, digits.identity)
     assert first["history"] == [epoch.metrics for epoch in told]
     assert first["best_epoch"] == told[-1].best
 
@@ -190,7 +191,7 @@ def test_the_weights_are_those_of_the_best_epoch(
 
     monkeypatch.setattr("fmoe.training.loop.validation_accuracies", validate)
     chosen = settings("experts.train.epochs=4")
-    name = expert_key(chosen, MEMBER, digits.train_digest)
+    name = expert_key(chosen, MEMBER, digits.identity)
     checkpoints = Checkpoints(store.folder / name / "epochs", name)
     kept: list[Tensors] = []
 

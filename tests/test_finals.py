@@ -15,6 +15,7 @@ from fmoe.tuning import search_space
 from fmoe.tuning.trials import Ledger, Trial
 from pipelines.study.claim import timed_out
 from pipelines.study.finals import Finals
+from tests.edited import identity
 from tests.test_study import trial
 
 
@@ -30,7 +31,7 @@ def finals_of(folder: Path, **keys: Any) -> Finals:
     space = search_space.load(str(folder / "space.yaml"))
     ledger = Ledger(Folder.at(folder / "study"))
     display: Any = SimpleNamespace()
-    return Finals(space, ledger, "digest", Resources(1, 0), display)
+    return Finals(space, ledger, identity(), Resources(1, 0), display)
 
 
 def test_a_front_that_becomes_smaller_finds_the_next_best_kept(tmp_path: Path) -> None:

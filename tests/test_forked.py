@@ -16,6 +16,7 @@ from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from fmoe.training.expert_store import ExpertStore, expert_key
 from tests.conftest import SMALL
+from tests.edited import identity
 
 QUICK = [
     *("experts.start=forked", "experts.train.batch_size=32", "joint.batch_size=32"),
@@ -38,11 +39,11 @@ def store(few: Data, tmp_path_factory: pytest.TempPathFactory) -> ExpertStore:
 
 
 def origin(store: ExpertStore, few: Data) -> dict[str, torch.Tensor]:
-    return store.weights(expert_key(settings(), ORIGIN, few.train_digest))
+    return store.weights(expert_key(settings(), ORIGIN, few.identity))
 
 
 def test_whole_networks_are_its_copies(store: ExpertStore, few: Data) -> None:
-    model, state = joint.initial(settings(), store, few.train_digest), origin(store, few)
+    model, state = joint.initial(settings(), store, few.identity), origin(store, few)
     assert len(model.experts) == 3
     for expert in model.experts:
         own = expert.state_dict()
@@ -55,7 +56,7 @@ def test_a_trunk_is_its_first_stages_and_branches_are_fresh(store: ExpertStore, 
     chosen = settings(*TRUNK)
     (manifest,) = store.obtain_all(chosen, few)
     assert not manifest["trained"]
-    model, state = joint.initial(chosen, store, few.train_digest), origin(store, few)
+    model, state = joint.initial(chosen, store, few.identity), origin(store, few)
     assert isinstance(model, BranchedMixture)
     trunk = model.body.trunk.state_dict()
     assert len(trunk) > 10
@@ -73,8 +74,8 @@ def test_the_joint_phase_goes_on_from_it(store: ExpertStore, few: Data, tmp_path
     run = Folder.at(tmp_path)
     epochs = list(joint.joint_epochs(chosen, few, store, run))
     assert len(epochs) == 2
-    before = joint.initial(chosen, store, few.train_digest).state_dict()
-    after = joint.trained(chosen, run, few.train_digest, 1).state_dict()
+    before = joint.initial(chosen, store, few.identity).state_dict()
+    after = joint.trained(chosen, run, few.identity, 1).state_dict()
     name = "body.trunk.conv.weight"
     assert not torch.equal(before[name], after[name])
 
@@ -94,7 +95,9 @@ def test_the_joint_phase_goes_on_from_it(store: ExpertStore, few: Data, tmp_path
 )
 def test_what_it_depends_on(override: str, same: bool) -> None:
     other = settings(override)
-    assert (expert_key(other, ORIGIN, "d") == expert_key(settings(), ORIGIN, "d")) is same
+    assert (
+        expert_key(other, ORIGIN, identity()) == expert_key(settings(), ORIGIN, identity())
+    ) is same
 
 
 def test_it_is_trained_against_what_is_asked_for(few: Data, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fmoe.storage.tensors import Tensors
 from fmoe.training import Epoch, joint
 from fmoe.training.expert_store import ExpertStore, expert_key
 from tests.conftest import SMALL
+from tests.edited import identity
 
 
 def settings(*overrides: str) -> Config:
@@ -58,11 +59,11 @@ def trained(few: Data, store: ExpertStore, run: Folder) -> list[Epoch]:
 
 
 def test_initial_takes_the_experts_in_order(few: Data, store: ExpertStore) -> None:
-    model = joint.initial(settings(), store, few.train_digest)
+    model = joint.initial(settings(), store, few.identity)
     members = settings().experts.members
     assert members == [("benign", 0), ("fgsm", 0), ("pgd", 0)]
     for expert, member in zip(model.experts, members, strict=True):
-        weights = store.weights(expert_key(settings(), member, few.train_digest))
+        weights = store.weights(expert_key(settings(), member, few.identity))
         assert same(copy_state(expert), weights)
     states = [copy_state(expert) for expert in model.experts]
     assert not same(states[0], states[1])
@@ -74,14 +75,14 @@ def test_initial_has_the_seeds_gate(few: Data, store: ExpertStore) -> None:
     gates = []
     for global_seed in (0, 1):
         torch.manual_seed(global_seed)
-        gates.append(copy_state(joint.initial(settings(), store, few.train_digest).gate))
+        gates.append(copy_state(joint.initial(settings(), store, few.identity).gate))
     assert same(*gates)
     assert not same(gates[0], copy_state(assembly.seeded_mixture(settings("seed=1")).gate))
 
 
 def test_initial_needs_every_expert(few: Data, store: ExpertStore) -> None:
     with pytest.raises(Damaged, match="no such expert"):
-        joint.initial(settings("experts.roles.pgd.count=2"), store, few.train_digest)
+        joint.initial(settings("experts.roles.pgd.count=2"), store, few.identity)
 
 
 # the phase
@@ -95,7 +96,7 @@ def test_epochs_end_to_end(trained: list[Epoch], few: Data, run: Folder) -> None
     history = [epoch.metrics for epoch in trained]
     assert trained[-1].best == joint.best(settings(), history)
     x = few.test[:8].pixels()
-    model = joint.trained(settings(), run, few.train_digest, trained[-1].best)
+    model = joint.trained(settings(), run, few.identity, trained[-1].best)
     assert not model.training
     with torch.no_grad():
         assert model(x).exp().sum(1).tolist() == pytest.approx([1.0] * 8, abs=1e-5)
@@ -107,13 +108,13 @@ def test_trained_is_the_model_after_that_epoch(
 ) -> None:
     chosen, folder = settings("joint.epochs=1"), Folder.at(tmp_path)
     list(joint.joint_epochs(chosen, few, store, folder))
-    kept = joint.checkpoints(folder, chosen, few.train_digest).load(0)
-    assert same(copy_state(joint.trained(chosen, folder, few.train_digest, 0)), kept.model)
-    assert not same(kept.model, copy_state(joint.initial(chosen, store, few.train_digest)))
+    kept = joint.checkpoints(folder, chosen, few.identity).load(0)
+    assert same(copy_state(joint.trained(chosen, folder, few.identity, 0)), kept.model)
+    assert not same(kept.model, copy_state(joint.initial(chosen, store, few.identity)))
 
 
 def test_trained_epochs_differ(trained: list[Epoch], few: Data, run: Folder) -> None:
-    last, before = (copy_state(joint.trained(settings(), run, few.train_digest, e)) for e in (2, 1))
+    last, before = (copy_state(joint.trained(settings(), run, few.identity, e)) for e in (2, 1))
     assert not same(last, before)
 
 
@@ -135,7 +136,7 @@ def test_a_run_of_other_settings_is_refused(
     with pytest.raises(UserError, match="belongs to other settings"):
         list(joint.joint_epochs(other, few, store, run))
     with pytest.raises(UserError, match="belongs to other settings"):
-        joint.trained(other, run, few.train_digest, 2)
+        joint.trained(other, run, few.identity, 2)
 
 
 # the key
@@ -145,7 +146,9 @@ def test_a_run_of_other_settings_is_refused(
     "override", ["evaluate.eps=0.2", "evaluate.attacks=[pgd50]", "evaluate.images=10"]
 )
 def test_evaluation_leaves_the_key(override: str) -> None:
-    assert joint.joint_key(settings(override), "digest") == joint.joint_key(settings(), "digest")
+    assert joint.joint_key(settings(override), identity()) == joint.joint_key(
+        settings(), identity()
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,8 +171,12 @@ def test_evaluation_leaves_the_key(override: str) -> None:
     ],
 )
 def test_what_decides_the_numbers_changes_the_key(override: str) -> None:
-    assert joint.joint_key(settings(override), "digest") != joint.joint_key(settings(), "digest")
+    assert joint.joint_key(settings(override), identity()) != joint.joint_key(
+        settings(), identity()
+    )
 
 
 def test_the_data_changes_the_key() -> None:
-    assert joint.joint_key(settings(), "one") != joint.joint_key(settings(), "two")
+    assert joint.joint_key(settings(), identity("one")) != joint.joint_key(
+        settings(), identity("two")
+    )

@@ -46,7 +46,7 @@ def test_an_epoch_deploys_what_it_was_judged_with(
         made = calibration.deployed(settings, epoch.metrics)
         assert made.confidence is not None
         assert made.confidence.weight == epoch.metrics["confidence_weight"]
-        model = joint.trained(settings, Folder.at(folder / "run"), few.train_digest, epoch.index)
+        model = joint.trained(settings, Folder.at(folder / "run"), few.identity, epoch.index)
         assert model.confidence is not None
         assert model.confidence.confidence == made.confidence
         phase, val = settings.joint, few.val[: settings.joint.validation.images]

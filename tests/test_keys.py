@@ -16,7 +16,7 @@ from fmoe.config import Config, fingerprint
 from fmoe.data import Info
 from fmoe.training.expert_store import expert_key
 from fmoe.training.joint import joint_key
-from tests.edited import edit_info
+from tests.edited import edit_info, identity
 from tests.settings_walk import Change, changes
 
 MEMBER = ("own", 0)
@@ -59,11 +59,11 @@ def all_changes() -> list[Change]:
 
 
 def of_expert(settings: Config) -> str:
-    return expert_key(settings, MEMBER, "digest")
+    return expert_key(settings, MEMBER, identity(val_images=settings.data.val_images))
 
 
 def of_run(settings: Config) -> str:
-    return joint_key(settings, "digest")
+    return joint_key(settings, identity(val_images=settings.data.val_images))
 
 
 def of_name(settings: Config) -> str:

@@ -140,8 +140,8 @@ def test_heads_alone_are_trained(digits: Data, tmp_path: Path) -> None:
     made, data = settings(ALL, "joint.update=heads"), few(digits)
     joint_phase(made, data, tmp_path)
     run, store = Folder.at(tmp_path / "run"), ExpertStore(Folder.at(tmp_path / "experts"))
-    before = copy_state(joint.initial(made, store, data.train_digest))
-    after = copy_state(joint.trained(made, run, data.train_digest, 2))
+    before = copy_state(joint.initial(made, store, data.identity))
+    after = copy_state(joint.trained(made, run, data.identity, 2))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name for name in moved if name.startswith("experts.")} == {
         f"experts.{i}.head.{part}" for i in range(2) for part in ("weight", "bias")

@@ -3,7 +3,7 @@
 from fmoe.data.kinds import Info
 from fmoe.data.preparing import Before, Prepared, prepare
 from fmoe.data.reading import check, load, load_training, origin, prepared_path, read
-from fmoe.data.sets import Name, info, known
+from fmoe.data.sets import Name, facts, info, known
 from fmoe.data.splits import Data, Split, TrainingData, cut, digest, split
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "check",
     "cut",
     "digest",
+    "facts",
     "info",
     "known",
     "load",

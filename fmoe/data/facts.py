@@ -1,4 +1,4 @@
-"""What a network must know of the images that it is for; a model folder holds it."""
+"""What a network must know of the images that it is for, and what tells training data apart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Facts:
     """shape: [C,H,W]; classes: their names, in the order of the labels; mean, std: per channel, of
     pixels in [0,1]. A model's outputs depend on these as they do on its weights.
 
-    Raises `ValueError` for what no images have.
+    A model folder holds them. Raises `ValueError` for what no images have.
     """
 
     shape: tuple[Side, Side, Side]
@@ -44,6 +44,24 @@ class Facts:
     def plain(self) -> dict[str, Any]:
         """As JSON-like values."""
         return {name: list(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Training data but for their pixels: enough to build networks for them, and for the key of
+    what is trained on them.
+
+    train_digest: sha256 over the published training images and labels, whatever files they came
+    from; val_images: how many of them are kept for validation.
+    """
+
+    facts: Facts
+    train_digest: str
+    val_images: int
+
+    def plain(self) -> dict[str, Any]:
+        split = {"digest": self.train_digest, "val_images": self.val_images}
+        return {**split, **self.facts.plain()}
 
 
 def check_channels(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:

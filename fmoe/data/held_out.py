@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fmoe.data import reading
-from fmoe.data.kinds import Info
-from fmoe.data.sets import Name, info, known
+from fmoe.data.facts import Facts
+from fmoe.data.sets import Name, known, named
 from fmoe.data.splits import Split, digest
 from fmoe.errors import UserError
 
@@ -34,27 +34,24 @@ class HeldOut:
     """
 
     name: Name
+    facts: Facts
     test: Split
     test_digest: str
     digest: str | None
     leaked: Tensor | None
     unread: str | None
 
-    @property
-    def info(self) -> Info:
-        return info(self.name)
-
     @classmethod
     def read(cls, name: str, data_dir: str | Path | None = None) -> HeldOut:
         """Raises `UserError` where the test images cannot be read; those of train may be missing or
         damaged: they decide no verdict."""
         test = reading.read(name, "test", data_dir)
-        chosen, test_digest = known(name), digest(test)
+        given = (known(name), named(name).facts, test, digest(test))
         try:
             train = reading.read(name, "train", data_dir)
         except UserError as error:
-            return cls(chosen, test, test_digest, None, None, str(error))
-        return cls(chosen, test, test_digest, digest(train, test), among(test, train), None)
+            return cls(*given, None, None, str(error))
+        return cls(*given, digest(train, test), among(test, train), None)
 
     def count_leaked(self, judged: int) -> int | None:
         """Of the first `judged` test images; None where the training images could not be read."""
@@ -78,12 +75,12 @@ def among(test: Split, train: Split) -> Tensor:
     return torch.tensor([pixels in in_train for pixels in wanted])
 
 
-def check_classes(card: Mapping[str, Any], name: Name, model: str) -> list[str]:
+def check_classes(card: Mapping[str, Any], name: Name, there: Facts, model: str) -> list[str]:
     """A flag where classes of the data set have other names than those that the model knows.
 
     card: the model's `model.json`. Raises `UserError` where it cannot be judged on them at all.
     """
-    there, known_classes, sides = info(name), card["classes"], card["input_shape"]
+    known_classes, sides = card["classes"], card["input_shape"]
     if list(there.shape) != sides:
         raise UserError(
             f"--data {name}: its images are {_by(there.shape)}, and {model} takes {_by(sides)}"

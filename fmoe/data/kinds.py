@@ -10,9 +10,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from fmoe.data.facts import Facts
 from fmoe.data.readers import Arrays, Download, Hub, Kind, Layout, Part, parquet
 from fmoe.errors import UserError
-from fmoe.schema import Spec
+from fmoe.schema import Spec, faults
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,15 @@ class _Known(Spec):
     def kind(self) -> Kind:
         """What the readers must know of it."""
         return Kind(self.name, self.info.shape, self.info.classes)
+
+    @property
+    def facts(self) -> Facts:
+        """What its networks must know. Raises `UserError` for what no images have."""
+        given = self.info
+        try:
+            return Facts(shape=given.shape, classes=given.classes, mean=given.mean, std=given.std)
+        except ValidationError as error:
+            raise UserError(f"data set {self.name}: {faults(error, vars(given))}") from None
 
 
 class Embedded(_Known):

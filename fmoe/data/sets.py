@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator
 
+from fmoe.data.facts import Facts
 from fmoe.data.kinds import Embedded, Info, Published
 from fmoe.data.readers import Arrays, Download, Hub, Layout, Part, cifar, svhn_mat
 from fmoe.errors import UserError
@@ -185,6 +186,11 @@ Name = Annotated[str, AfterValidator(known)]
 def info(name: str) -> Info:
     """The facts of a data set. Raises `UserError` for an unknown name."""
     return named(name).info
+
+
+def facts(name: str) -> Facts:
+    """What its networks must know. Raises `UserError` for an unknown name."""
+    return named(name).facts
 
 
 def read_folder(data_set: Published, folder: Path, part: Part) -> Arrays:

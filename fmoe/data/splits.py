@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmoe.data.kinds import Info
-from fmoe.data.sets import Name, info
+from fmoe.data.facts import Facts, Identity
+from fmoe.data.sets import Name, named
 from fmoe.errors import UserError
 
 
@@ -44,12 +44,16 @@ class TrainingData:
     name: Name
     train: Split
     val: Split
-    train_digest: str
-    """sha256 over the published training images and labels, whatever files they came from."""
+    identity: Identity
 
     @property
-    def info(self) -> Info:
-        return info(self.name)
+    def facts(self) -> Facts:
+        return self.identity.facts
+
+    @property
+    def train_digest(self) -> str:
+        """sha256 over the published training images and labels."""
+        return self.identity.train_digest
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def cut(
     name: Name, train: Split, val_images: int | None = None, train_images: int | None = None
 ) -> TrainingData:
     """Cuts the fixed validation split out of train; the same images whatever the run's seed."""
-    count = info(name).val_images if val_images is None else val_images
+    known = named(name)
+    count = known.info.val_images if val_images is None else val_images
     if not 0 < count < len(train):
         raise UserError(
             f"data.val_images: {count} is not possible with {len(train)} training images"
@@ -87,7 +92,8 @@ def cut(
     if train_images is not None and train_images > left:
         raise UserError(f"data.train_images: {train_images}, and {left} are left to train on")
     val, rest = order[:count].sort().values, order[count:][:train_images].sort().values
-    return TrainingData(name, train[rest], train[val], digest(train))
+    identity = Identity(known.facts, digest(train), count)
+    return TrainingData(name, train[rest], train[val], identity)
 
 
 def split(
@@ -98,4 +104,4 @@ def split(
     train_images: int | None = None,
 ) -> Data:
     part = cut(name, train, val_images, train_images)
-    return Data(name, part.train, part.val, part.train_digest, test, digest(train, test))
+    return Data(name, part.train, part.val, part.identity, test, digest(train, test))

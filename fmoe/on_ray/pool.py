@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from fmoe.config import Config
+from fmoe.data.facts import Identity
 from fmoe.numerics.worker import Worker
 from fmoe.on_ray.session import Resources
 from fmoe.on_ray.shared_data import SharedData
@@ -70,21 +71,21 @@ def train_expert(
 def fill(
     config: Config,
     shared: Any,
-    digest: str,
+    data: Identity,
     store: ExpertStore,
     gpus: float,
     listener: Listener,
 ) -> list[dict[str, Any]]:
     """The manifests of all that are trained apart, in order; missing ones are trained.
 
-    shared: the reference of a `SharedData` in the object store; digest: of its data. One CPU an
+    shared: the reference of a `SharedData` in the object store; data: of the same. One CPU an
     expert: as many are trained at once as the cluster has CPUs (or GPUs).
     """
     members = config.experts.pretrained
     manifests = {
         member: {**manifest, "trained": False}
         for member in members
-        if (manifest := store.find(expert_key(config, member, digest)))
+        if (manifest := store.find(expert_key(config, member, data)))
     }
     missing = [member for member in members if member not in manifests]
     manifests |= zip(missing, _train(config, missing, shared, store, gpus, listener), strict=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fmoe.data import Name, Split, TrainingData
+from fmoe.data.facts import Identity
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class SharedData:
     """Train and val as arrays in Ray's object store: workers on a node share one copy."""
 
     name: Name
-    train_digest: str
+    identity: Identity
     arrays: dict[str, np.ndarray]
 
     @classmethod
@@ -24,7 +25,7 @@ class SharedData:
         parts = {"train": data.train, "val": data.val}
         arrays = {f"{n}_images": s.images.numpy() for n, s in parts.items()}
         arrays |= {f"{n}_labels": s.labels.numpy() for n, s in parts.items()}
-        return cls(data.name, data.train_digest, arrays)
+        return cls(data.name, data.identity, arrays)
 
     @property
     def nbytes(self) -> int:
@@ -40,4 +41,4 @@ class SharedData:
         with warnings.catch_warnings():
             # the store's arrays are read-only, and nothing of ours writes to them
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return TrainingData(self.name, split("train"), split("val"), self.train_digest)
+            return TrainingData(self.name, split("train"), split("val"), self.identity)

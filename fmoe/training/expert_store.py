@@ -19,7 +19,8 @@ from torch import Tensor
 
 from fmoe import assembly
 from fmoe.config import Config, Member, fingerprint
-from fmoe.data import TrainingData, info
+from fmoe.data import TrainingData
+from fmoe.data.facts import Identity
 from fmoe.model_folder import WEIGHTS
 from fmoe.numerics.draw import Draw
 from fmoe.numerics.worker import Worker
@@ -55,8 +56,8 @@ class ExpertStore:
         An interrupted training goes on from its newest checkpoint. Raises `NonFiniteLoss`, and
         `Held` where another process is training it and `wait` is off.
         """
-        key = expert_key(config, member, data.train_digest)
-        like = assembly.expert_state(config, member)
+        key = expert_key(config, member, data.identity)
+        like = assembly.expert_state(config, member, data.facts)
         manifest = self.find(key, like)
         if manifest:
             return {**manifest, "trained": False}
@@ -133,11 +134,11 @@ class ExpertStore:
     ) -> dict[str, Any]:
         role, index = member
         start, seed = time.perf_counter(), expert_seed(config, member)
-        like = assembly.expert_state(config, member)
+        like = assembly.expert_state(config, member, data.facts)
         checkpoints = Checkpoints(self.folder / key / "epochs", key, like)
         history, best = [], 0
         for epoch in epochs(
-            assembly.seeded_expert(config, member, seed),
+            assembly.seeded_expert(config, member, seed, data.facts),
             Training(
                 config.experts.train,
                 config.experts.role_of(member).attack,
@@ -159,7 +160,7 @@ class ExpertStore:
             "key": key,
             "role": role,
             "index": index,
-            "settings": expert_settings(config, member, data.train_digest),
+            "settings": expert_settings(config, member, data.identity),
             "history": history,
             "best_epoch": best,
             "seconds": time.perf_counter() - start,
@@ -181,7 +182,7 @@ def expert_seed(config: Config, member: Member) -> int:
     return Draw(config.seed, *member).seed % 2**31
 
 
-def expert_settings(config: Config, member: Member, train_digest: str) -> dict[str, Any]:
+def expert_settings(config: Config, member: Member, data: Identity) -> dict[str, Any]:
     """What decides the weights: everything, but for what comes after an expert's training
     (`OF_LATER_PHASES`) and the other experts. A search over counts shares its experts."""
     role, index = member
@@ -196,17 +197,9 @@ def expert_settings(config: Config, member: Member, train_digest: str) -> dict[s
         "config": tree,
         "role": {"name": role, "index": index, **own},
         "seed": expert_seed(config, member),
-        "data": data_settings(config, train_digest),
+        "data": data.plain(),
     }
 
 
-def data_settings(config: Config, train_digest: str) -> dict[str, Any]:
-    """What else than the configuration decides which images are trained on, and how these are
-    normalised."""
-    published = info(config.data.name).val_images
-    split = {"digest": train_digest, "val_images": config.data.val_images or published}
-    return {**split, **assembly.facts_of(config).plain()}
-
-
-def expert_key(config: Config, member: Member, train_digest: str) -> str:
-    return fingerprint(expert_settings(config, member, train_digest))[:32]
+def expert_key(config: Config, member: Member, data: Identity) -> str:
+    return fingerprint(expert_settings(config, member, data))[:32]

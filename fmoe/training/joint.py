@@ -7,38 +7,38 @@ from collections.abc import Iterator
 from fmoe import assembly
 from fmoe.config import ORIGIN, Config, fingerprint
 from fmoe.data import TrainingData
+from fmoe.data.facts import Identity
 from fmoe.errors import UserError
 from fmoe.models.mixture import Mixture
 from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Damaged, Folder
 from fmoe.training.calibration import Fitting, deployed
-from fmoe.training.expert_store import ExpertStore, data_settings, expert_key
+from fmoe.training.expert_store import ExpertStore, expert_key
 from fmoe.training.loop import Epoch, Training, epochs
 from fmoe.training.selection import best_epoch
 from fmoe.training.trainer import Progress
 from fmoe.version import VERSION
 
 
-def joint_key(config: Config, train_digest: str) -> str:
+def joint_key(config: Config, data: Identity) -> str:
     """Hash of everything that decides the joint phase's numbers, but for the number of workers."""
     tree = config.plain()
     del tree["evaluate"]
-    data = data_settings(config, train_digest)
-    return fingerprint({"fmoe": VERSION, "config": tree, "data": data})[:32]
+    return fingerprint({"fmoe": VERSION, "config": tree, "data": data.plain()})[:32]
 
 
-def checkpoints(run: Folder, config: Config, train_digest: str) -> Checkpoints:
-    like = assembly.mixture_state(config)
-    return Checkpoints(run / "joint", joint_key(config, train_digest), like)
+def checkpoints(run: Folder, config: Config, data: Identity) -> Checkpoints:
+    like = assembly.mixture_state(config, data.facts)
+    return Checkpoints(run / "joint", joint_key(config, data), like)
 
 
-def initial(config: Config, store: ExpertStore, train_digest: str) -> Mixture:
+def initial(config: Config, store: ExpertStore, data: Identity) -> Mixture:
     """The mixture before the joint phase, with what is trained apart from the store."""
-    model = assembly.seeded_mixture(config)
+    model = assembly.seeded_mixture(config, data.facts)
     for place, member in enumerate(config.experts.pretrained):
-        like = assembly.expert_state(config, member)
-        state = store.weights(expert_key(config, member, train_digest), like)
+        like = assembly.expert_state(config, member, data.facts)
+        state = store.weights(expert_key(config, member, data), like)
         if member == ORIGIN:
             assembly.fork(model, state)
         else:
@@ -57,7 +57,7 @@ def joint_epochs(
 ) -> Iterator[Epoch]:
     """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there."""
     yield from epochs(
-        initial(config, store, data.train_digest),
+        initial(config, store, data.identity),
         Training(
             config.joint,
             config.joint.attack,
@@ -68,19 +68,19 @@ def joint_epochs(
             config.numerics,
             Fitting.of(config, config.joint.calibrate) if config.joint.calibrate else None,
         ),
-        checkpoints=checkpoints(run, config, data.train_digest),
+        checkpoints=checkpoints(run, config, data.identity),
         worker=worker,
         progress=progress,
     )
 
 
-def trained(config: Config, run: Folder, train_digest: str, epoch: int) -> Mixture:
+def trained(config: Config, run: Folder, data: Identity, epoch: int) -> Mixture:
     """The mixture that an epoch which is kept would deploy; its configuration: `deployed`."""
     try:
-        kept = checkpoints(run, config, train_digest).load(epoch)
+        kept = checkpoints(run, config, data).load(epoch)
     except Damaged as error:
         raise UserError(f"{error}: delete {run.uri}/joint and train again") from None
-    model = assembly.mixture(deployed(config, kept.history[epoch]))
+    model = assembly.mixture(deployed(config, kept.history[epoch]), data.facts)
     model.load_state_dict(kept.deployed)
     return model.eval()
 

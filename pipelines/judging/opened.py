@@ -12,6 +12,7 @@ from fmoe import model_folder
 from fmoe.assembly import MixtureSubject
 from fmoe.config import Evaluate, fingerprint
 from fmoe.data import Name, Split
+from fmoe.data.facts import Facts
 from fmoe.data.held_out import check_classes
 from fmoe.evaluation import inputs
 from fmoe.evaluation.subject import Subject
@@ -40,10 +41,10 @@ class Opened:
     card: Mapping[str, Any] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
 
-    def fits(self, data: Name) -> list[str]:
+    def fits(self, data: Name, facts: Facts) -> list[str]:
         """A flag where it knows the classes by other names than this data set. Raises `UserError`
         where its card says that it cannot be judged on that at all."""
-        return check_classes(self.card, data, self.name) if self.card else []
+        return check_classes(self.card, data, facts, self.name) if self.card else []
 
     def answers(self, test: Split) -> None:
         """Raises `UserError` where it cannot be asked about these images; one with a card has been

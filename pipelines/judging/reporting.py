@@ -42,7 +42,7 @@ def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Pat
         evaluation,
         answer,
         examples.weakest(evaluation, judged.model.network, judged.test),
-        judged.data.info.classes,
+        judged.data.facts.classes,
         judged.known_classes,
     )
     skipped: dict[str, list[str]] = {}

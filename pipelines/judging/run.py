@@ -64,7 +64,7 @@ class Judged:
     @property
     def known_classes(self) -> list[str]:
         """The names of what the model tells apart: the data set's, where it does not say."""
-        return list(self.model.card.get("classes", self.data.info.classes))
+        return list(self.model.card.get("classes", self.data.facts.classes))
 
     def to_json(self) -> dict[str, Any]:
         made_from = self.model.card.get("data", {})
@@ -126,7 +126,7 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
     if request.data is None and it.data is None:
         raise UserError(f"--data: {model} does not say what it was trained on; name the data set")
     name = data.known(request.data or it.data or "")
-    differ = it.fits(name)
+    differ = it.fits(name, data.facts(name))
     images = images or HeldOut.read(name, request.data_dir)
     wanted = it.wanted.images if request.limit is None else request.limit
     test = images.test[:wanted]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fmoe import assembly
 from fmoe.config import Config
 from fmoe.data import Split
+from fmoe.data.facts import Identity
 from fmoe.errors import TrainingFailed
 from fmoe.evaluation import Evaluation, Settings
 from fmoe.models.mixture import Mixture
@@ -27,7 +28,7 @@ class Finals:
 
     space: Space
     ledger: Ledger
-    train_digest: str
+    data: Identity
     resources: Resources
     display: StudyDisplay
 
@@ -79,7 +80,7 @@ class Finals:
         chosen = deployed(self.config(trial), trial.history[self.best_epoch(trial)])
         evaluation = evaluate.evaluate(
             self.model(trial),
-            assembly.MixtureSubject(chosen, assembly.facts_of(chosen)),
+            assembly.MixtureSubject(chosen, self.data.facts),
             split,
             Settings(attacks, wanted.threat, wanted.batch_size, self.config(trial).seed),
             resources=self.resources,
@@ -90,7 +91,7 @@ class Finals:
 
     def model(self, trial: Trial) -> Mixture:
         run = self.ledger.trial_folder(trial.number)
-        return joint.trained(self.config(trial), run, self.train_digest, self.best_epoch(trial))
+        return joint.trained(self.config(trial), run, self.data, self.best_epoch(trial))
 
     def best_epoch(self, trial: Trial) -> int:
         """The best by validation of which the weights are kept."""
@@ -100,5 +101,5 @@ class Finals:
     def kept(self, trial: Trial) -> list[int]:
         """Epochs of its history of which there are weights."""
         folder = self.ledger.trial_folder(trial.number)
-        epochs = joint.checkpoints(folder, self.config(trial), self.train_digest).epochs()
+        epochs = joint.checkpoints(folder, self.config(trial), self.data).epochs()
         return [epoch for epoch in epochs if epoch < len(trial.history)]

@@ -122,7 +122,7 @@ def run(request: Request) -> dict[str, Any]:
                 ledger = Ledger(folder.patient())
                 inputs = TrialInputs(
                     ray.put(shared),
-                    loaded.train_digest,
+                    loaded.identity,
                     store.folder.patient(),
                     (folder / "trials").patient(),
                     share.resources,
@@ -152,7 +152,7 @@ class StudyRun:
 
     def __post_init__(self) -> None:
         self.finals = Finals(
-            self.space, self.ledger, self.data.train_digest, self.share.resources, self.display
+            self.space, self.ledger, self.data.identity, self.share.resources, self.display
         )
 
     def complete(self) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class TrainingRun:
                 self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
 
         manifests = pool.fill(
-            self.config, shared, self.data.train_digest, self.store, resources.gpus, listen
+            self.config, shared, self.data.identity, self.store, resources.gpus, listen
         )
         for (role, index), manifest in zip(members, manifests, strict=True):
             for epoch, metrics in enumerate(manifest["history"]):
@@ -219,7 +219,7 @@ class TrainingRun:
                 self.display.line(f"joint  {epoch_line(event)}  {note}")
                 self.log("", metrics, epoch)
 
-        kept = joint.checkpoints(self.folder, self.config, self.data.train_digest)
+        kept = joint.checkpoints(self.folder, self.config, self.data.identity)
         if not over(self.config, kept.latest()):
             on_ray_train.fit(
                 self.config,
@@ -254,8 +254,8 @@ class TrainingRun:
         test = self.data.test[: wanted.images]
         bar = self.display.task(f"evaluate {which}", len(test))
         return evaluate.evaluate(
-            joint.trained(self.config, self.folder, self.data.train_digest, epoch),
-            assembly.MixtureSubject(chosen, assembly.facts_of(chosen)),
+            joint.trained(self.config, self.folder, self.data.identity, epoch),
+            assembly.MixtureSubject(chosen, self.data.facts),
             test,
             Settings(tuple(wanted.attacks), wanted.threat, wanted.batch_size, self.config.seed),
             resources=resources,

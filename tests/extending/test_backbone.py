@@ -109,7 +109,7 @@ def test_two_depths_are_two_experts(few: Data, store: ExpertStore) -> None:
     """A key made of the fields that somebody thought of would be the same for both."""
     member = ("benign", 0)
     two, three = settings(PLAIN), settings("experts.backbone={kind: plain, depth: 3}")
-    keys = [expert_key(chosen, member, few.train_digest) for chosen in (two, three)]
+    keys = [expert_key(chosen, member, few.identity) for chosen in (two, three)]
     made = [store.obtain(chosen, member, few) for chosen in (two, three)]
     assert [manifest["trained"] for manifest in made] == [True, True]
     assert [manifest["key"] for manifest in made] == keys
@@ -145,9 +145,9 @@ def test_through_both_phases_and_out(
     assert first.index == 0
     resumed = list(joint.joint_epochs(made, few, store, stopped))
     assert len(resumed) == len(epochs) == 2
-    model = joint.trained(made, whole, few.train_digest, 1)
-    assert same(copy_state(model), copy_state(joint.trained(made, stopped, few.train_digest, 1)))
-    assert not same(copy_state(model), copy_state(joint.initial(made, store, few.train_digest)))
+    model = joint.trained(made, whole, few.identity, 1)
+    assert same(copy_state(model), copy_state(joint.trained(made, stopped, few.identity, 1)))
+    assert not same(copy_state(model), copy_state(joint.initial(made, store, few.identity)))
     nets = [PlainNet] * 3 if chosen == (PLAIN,) else [ResNet18, ResNet18, PlainNet]
     assert [type(expert) for expert in model.experts] == nets
 
@@ -166,9 +166,9 @@ def test_through_both_phases_and_out(
 def test_heads_alone_are_trained(few: Data, store: ExpertStore, tmp_path: Path) -> None:
     made = settings(MIXED, "joint.update=heads", "joint.epochs=1")
     store.obtain_all(made, few)
-    before = copy_state(joint.initial(made, store, few.train_digest))
+    before = copy_state(joint.initial(made, store, few.identity))
     list(joint.joint_epochs(made, few, store, Folder.at(tmp_path / "run")))
-    after = copy_state(joint.trained(made, Folder.at(tmp_path / "run"), few.train_digest, 0))
+    after = copy_state(joint.trained(made, Folder.at(tmp_path / "run"), few.identity, 0))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved, "nothing was trained"
     assert {name for name in moved if name.startswith("experts.")} == {

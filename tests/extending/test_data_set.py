@@ -102,7 +102,7 @@ def test_it_is_loaded_and_prepared_out_of_every_layout(layout: str, tmp_path: Pa
     LAYOUTS[layout](tmp_path)
     loaded = data.load("tiles", tmp_path)
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (70, 30, 20)
-    assert loaded.info.classes == CLASSES
+    assert loaded.facts.classes == CLASSES
     images, labels = tiles("test")
     assert torch.equal(loaded.test.images, torch.from_numpy(images))
     assert loaded.test.labels.tolist() == labels
@@ -271,7 +271,7 @@ def test_a_model_of_it_is_trained_saved_loaded_evaluated_and_asked(
     store, run = ExpertStore(Folder.at(tmp_path / "experts")), Folder.at(tmp_path / "run")
     store.obtain_all(settings, loaded)
     epochs = list(joint.joint_epochs(settings, loaded, store, run))
-    model = joint.trained(settings, run, loaded.train_digest, epochs[-1].best)
+    model = joint.trained(settings, run, loaded.identity, epochs[-1].best)
     folder = Folder.at(tmp_path / "model")
     model_folder.save_model(
         folder, model.state_dict(), settings, data_digest=loaded.digest, metrics={}
@@ -281,9 +281,9 @@ def test_a_model_of_it_is_trained_saved_loaded_evaluated_and_asked(
     held_out = HeldOut.read("tiles", tmp_path)
     card = model_folder.read_card(folder)
     assert (card["classes"], card["input_shape"]) == (list(CLASSES), list(SHAPE))
-    assert check_classes(card, "tiles", "model") == []
+    assert check_classes(card, "tiles", data.facts("tiles"), "model") == []
     with pytest.raises(UserError, match=r"--data cifar10: its images are 3x32x32, .* 3x12x12"):
-        check_classes(card, "cifar10", "model")
+        check_classes(card, "cifar10", data.facts("cifar10"), "model")
     test = held_out.test
     found = evaluation.evaluate(again, test.images, test.labels, attacks=["fgsm"], eps=2 / 255)
     assert found.clean == 1

@@ -54,11 +54,11 @@ def settings(*overrides: str, kind: str = "adamw") -> Config:
 def expert(chosen: Config, few: Data, folder: Path) -> Tensors:
     store = ExpertStore(Folder.at(folder))
     store.obtain(chosen, MEMBER, few)
-    return store.weights(expert_key(chosen, MEMBER, few.train_digest))
+    return store.weights(expert_key(chosen, MEMBER, few.identity))
 
 
 def history(chosen: Config, few: Data, folder: Path) -> list[dict[str, float]]:
-    key = expert_key(chosen, MEMBER, few.train_digest)
+    key = expert_key(chosen, MEMBER, few.identity)
     found = ExpertStore(Folder.at(folder)).find(key)
     assert found is not None
     timings = {"seconds", "train_seconds", "images_per_second"}
@@ -76,7 +76,7 @@ def interrupted(chosen: Config, few: Data, folder: Path, *, epochs: int = 1) -> 
         if epoch == epochs:
             raise Killed
 
-    key = expert_key(chosen, MEMBER, few.train_digest)
+    key = expert_key(chosen, MEMBER, few.identity)
     with pytest.raises(Killed):
         ExpertStore(Folder.at(folder)).obtain(chosen, MEMBER, few, progress=progress)
     return Checkpoints(Folder.at(folder) / key / "epochs", key)
@@ -115,7 +115,7 @@ def test_a_resumed_mixture_is_the_same_bits(
         if name == "parts":
             next(iter(joint.joint_epochs(chosen, few, store, run)))
         list(joint.joint_epochs(chosen, few, store, run))
-        states.append(joint.checkpoints(run, chosen, few.train_digest).load(2))
+        states.append(joint.checkpoints(run, chosen, few.identity).load(2))
     whole, parts = states
     assert whole.families.keys() == parts.families.keys() == {"model", f"optimizer:{kind}"}
     for family in whole.families:

@@ -119,7 +119,7 @@ def opened(model: nn.Module, subject: Foreign) -> Opened:
 def test_a_command_asks_nothing_that_only_a_mixture_has(digits: Data) -> None:
     it = opened(trained(digits.train), Foreign())
     assert chosen(Request(eps="0.1"), it).attacks == ("fgsm", "pgd", "mixture", "sweeps")
-    assert it.fits("digits") == []
+    assert it.fits("digits", digits.facts) == []
     it.answers(digits.test[:4])
     small = opened(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), Foreign())
     with pytest.raises(UserError, match="the model has 3 classes"):

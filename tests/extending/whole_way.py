@@ -58,7 +58,7 @@ def joint_phase(
     if stops:
         next(iter(joint.joint_epochs(chosen, data, store, run)))
     epochs = list(joint.joint_epochs(chosen, data, store, run))
-    return epochs, joint.checkpoints(run, chosen, data.train_digest)
+    return epochs, joint.checkpoints(run, chosen, data.identity)
 
 
 def latest(kept: Checkpoints) -> Checkpoint:
@@ -85,7 +85,7 @@ def whole_way(chosen: Config, data: Data, folder: Path) -> tuple[Mixture, Evalua
     epochs, _ = resumed(chosen, data, folder)
     best = joint.best(chosen, [epoch.metrics for epoch in epochs])
     run = Folder.at(folder / "parts" / "run")
-    trained = joint.trained(chosen, run, data.train_digest, best)
+    trained = joint.trained(chosen, run, data.identity, best)
     saved = folder / "model"
     model_folder.save_model(
         Folder.at(saved), trained.state_dict(), chosen, data_digest=data.digest, metrics={}

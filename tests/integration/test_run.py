@@ -193,7 +193,7 @@ def test_pulled_model_in_a_fresh_process_gives_the_same_logits(
     model = joint.trained(
         settings,
         Folder.at(trained.answer["run_dir"]),
-        digits.train_digest,
+        digits.identity,
         trained.answer["best_epoch"],
     )
     x = digits.test.pixels()[:20]

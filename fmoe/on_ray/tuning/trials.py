@@ -15,6 +15,7 @@ import ray
 from ray import tune
 
 from fmoe.config import Config
+from fmoe.data.facts import Identity
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.numerics.worker import Worker
 from fmoe.on_ray import pool, train
@@ -37,7 +38,7 @@ class TrialInputs:
     """
 
     shared: Any
-    train_digest: str
+    data: Identity
     store: Folder
     trials: Folder
     resources: Resources
@@ -59,7 +60,7 @@ def alone(given: dict[str, Any], inputs: TrialInputs) -> None:
         start = time.perf_counter()
         experts |= summary(store.obtain_all(config, data, worker=worker))
         experts["seconds"] = time.perf_counter() - start
-        kept = joint.checkpoints(run, config, data.train_digest)
+        kept = joint.checkpoints(run, config, data.identity)
         after = adopt(kept) if inputs.exchange else -1
         last = config.joint.epochs - 1
         came: list[dict[str, float]] = []
@@ -102,7 +103,7 @@ def together(given: dict[str, Any], inputs: TrialInputs) -> None:
     heard: queue.Queue[Event | BaseException | None] = queue.Queue()
     start = time.perf_counter()
     manifests = pool.fill(
-        config, inputs.shared, inputs.train_digest, store, inputs.resources.gpus, lambda _: None
+        config, inputs.shared, inputs.data, store, inputs.resources.gpus, lambda _: None
     )
     experts = summary(manifests)
     experts["seconds"] = time.perf_counter() - start
