@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from fmoe import assembly
-from fmoe.config import Config, format_1, parse_yaml, parsed
+from fmoe.config import Config, format_1, parse_yaml, validate
 from fmoe.data.facts import MOST_CLASSES, ClassName, Facts, Mean, Side, Std, check_channels
 from fmoe.documents import LARGEST_YAML
 from fmoe.errors import UserError, first_line
@@ -190,7 +190,7 @@ def _read_config(folder: Folder, card: Mapping[str, Any]) -> Config:
     except UnicodeDecodeError:
         raise UserError(f"{source}: not a YAML file (not UTF-8)") from None
     tree = parse_yaml(text, source)
-    config = parsed(format_1.config(tree) if card["format"] == 1 else tree, source)
+    config = validate(format_1.config(tree) if card["format"] == 1 else tree, source)
     trained_on = card["data"]["name"]
     if trained_on != config.data.name:
         raise UserError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmoe import data
+from fmoe.config import Config
 from fmoe.data import Data, TrainingData
 from fmoe.errors import UserError
 from fmoe.storage.folder import Damaged, Folder
@@ -25,8 +26,20 @@ PARTS = {
 """What differs where a digest does, the closest first."""
 
 
+def check_images(settings: Config, data_dir: str | Path | None) -> None:
+    """Raises `UserError` where there is no such data set, or the recipe is not for its images."""
+    found = data.find(settings.data.name, data_dir)
+    try:
+        settings.check_images(found.facts.shape)
+    except ValueError as error:
+        raise UserError(f"{error} ({found.name})") from None
+
+
 def claim_data(
-    folder: Folder, loaded: TrainingData, data_dir: Path | None, evaluated: Folder | None = None
+    folder: Folder,
+    loaded: TrainingData,
+    data_dir: str | Path | None,
+    evaluated: Folder | None = None,
 ) -> None:
     """Makes the folder the loaded data's; what it does not know of them yet is added.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -36,8 +35,8 @@ Address = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Folder with the data set's files (or FMOE_DATA_DIR)."),
+    str | None,
+    typer.Option(help="Folder or URI with the data set's files (or FMOE_DATA_DIR)."),
 ]
 Processes = Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")]
 

@@ -54,7 +54,7 @@ IS_DIFFERENT: dict[str, str | None] = {
 
 def train(data_dir: Path) -> str:
     """What the command is refused with."""
-    request = Request("cifar10-small", overrides=SETTINGS, name="mine", data_dir=data_dir)
+    request = Request("cifar10-small", overrides=SETTINGS, name="mine", data_dir=str(data_dir))
     with pytest.raises(UserError) as caught:
         run(request)
     return str(caught.value)

@@ -178,7 +178,6 @@ FAULTS = {
     "experts.roles=[1]": "experts.roles: Input should be a valid dictionary",
     "joint.attack.of=3": "joint.attack.of: Input should be a valid list",
     "joint.attack=5": "joint.attack: Input should be",
-    "data.name=mnist": "data.name: unknown data set 'mnist' (there are: digits, cifar10, svhn",
     "evaluate.attacks=[nosuch]": "evaluate.attacks.0: unknown attack 'nosuch' (there are: fgsm,",
     "gate.kind=nosuch": "'conv', 'resnet', 'linear', 'features', 'uniform', 'top1'",
     "joint.attack.of.1.kind=nosuch": "joint.attack.of.1: Input tag 'nosuch'",

@@ -106,15 +106,15 @@ def test_few_leaks_are_no_flag(tmp_path: Path) -> None:
     assert "2 of 200" in HeldOut.read("cifar10", tmp_path / "two").leaks(200)[0]
 
 
-def card(name: data.Name, **other: Any) -> dict[str, Any]:
+def card(name: str, **other: Any) -> dict[str, Any]:
     info = data.info(name)
     return {"classes": [*info.classes], "input_shape": [*info.shape], **other}
 
 
 def test_class_names() -> None:
-    assert check_classes(card("cifar10"), "cifar10", data.facts("cifar10"), "m") == []
-    assert check_classes(card("svhn"), "svhn", data.facts("svhn"), "m") == []
-    (flag,) = check_classes(card("cifar10"), "svhn", data.facts("svhn"), "m")
+    assert check_classes(card("cifar10"), "cifar10", data.find("cifar10").facts, "m") == []
+    assert check_classes(card("svhn"), "svhn", data.find("svhn").facts, "m") == []
+    (flag,) = check_classes(card("cifar10"), "svhn", data.find("svhn").facts, "m")
     assert flag.startswith(
         "other-classes: what is '0' in svhn is 'airplane' to the model (10 of 10"
     )
@@ -123,12 +123,14 @@ def test_class_names() -> None:
 def test_the_same_class_names_in_another_order_are_others() -> None:
     names = [*data.info("cifar10").classes]
     names[3], names[5] = names[5], names[3]
-    (flag,) = check_classes(card("cifar10", classes=names), "cifar10", data.facts("cifar10"), "m")
+    (flag,) = check_classes(
+        card("cifar10", classes=names), "cifar10", data.find("cifar10").facts, "m"
+    )
     assert "what is 'cat' in cifar10 is 'dog' to the model (2 of 10" in flag
 
 
 def test_what_cannot_be_judged_at_all() -> None:
     with pytest.raises(UserError, match="svhn: its images are 3x32x32, and m takes 1x8x8"):
-        check_classes(card("digits"), "svhn", data.facts("svhn"), "m")
+        check_classes(card("digits"), "svhn", data.find("svhn").facts, "m")
     with pytest.raises(UserError, match="svhn: has 10 classes, and m knows 9"):
-        check_classes(card("svhn", classes=[*"012345678"]), "svhn", data.facts("svhn"), "m")
+        check_classes(card("svhn", classes=[*"012345678"]), "svhn", data.find("svhn").facts, "m")

@@ -94,7 +94,7 @@ def test_labels_are_those_of_the_folder(
 def mine() -> Config:
     tree = config.load("digits-whole", SMALL).plain()
     tree["data"]["name"] = "mine"
-    return config.parsed(tree, "test")
+    return config.validate(tree, "test")
 
 
 def test_a_model_of_an_unknown_data_set_is_loaded_and_predicts(
@@ -150,7 +150,7 @@ def test_a_configuration_of_0_1_0_in_todays_words(
     experts: dict[str, object], backbone: ResNet18Backbone
 ) -> None:
     tree = {"seed": 3, "experts": {**experts, "train": {"epochs": 2}}}
-    found = config.parsed(format_1.config(tree), "test")
+    found = config.validate(format_1.config(tree), "test")
     assert found.experts.backbone == backbone
     assert (found.seed, found.experts.train.epochs) == (3, 2)
 

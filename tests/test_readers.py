@@ -366,8 +366,8 @@ def test_no_network_is_a_users_error(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_unknown_name_cannot_be_prepared() -> None:
-    with pytest.raises(UserError, match="unknown data set 'mnist'"):
-        data.prepare("mnist")
+    with pytest.raises(UserError, match="unknown data set 'cifar'"):
+        data.prepare("cifar")
 
 
 def test_prepared_data_load_without_a_data_folder(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from fmoe import documents
 from fmoe.config import format_1
 from fmoe.config.kinds import kinds
 from fmoe.config.tree import Config
-from fmoe.data.sets import names
 from fmoe.documents import LARGEST_YAML, NotRead
 from fmoe.errors import UserError, first_line
 from fmoe.schema import faults
@@ -156,21 +155,10 @@ def _index(at: list[Any], key: str, source: str) -> int:
 
 
 def validate(tree: dict[str, Any], source: str) -> Config:
-    """A checked `Config` of a data set that is known here.
+    """A checked `Config`; whether its data set is here is asked by who reads it.
 
     Raises `UserError` naming each faulty key's path.
     """
-    config = parsed(tree, source)
-    if config.data.name not in names():
-        there = ", ".join(names())
-        raise UserError(
-            f"{source}: data.name: unknown data set {config.data.name!r} (there are: {there})"
-        )
-    return config
-
-
-def parsed(tree: dict[str, Any], source: str) -> Config:
-    """The same, of any data set: what a model was trained on need not be here."""
     refuse_moved(tree, source)
     try:
         return Config.model_validate(tree)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, assert_never
 
 import yaml
@@ -276,13 +277,19 @@ class Config(Spec):
         if self.joint.sizes and not self.gate.any_size:
             raise ValueError(f"joint.sizes: gate.kind: {self.gate.kind} reads images of one size")
         if self.data.name in names():
-            height = info(self.data.name).shape[1]
-            for path, phase in {"experts.train": self.experts.train, "joint": self.joint}.items():
-                if max(phase.sizes, default=0) > height:
-                    raise ValueError(f"{path}.sizes: images have {height} pixels a side")
-            if self.data.augment.crop >= height:
-                raise ValueError(f"data.augment.crop: must be below the images' {height} pixels")
+            self.check_images(info(self.data.name).shape)
         return self
+
+    def check_images(self, shape: Sequence[int]) -> None:
+        """Raises `ValueError` for what images of this shape [C,H,W] cannot be put through."""
+        height, width = shape[1:]
+        for path, phase in {"experts.train": self.experts.train, "joint": self.joint}.items():
+            if max(phase.sizes, default=0) > height:
+                raise ValueError(f"{path}.sizes: images have {height} pixels a side")
+        if self.data.augment.crop >= min(height, width):
+            raise ValueError(
+                f"data.augment.crop: must be below the images' {min(height, width)} pixels"
+            )
 
     def _two_parts(self, path: str, accurate: list[str]) -> None:
         roles = {role for role, _ in self.experts.members}

@@ -2,29 +2,25 @@
 
 from fmoe.data.kinds import Info
 from fmoe.data.preparing import Before, Prepared, prepare
-from fmoe.data.reading import check, load, load_training, origin, prepared_path, read
-from fmoe.data.sets import Name, facts, info, known
-from fmoe.data.splits import Data, Split, TrainingData, cut, digest, split
+from fmoe.data.reading import check, find, load, load_training, origin, prepared_path, read
+from fmoe.data.sets import info
+from fmoe.data.splits import Data, Split, TrainingData, digest
 
 __all__ = [
     "Before",
     "Data",
     "Info",
-    "Name",
     "Prepared",
     "Split",
     "TrainingData",
     "check",
-    "cut",
     "digest",
-    "facts",
+    "find",
     "info",
-    "known",
     "load",
     "load_training",
     "origin",
     "prepare",
     "prepared_path",
     "read",
-    "split",
 ]

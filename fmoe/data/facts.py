@@ -16,7 +16,8 @@ def printable(name: str) -> str:
     return name
 
 
-Side = Annotated[int, Field(ge=1, le=1024)]
+LARGEST_SIDE = 1024
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 Mean = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Std = Annotated[float, Field(ge=1e-4, le=1, allow_inf_nan=False)]
 ClassName = Annotated[str, Field(max_length=1000), AfterValidator(printable)]

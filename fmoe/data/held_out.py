@@ -16,8 +16,7 @@ from torch import Tensor
 
 from fmoe.data import reading
 from fmoe.data.facts import Facts
-from fmoe.data.sets import Name, known, named
-from fmoe.data.splits import Split, digest
+from fmoe.data.splits import Split, digest, whole_digest
 from fmoe.errors import UserError
 
 LEAKED_SHARE = 0.005
@@ -33,7 +32,7 @@ class HeldOut:
     images could not be read. digest and leaked are None then.
     """
 
-    name: Name
+    name: str
     facts: Facts
     test: Split
     test_digest: str
@@ -45,13 +44,18 @@ class HeldOut:
     def read(cls, name: str, data_dir: str | Path | None = None) -> HeldOut:
         """Raises `UserError` where the test images cannot be read; those of train may be missing or
         damaged: they decide no verdict."""
-        test = reading.read(name, "test", data_dir)
-        given = (known(name), named(name).facts, test, digest(test))
+        data_set = reading.find(name, data_dir)
+        test = reading.read_part(data_set, "test", data_dir)
+        given = (name, data_set.facts, test, digest(test))
         try:
-            train = reading.read(name, "train", data_dir)
+            train = reading.read_part(data_set, "train", data_dir)
+            val = reading.own_val(data_set)
         except UserError as error:
             return cls(*given, None, None, str(error))
-        return cls(*given, digest(train, test), among(test, train), None)
+        leaked = among(test, train)
+        if val is not None:
+            leaked |= among(test, val)
+        return cls(*given, whole_digest(train, val, test), leaked, None)
 
     def count_leaked(self, judged: int) -> int | None:
         """Of the first `judged` test images; None where the training images could not be read."""
@@ -75,7 +79,7 @@ def among(test: Split, train: Split) -> Tensor:
     return torch.tensor([pixels in in_train for pixels in wanted])
 
 
-def check_classes(card: Mapping[str, Any], name: Name, there: Facts, model: str) -> list[str]:
+def check_classes(card: Mapping[str, Any], name: str, there: Facts, model: str) -> list[str]:
     """A flag where classes of the data set have other names than those that the model knows.
 
     card: the model's `model.json`. Raises `UserError` where it cannot be judged on them at all.

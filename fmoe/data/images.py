@@ -1,4 +1,4 @@
-"""A user's image file as the model's input."""
+"""A user's image files: their bytes, and their pixels in the size that a model takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +15,33 @@ from torch import Tensor
 from fmoe.data.pictures import LARGEST, decode
 from fmoe.errors import UserError, first_line
 
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
 
 def read_image(path: Path, shape: Sequence[int]) -> Tensor:
     """Float [C,H,W] in [0,1], resized to `shape` (bilinear, on 8 bits).
 
     Raises `UserError` for what is no file, or not a picture that `fmoe.data.pictures` reads.
     """
-    from PIL import Image
-
     channels, height, width = shape
-    pixels = decode(_contents(path), str(path), channels)
-    if pixels.shape[1:] != (height, width):
-        planes = (
-            Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
-            for plane in pixels
-        )
-        pixels = np.stack([np.asarray(plane) for plane in planes])
+    pixels = resized(decode(contents(path), str(path), channels), (height, width))
     return torch.from_numpy(np.array(pixels, dtype=np.float32)) / 255
 
 
-def _contents(path: Path) -> bytes:
+def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """uint8 [C,H,W] -> [C,*size]: Pillow's bilinear filter, antialiased where it makes smaller."""
+    from PIL import Image
+
+    if pixels.shape[1:] == size:
+        return pixels
+    planes = (
+        Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR)
+        for plane in np.ascontiguousarray(pixels)
+    )
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
+def contents(path: Path) -> bytes:
     """At most a byte more than is decoded, of a regular file: pipes and devices may never end."""
 
     def opener(name: str, flags: int) -> int:

@@ -124,5 +124,5 @@ class Published(_Known):
     def _of_another(self, folder: Path, foreign: Collection[str]) -> bool:
         not_read = frozenset(self.hub.others if self.hub else ())
         others = (frozenset(foreign) - self.folders) | not_read
-        inner = folder.name in ("data", "default") and folder.parent.name in others
+        inner = folder.name in ("data", "default", "raw") and folder.parent.name in others
         return inner or folder.name in others

@@ -6,20 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
-from fmoe.data import readers
+from fmoe.data import own, readers
 from fmoe.data.kinds import Embedded, Info, Published
-from fmoe.data.reading import _given, check, prepared_path, read
-from fmoe.data.sets import Name, info, named
+from fmoe.data.reading import check, given, prepared_path, read_part
+from fmoe.data.sets import DataSet, info, named
 from fmoe.data.splits import Split, digest
 from fmoe.errors import UserError, first_line
 from fmoe.paths import home
+from fmoe.storage.folder import Folder
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A data set that was read whole. before: what was kept until now, if it is another."""
 
-    name: Name
+    name: str
     train: Split
     test: Split
     digest: str
@@ -39,36 +40,64 @@ class Before:
     digest: str | None = None
 
 
-def prepare(name: str, data_dir: str | Path | None = None) -> Prepared:
-    """Reads (or downloads) a data set, checks both parts and then keeps them for `load`.
+def prepare(
+    name: str, data_dir: str | Path | None = None, to: str | Path | None = None
+) -> Prepared:
+    """Reads (or downloads) a data set of fmoe's, checks both parts and then keeps them for `load`.
 
-    Nothing is written and nothing replaced before all of it is known to be good.
+    to: a folder or URI to keep them in, for `--data-dir` there. Nothing is written and nothing
+    replaced before all of it is known to be good.
     """
     data_set = named(name)
     match data_set:
         case Embedded():
-            return _read_whole(name, None)
+            whole = _read_whole(data_set, None)
+            return whole if to is None else _put(data_set, whole, to)
         case Published():
-            return _prepare(data_set, data_dir)
+            return _prepare(data_set, data_dir, to)
         case _:
             assert_never(data_set)
 
 
-def _prepare(data_set: Published, data_dir: str | Path | None) -> Prepared:
+def _prepare(data_set: Published, data_dir: str | Path | None, to: str | Path | None) -> Prepared:
     name, downloads = data_set.name, data_set.downloads
+
+    def keep(whole: Prepared) -> Prepared:
+        return _keep(whole) if to is None else _put(data_set, whole, to)
+
     try:
-        if _given(data_dir) is not None:
-            return _keep(_read_whole(name, data_dir))
+        if given(data_dir) is not None:
+            return keep(_read_whole(data_set, data_dir))
+        if to is not None and prepared_path(name).exists():
+            return keep(_read_whole(data_set, None))
         with readers.downloaded(name, downloads, home() / "data" / "raw" / name) as folder:
-            whole = _read_whole(name, folder)
-        return _keep(whole)
+            whole = _read_whole(data_set, folder)
+        return keep(whole)
     except OSError as error:
-        raise UserError(f"{home() / 'data'}: cannot be written ({first_line(error)})") from None
+        raise UserError(
+            f"{to or home() / 'data'}: cannot be written ({first_line(error)})"
+        ) from None
 
 
-def _read_whole(name: Name, data_dir: str | Path | None) -> Prepared:
-    train, test = (read(name, part, data_dir) for part in readers.PARTS)
-    return Prepared(name, train, test, digest(train, test))
+def _read_whole(data_set: DataSet, data_dir: str | Path | None) -> Prepared:
+    train, test = (read_part(data_set, part, data_dir) for part in readers.PARTS)
+    return Prepared(data_set.name, train, test, digest(train, test))
+
+
+def _put(data_set: DataSet, whole: Prepared, to: str | Path) -> Prepared:
+    """In the form of a set of the user's own, which any place can hold."""
+    own.write(
+        Folder.at(to) / data_set.name,
+        {
+            "train": (whole.train.images, whole.train.labels),
+            "test": (whole.test.images, whole.test.labels),
+        },
+        data_set.facts,
+        val_images=data_set.info.val_images,
+        digest=whole.digest,
+        source=data_set.name,
+    )
+    return whole
 
 
 def _keep(new: Prepared) -> Prepared:
@@ -93,7 +122,7 @@ def _keep(new: Prepared) -> Prepared:
     return replace(new, before=before)
 
 
-def _kept(name: Name) -> Before:
+def _kept(name: str) -> Before:
     try:
         train, test = (
             check(name, part, *readers.read_prepared(prepared_path(name), named(name).kind, part))

@@ -8,18 +8,21 @@ a module of `fmoe.data.readers`), `downloads` for `fmoe data prepare`. Nothing e
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import AfterValidator
 
-from fmoe.data.facts import Facts
 from fmoe.data.kinds import Embedded, Info, Published
-from fmoe.data.readers import Arrays, Download, Hub, Layout, Part, cifar, svhn_mat
+from fmoe.data.readers import Arrays, Download, Hub, Layout, Part, cifar, idx, svhn_mat
 from fmoe.errors import UserError
 
 TEN_DIGITS = tuple("0123456789")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+FASHION_ON_THE_HUB = ("T - shirt / top", *FASHION[1:])
 CIFAR100 = (
     *("apple", "aquarium_fish", "baby", "bear", "beaver"),
     *("bed", "bee", "beetle", "bicycle", "bottle"),
@@ -157,8 +160,67 @@ class Svhn(Published):
         return svhn_mat.found(self.kind, place)
 
 
+class Mnist(Published):
+    """MNIST (LeCun 1998)."""
+
+    name: Literal["mnist"] = "mnist"
+    info: Info = Info((1, 28, 28), TEN_DIGITS, (0.1307,), (0.3081,), 5000)
+    hub: Hub | None = Hub(config="mnist")
+    original: str | None = "{train,t10k}-{images-idx3,labels-idx1}-ubyte (or .gz), or MNIST/raw"
+    downloads: tuple[Download, ...] = tuple(
+        Download(f"https://ossci-datasets.s3.amazonaws.com/mnist/{file}.gz", md5=md5)
+        for file, md5 in (
+            ("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+            ("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432"),
+            ("t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3"),
+            ("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c"),
+        )
+    )
+
+    @property
+    def folders(self) -> frozenset[str]:
+        return super().folders | {"MNIST"}
+
+    def originals(self, place: Path) -> list[Layout]:
+        return idx.found(place, "MNIST")
+
+
+class FashionMnist(Published):
+    """Fashion-MNIST (arXiv 1708.07747)."""
+
+    name: Literal["fashion-mnist"] = "fashion-mnist"
+    info: Info = Info((1, 28, 28), FASHION, (0.2860,), (0.3530,), 5000)
+    hub: Hub | None = Hub(config="fashion_mnist", names=FASHION_ON_THE_HUB)
+    original: str | None = (
+        "{train,t10k}-{images-idx3,labels-idx1}-ubyte (or .gz), or FashionMNIST/raw"
+    )
+    downloads: tuple[Download, ...] = tuple(
+        Download(f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{file}.gz", md5=md5)
+        for file, md5 in (
+            ("train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+            ("train-labels-idx1-ubyte", "25c81989df183df01b3e8a0aad5dffbe"),
+            ("t10k-images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79"),
+            ("t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310"),
+        )
+    )
+
+    @property
+    def folders(self) -> frozenset[str]:
+        return super().folders | {"FashionMNIST"}
+
+    def originals(self, place: Path) -> list[Layout]:
+        return idx.found(place, "FashionMNIST")
+
+
 DataSet = Embedded | Published
-DATA_SETS: tuple[DataSet, ...] = (Digits(), Cifar10(), Svhn(), Cifar100())
+DATA_SETS: tuple[DataSet, ...] = (
+    Digits(),
+    Cifar10(),
+    Svhn(),
+    Cifar100(),
+    Mnist(),
+    FashionMnist(),
+)
 
 
 def names() -> list[str]:
@@ -174,23 +236,9 @@ def named(name: str) -> DataSet:
     raise UserError(f"unknown data set {name!r} (there are: {', '.join(names())})")
 
 
-def known(name: str) -> str:
-    """The same name, or `UserError`."""
-    return named(name).name
-
-
-Name = Annotated[str, AfterValidator(known)]
-"""In a configuration: the name of one of `DATA_SETS`."""
-
-
 def info(name: str) -> Info:
     """The facts of a data set. Raises `UserError` for an unknown name."""
     return named(name).info
-
-
-def facts(name: str) -> Facts:
-    """What its networks must know. Raises `UserError` for an unknown name."""
-    return named(name).facts
 
 
 def read_folder(data_set: Published, folder: Path, part: Part) -> Arrays:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fmoe.data.facts import Facts, Identity
-from fmoe.data.sets import Name, named
+from fmoe.data.kinds import Info
 from fmoe.errors import UserError
 
 
@@ -41,7 +41,7 @@ class Split:
 class TrainingData:
     """What training and selection may see."""
 
-    name: Name
+    name: str
     train: Split
     val: Split
     identity: Identity
@@ -77,31 +77,59 @@ def digest(*splits: Split) -> str:
     return sha.hexdigest()
 
 
+def whole_digest(train: Split, val: Split | None, test: Split) -> str:
+    """Of a data set. val: only where the set has one of its own."""
+    return digest(train, test) if val is None else digest(train, val, test)
+
+
+class Cuttable(Protocol):
+    """What `cut` must know of a data set."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def facts(self) -> Facts: ...
+    @property
+    def info(self) -> Info: ...
+
+
 def cut(
-    name: Name, train: Split, val_images: int | None = None, train_images: int | None = None
-) -> TrainingData:
-    """Cuts the fixed validation split out of train; the same images whatever the run's seed."""
-    known = named(name)
-    count = known.info.val_images if val_images is None else val_images
-    if not 0 < count < len(train):
-        raise UserError(
-            f"data.val_images: {count} is not possible with {len(train)} training images"
-        )
-    order = torch.from_numpy(np.random.RandomState(0).permutation(len(train)))
-    left = len(train) - count
-    if train_images is not None and train_images > left:
-        raise UserError(f"data.train_images: {train_images}, and {left} are left to train on")
-    val, rest = order[:count].sort().values, order[count:][:train_images].sort().values
-    identity = Identity(known.facts, digest(train), count)
-    return TrainingData(name, train[rest], train[val], identity)
-
-
-def split(
-    name: Name,
+    data_set: Cuttable,
     train: Split,
-    test: Split,
+    val: Split | None = None,
+    *,
     val_images: int | None = None,
     train_images: int | None = None,
-) -> Data:
-    part = cut(name, train, val_images, train_images)
-    return Data(name, part.train, part.val, part.identity, test, digest(train, test))
+) -> TrainingData:
+    """The training images, and those of validation: cut out of train, or of the set's own `val`.
+
+    They are the same images whatever the run's seed. Raises `UserError` for numbers that are not
+    possible.
+    """
+    if val is None:
+        count = data_set.info.val_images if val_images is None else val_images
+        if not 0 < count < len(train):
+            raise UserError(
+                f"data.val_images: {count} is not possible with {len(train)} training images"
+            )
+        order = shuffled(len(train))
+        held_out, left, digests = train[order[:count].sort().values], order[count:], digest(train)
+    else:
+        count = len(val) if val_images is None else val_images
+        if not 0 < count <= len(val):
+            raise UserError(
+                f"data.val_images: {count}, and {data_set.name} has {len(val)} validation images "
+                "of its own; data.val_images=null takes them all"
+            )
+        held_out = val[shuffled(len(val))[:count].sort().values]
+        left, digests = shuffled(len(train)), digest(train, val)
+    if train_images is not None and train_images > len(left):
+        raise UserError(f"data.train_images: {train_images}, and {len(left)} are left to train on")
+    rest = left[:train_images].sort().values
+    identity = Identity(data_set.facts, digests, count)
+    return TrainingData(data_set.name, train[rest], held_out, identity)
+
+
+def shuffled(count: int) -> Tensor:
+    """0..count-1 in an order that never changes."""
+    return torch.from_numpy(np.random.RandomState(0).permutation(count))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fmoe.data import Name, Split, TrainingData
+from fmoe.data import Split, TrainingData
 from fmoe.data.facts import Identity
 
 
@@ -16,7 +16,7 @@ from fmoe.data.facts import Identity
 class SharedData:
     """Train and val as arrays in Ray's object store: workers on a node share one copy."""
 
-    name: Name
+    name: str
     identity: Identity
     arrays: dict[str, np.ndarray]
 

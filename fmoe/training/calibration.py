@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fmoe import assembly, model_folder
 from fmoe.attacks import PGD, Objective
-from fmoe.config import Config, parsed
+from fmoe.config import Config, validate
 from fmoe.data import Split
 from fmoe.errors import UserError
 from fmoe.fast.folding import folded
@@ -158,7 +158,7 @@ def fitted_before(metrics: dict[str, float], good: Mapping[str, float]) -> dict[
 
 def with_confidence(config: Config, confidence: Confidence) -> Config:
     tree = {**config.plain(), "confidence": confidence.model_dump(mode="json")}
-    return parsed(tree, "calibrate")
+    return validate(tree, "calibrate")
 
 
 @exact()

@@ -11,7 +11,7 @@ from torch import nn
 from fmoe import model_folder
 from fmoe.assembly import MixtureSubject
 from fmoe.config import Evaluate, fingerprint
-from fmoe.data import Name, Split
+from fmoe.data import Split
 from fmoe.data.facts import Facts
 from fmoe.data.held_out import check_classes
 from fmoe.evaluation import inputs
@@ -41,7 +41,7 @@ class Opened:
     card: Mapping[str, Any] = field(default_factory=dict)
     experts: tuple[str, ...] = ()
 
-    def fits(self, data: Name, facts: Facts) -> list[str]:
+    def fits(self, data: str, facts: Facts) -> list[str]:
         """A flag where it knows the classes by other names than this data set. Raises `UserError`
         where its card says that it cannot be judged on that at all."""
         return check_classes(self.card, data, facts, self.name) if self.card else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from fmoe import data, provenance
@@ -31,7 +30,7 @@ class Request:
     gives them. None where the recipe decides."""
 
     data: str | None = None
-    data_dir: Path | None = None
+    data_dir: str | None = None
     attacks: str | None = None
     full: bool = False
     eps: str | None = None
@@ -125,8 +124,8 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
     settings = chosen(request, it)
     if request.data is None and it.data is None:
         raise UserError(f"--data: {model} does not say what it was trained on; name the data set")
-    name = data.known(request.data or it.data or "")
-    differ = it.fits(name, data.facts(name))
+    name = request.data or it.data or ""
+    differ = it.fits(name, data.find(name, request.data_dir).facts)
     images = images or HeldOut.read(name, request.data_dir)
     wanted = it.wanted.images if request.limit is None else request.limit
     test = images.test[:wanted]

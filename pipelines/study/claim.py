@@ -100,7 +100,7 @@ def start_tracking(
     return tracker, {} if run_id == tracker.run_id else texts
 
 
-def load(config: Config, data_dir: Path | None, *, test: bool) -> TrainingData:
+def load(config: Config, data_dir: str | Path | None, *, test: bool) -> TrainingData:
     """test: whether the test images' files are opened, too; it is a `Data` then."""
     wanted = config.data
     reader = data.load if test else data.load_training

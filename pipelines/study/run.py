@@ -32,7 +32,7 @@ from fmoe.training.expert_store import ExpertStore
 from fmoe.tuning import search_space
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed, pareto
-from pipelines.data_claim import claim_data, reading
+from pipelines.data_claim import check_images, claim_data, reading
 from pipelines.publish import publish, write_figure
 from pipelines.study.answer import STATUSES, against, describe, expert_totals, overhead
 from pipelines.study.claim import (
@@ -69,7 +69,7 @@ class Request:
     storage: str | None = None
     expert_store: str | None = None
     register_as: str | None = None
-    data_dir: Path | None = None
+    data_dir: str | None = None
 
     @property
     def budget(self) -> dict[str, float]:
@@ -101,6 +101,8 @@ def run(request: Request) -> dict[str, Any]:
         )
     tracking.registry.check_new_name(request.register_as)
     with only_one(folder):
+        if not folder.exists("study.json"):
+            check_images(space.base, request.data_dir)  # before anything is written
         known = claim(folder, space, identity, name, request.resume)
         ended = folder.exists("result.json")  # perhaps of fewer trials
         with reading(folder, finished="result" in known):

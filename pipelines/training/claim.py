@@ -15,7 +15,7 @@ from fmoe.on_ray.session import driven_by
 from fmoe.storage.folder import Folder
 from fmoe.storage.lease import Held, exclusive
 from fmoe.tracking import Tracker, tags
-from pipelines.data_claim import claim_data, reading
+from pipelines.data_claim import check_images, claim_data, reading
 from pipelines.kept_files import RunFile, RunResult, read, read_settings
 from pipelines.output import Display
 from pipelines.republish import kept
@@ -43,15 +43,19 @@ def only_one(folder: Folder) -> Iterator[None]:
 
 
 def claim_with_data(
-    folder: Folder, settings: Config, data_dir: Path | None
+    folder: Folder, settings: Config, data_dir: str | Path | None
 ) -> tuple[Data, dict[str, Any] | None]:
     """Makes the run folder this configuration's and these data's; gives the data, and the result
     of a run that is finished."""
-    finished, wanted = claim(folder, settings), settings.data
+    new, wanted = not folder.exists("config.yaml"), settings.data
+    finished = None if new else claim(folder, settings)
     with reading(folder, finished is not None):
+        check_images(settings, data_dir)
         loaded = data.load(
             wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
         )
+    if new:  # nothing is written for data that are not there
+        claim(folder, settings)
     claim_data(folder, loaded, data_dir)
     return loaded, finished
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -55,7 +54,7 @@ class Request:
     storage: str | None = None
     expert_store: str | None = None
     register_as: str | None = None
-    data_dir: Path | None = None
+    data_dir: str | None = None
     gpu: bool | None = None
 
 

@@ -35,6 +35,7 @@ from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from fmoe.training.expert_store import ExpertStore
 from pipelines.cli import main
+from pipelines.data_claim import check_images
 from tests.conftest import SMALL
 from tests.extending.document import section
 from tests.published import IMG, encode, write_batches
@@ -225,8 +226,9 @@ def test_unknown_names_are_answered_with_it() -> None:
     there = "unknown data set 'tile' .there are: digits, cifar10, svhn.*, tiles"
     with pytest.raises(UserError, match=there):
         data.load("tile")
-    with pytest.raises(UserError, match=rf"data\.name: {there}"):
-        config.load("digits-whole", ["data.name=tile"])
+    settings = config.load("digits-whole", ["data.name=tile"])
+    with pytest.raises(UserError, match=there):
+        check_images(settings, None)
 
 
 QUICK = [
@@ -281,9 +283,9 @@ def test_a_model_of_it_is_trained_saved_loaded_evaluated_and_asked(
     held_out = HeldOut.read("tiles", tmp_path)
     card = model_folder.read_card(folder)
     assert (card["classes"], card["input_shape"]) == (list(CLASSES), list(SHAPE))
-    assert check_classes(card, "tiles", data.facts("tiles"), "model") == []
+    assert check_classes(card, "tiles", data.find("tiles").facts, "model") == []
     with pytest.raises(UserError, match=r"--data cifar10: its images are 3x32x32, .* 3x12x12"):
-        check_classes(card, "cifar10", data.facts("cifar10"), "model")
+        check_classes(card, "cifar10", data.find("cifar10").facts, "model")
     test = held_out.test
     found = evaluation.evaluate(again, test.images, test.labels, attacks=["fgsm"], eps=2 / 255)
     assert found.clean == 1

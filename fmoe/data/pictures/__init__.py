@@ -25,7 +25,7 @@ What a viewer would apply to show the picture is applied by a rule below, or the
 - **Size.** At most 2^26 pixels, by the header, and 2^26 bytes.
 """
 
-from fmoe.data.pictures.decoder import decode
+from fmoe.data.pictures.decoder import decode, in_channels
 from fmoe.data.pictures.limits import LARGEST
 
-__all__ = ["LARGEST", "decode"]
+__all__ = ["LARGEST", "decode", "in_channels"]

@@ -26,8 +26,8 @@ EXIF_BLOCKS = ("exif", "Raw profile type exif")
 MODES = ("1", "L", "P", "RGB", *opaque.ALPHA, *SIXTEEN_BITS)
 
 
-def decode(data: bytes, source: str, channels: int, largest: int = LARGEST) -> Pixels:
-    """An encoded picture as uint8 [channels,H,W], channels 1 (grey) or 3 (RGB).
+def decode(data: bytes, source: str, channels: int | None, largest: int = LARGEST) -> Pixels:
+    """An encoded picture as uint8 [channels,H,W], channels 1 (grey) or 3 (RGB); None: as it has.
 
     largest: pixels, of which the header tells before anything is decoded.
     Raises `UserError`, which starts with `source`, for what is no picture or breaks a rule.
@@ -36,7 +36,7 @@ def decode(data: bytes, source: str, channels: int, largest: int = LARGEST) -> P
 
     try:
         with quiet():
-            pixels = _in_channels(_pixels(data, largest), channels)
+            pixels = _planes(_pixels(data, largest), channels)
     except Refused as error:
         raise UserError(f"{source}: {error}") from None
     except UnidentifiedImageError:
@@ -128,13 +128,19 @@ def _colours(image: Any, samples: Any) -> Pixels:
     return np.asarray(samples, dtype=np.uint8)
 
 
-def _in_channels(pixels: Pixels, channels: int) -> Pixels:
+def _planes(pixels: Pixels, channels: int | None) -> Pixels:
+    """[H,W] or [H,W,3] as [C,H,W]."""
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return planes if channels is None else in_channels(planes, channels)
+
+
+def in_channels(pixels: Pixels, channels: int) -> Pixels:
+    """[C,H,W] of 1 or 3 channels as [`channels`,H,W]: luminance by ITU-R 601, or grey repeated."""
     from PIL import Image
 
+    if len(pixels) == channels:
+        return pixels
     if channels == 1:
-        if pixels.ndim == 3:
-            pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
-        return pixels[None]
-    if pixels.ndim == 2:
-        return np.repeat(pixels[None], 3, axis=0)
-    return pixels.transpose(2, 0, 1)
+        colour = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        return np.asarray(Image.fromarray(colour).convert("L"))[None]
+    return np.repeat(pixels, 3, axis=0)

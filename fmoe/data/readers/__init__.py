@@ -8,7 +8,7 @@ two is what `fmoe.data.sets` gives it.
 
 from __future__ import annotations
 
-from fmoe.data.readers import cifar, parquet, svhn_mat
+from fmoe.data.readers import cifar, idx, parquet, svhn_mat
 from fmoe.data.readers.arrays import PARTS, Arrays, Kind, Part, checked
 from fmoe.data.readers.aside import remove_left
 from fmoe.data.readers.download import Download, downloaded
@@ -27,6 +27,7 @@ __all__ = [
     "checked",
     "cifar",
     "downloaded",
+    "idx",
     "parquet",
     "read_prepared",
     "remove_left",

@@ -1,0 +1,73 @@
+"""A known data set's published files, or the set itself, as a source like any other.
+
+Files in the form of MNIST's may be another set's (its letters, say): in a folder that is not named
+as a known set's, their classes are the numbers of the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmoe.data import sets as data_sets
+from fmoe.data.kinds import Published
+from fmoe.data.own import PartName
+from fmoe.data.readers import Arrays as Read
+from fmoe.data.readers import idx
+from fmoe.data.readers.arrays import PARTS, Part
+from fmoe.data.reading import read_part
+from fmoe.data.sources.labels import numbered
+from fmoe.data.sources.source import Arrays, Source
+from fmoe.errors import UserError
+
+
+def found(place: Path) -> bool:
+    return bool(idx.found(place) or _known(place))
+
+
+def named(name: str, data_dir: str | Path | None) -> Source:
+    """A data set of fmoe's. Raises `UserError` where it cannot be read."""
+    data_set = data_sets.named(name)
+    parts = {part: read_part(data_set, part, data_dir) for part in PARTS}
+    arrays = {part: (split.images.numpy(), split.labels.numpy()) for part, split in parts.items()}
+    return of_arrays(name, data_set.info.classes, arrays)
+
+
+def source(place: Path) -> Source:
+    """Raises `UserError` for files that cannot be read, or of two sets."""
+    known = _known(place)
+    if len(known) > 1:
+        raise UserError(f"{place}: holds {' and '.join(each.name for each in known)}; give one")
+    if known:
+        read = {part: data_sets.read_folder(known[0], place, part) for part in PARTS}
+        return of_arrays(str(place), known[0].info.classes, read)
+    layouts = idx.found(place)
+    if len(layouts) > 1:
+        raise UserError(f"{place}: holds {layouts[0].example} and {layouts[1].example}; keep one")
+    parts = {part: layouts[0].read(part) for part in PARTS}
+    given: dict[PartName | None, np.ndarray[Any, Any]] = {part: parts[part][1] for part in PARTS}
+    classes, _ = numbered(str(place), given)
+    return of_arrays(str(place), classes, parts)
+
+
+def of_arrays(name: str, classes: tuple[str, ...], parts: Mapping[Part, Read]) -> Source:
+    made: dict[PartName | None, Arrays] = {
+        part: Arrays(images, labels.astype(np.int64), f"{name} {part}")
+        for part, (images, labels) in parts.items()
+    }
+    return Source(name, classes, made)
+
+
+def _known(place: Path) -> list[Published]:
+    """The sets of which there are published files that can be no other's."""
+    names, unnamed = {place.name, place.parent.name}, {at.example for at in idx.found(place)}
+    known = []
+    for data_set in data_sets.DATA_SETS:
+        if isinstance(data_set, Published):
+            examples = {layout.example for layout in data_set.originals(place)}
+            if examples - unnamed or (examples and data_set.folders & names):
+                known.append(data_set)
+    return known

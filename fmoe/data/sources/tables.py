@@ -1,0 +1,312 @@
+"""Parquet as Hugging Face lays it out: encoded pictures and a label in each row.
+
+Pictures are struct<bytes, path>, bytes, or paths of files beside; labels are integers (whose names
+stand in the file's own metadata, if they have any) or text. Which files make up a part, their names
+say: `train-00000-of-00002.parquet`, `validation.parquet`, `data/test/0000.parquet`; files that name
+no part are one that is not cut yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fmoe.data.images import contents
+from fmoe.data.own import PartName
+from fmoe.data.readers.arrays import quoted
+from fmoe.data.readers.files import ensure_whole, names_in, refuse_unfinished
+from fmoe.data.sources.folders import PARTS, natural
+from fmoe.data.sources.labels import numbered
+from fmoe.data.sources.source import Columns, Encoded, Pictures, Source
+from fmoe.errors import UserError, first_line
+
+INNER = ("data", "default", "plain_text")
+"""Folders in which the hub keeps the files of its only configuration."""
+OF_PART = re.compile(rf"(?P<part>{'|'.join(PARTS)})([-_.].*)?\.parquet")
+SHARD = re.compile(r".*?(?P<index>\d+)-of-(?P<total>\d+)(-[0-9a-f]+)?\.parquet")
+PICTURES = ("image", "img")
+LABELS = ("label", "labels")
+ROWS_AT_ONCE = 64
+MOST_CELL = 1 << 26
+"""Bytes of an encoded picture, as of a file."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's columns. names: of the classes, label 0 first, where it says."""
+
+    file: Path
+    image: str
+    label: str
+    names: tuple[str, ...] | None
+
+
+def found(place: Path) -> bool:
+    return bool(_files(place))
+
+
+def source(place: Path, columns: Columns) -> Source:
+    """Raises `UserError` with the name of the file that cannot be read, or of the column that is
+    not clear."""
+    files = {None: [place]} if place.is_file() else _parts(place)
+    tables = {part: [_table(file, columns) for file in some] for part, some in files.items()}
+    names = {table.names for some in tables.values() for table in some}
+    if len(names) > 1:
+        raise UserError(f"{place}: its files do not have the same names of classes")
+    texts = {part: _labels(some) for part, some in tables.items()}
+    classes, labels = numbered(str(place), texts, names.pop())
+    pictures = {
+        part: Pictures(labels[part], partial(_read, some), _version(some))
+        for part, some in tables.items()
+    }
+    return Source(str(place), classes, pictures)
+
+
+def _files(place: Path) -> list[Path]:
+    """All Parquet files of a folder, in the folders of the hub and in those of parts."""
+    places = [place, *(place / name for name in INNER)]
+    places += [folder / name for folder in places for name in PARTS]
+    found: list[Path] = []
+    for folder in places:
+        names = names_in(folder)
+        refuse_unfinished(folder, names, lambda name: name.endswith(".parquet"))
+        found += [folder / name for name in names if name.endswith(".parquet")]
+    return found
+
+
+def _parts(place: Path) -> dict[PartName | None, list[Path]]:
+    parts: dict[PartName | None, list[Path]] = defaultdict(list)
+    for file in _files(place):
+        match = OF_PART.fullmatch(file.name)
+        inside = PARTS.get(file.parent.name) if file.parent != place else None
+        parts[PARTS[match["part"]] if match else inside].append(file)
+    if None in parts and len(parts) > 1:
+        file = parts[None][0]
+        raise UserError(f"{file}: its name says no part (such as train-{file.name})")
+    for some in parts.values():
+        some.sort(key=lambda file: natural(str(file)))
+        _refuse_incomplete(some)
+    return dict(parts)
+
+
+def _refuse_incomplete(files: list[Path]) -> None:
+    """Of numbered shards each is there once, and all are of one generation."""
+    shards = [(file, match) for file in files if (match := SHARD.fullmatch(file.name))]
+    if not shards:
+        return
+    totals = {int(match["total"]) for _, match in shards}
+    if len(totals) > 1 or len(shards) < len(files):
+        raise UserError(
+            f"{files[0].parent}: two generations of one part, {files[0].name} and "
+            f"{files[-1].name}; keep one"
+        )
+    (total,) = totals
+    missing = set(range(total)) - {int(match["index"]) for _, match in shards}
+    if missing:
+        raise UserError(
+            f"{files[0].parent}: {len(missing)} of {total} shards missing, first number "
+            f"{min(missing)}; fetch it again"
+        )
+    if len(files) != total:
+        raise UserError(f"{files[0].parent}: {len(files)} shards, and their names say {total}")
+
+
+def unreadable(file: Path, error: BaseException) -> UserError:
+    return UserError(f"{file}: not a readable Parquet file ({first_line(error)})")
+
+
+def _table(file: Path, columns: Columns) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ensure_whole(file)
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(file, error) from None
+    features = _features(file, schema.metadata)
+    image = columns.image or _only(file, schema, "image", _picture_columns(schema), PICTURES)
+    label = columns.label or _only(file, schema, "label", _label_columns(schema, features), LABELS)
+    for option, name in (("image", image), ("label", label)):
+        if list(schema.names).count(name) != 1:
+            raise UserError(
+                f"{file}: --{option}-column {name}: no such column (has: {quoted(schema.names)})"
+            )
+    if not _is_picture(schema.field(image).type):
+        raise UserError(
+            f"{file}: column `{image}` is {str(schema.field(image).type)[:80]}, not "
+            "struct<bytes, path>, bytes or paths"
+        )
+    if not _is_label(schema.field(label).type):
+        raise UserError(
+            f"{file}: column `{label}` is {str(schema.field(label).type)[:80]}, not integers or "
+            "text"
+        )
+    names = features.get(label, {}).get("names")
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise UserError(f"{file}: its Hugging Face metadata cannot be read")
+    return Table(file, image, label, None if names is None else tuple(names))
+
+
+def _features(file: Path, metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+    text = (metadata or {}).get(b"huggingface")
+    if text is None:
+        return {}
+    try:
+        features = json.loads(text)["info"]["features"]
+        return {name: about for name, about in features.items() if isinstance(about, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{file}: its Hugging Face metadata cannot be read") from None
+
+
+def _only(file: Path, schema: Any, option: str, columns: list[str], usual: tuple[str, ...]) -> str:
+    """The column that it must be: the one of a usual name, or the only one of its kind."""
+    named = [name for name in usual if name in columns]
+    candidates = named or columns
+    if len(candidates) == 1:
+        return candidates[0]
+    what = "none" if not candidates else " or ".join(f"`{name}`" for name in candidates[:8])
+    raise UserError(
+        f"{file}: which column is the {option}, {what}? Give --{option}-column (has: "
+        f"{quoted(schema.names)})"
+    )
+
+
+def _plain(kind: Any) -> Any:
+    """An arrow type without its encoding."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_picture(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = _plain(kind)
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_bytes(_plain(kind.field("bytes").type))
+    return _is_bytes(kind) or _is_text(kind)
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_label(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = _plain(kind)
+    return bool(pa.types.is_integer(kind)) or _is_text(kind)
+
+
+def _picture_columns(schema: Any) -> list[str]:
+    """Those that hold bytes; paths as text only by a usual name."""
+    return [
+        field.name
+        for field in schema
+        if _is_picture(field.type) and (not _is_text(_plain(field.type)) or field.name in PICTURES)
+    ]
+
+
+def _label_columns(schema: Any, features: dict[str, Any]) -> list[str]:
+    """Those of a usual name; else of Hugging Face's ClassLabel; else all integers."""
+    there = [field.name for field in schema if _is_label(field.type)]
+    if named := [name for name in there if name in LABELS]:
+        return named
+    marked = [name for name in there if features.get(name, {}).get("_type") == "ClassLabel"]
+    return marked or [
+        field.name for field in schema if _is_label(field.type) and not _is_text(_plain(field.type))
+    ]
+
+
+def _labels(tables: list[Table]) -> np.ndarray[Any, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pieces = []
+    for table in tables:
+        try:
+            column = pq.read_table(table.file, columns=[table.label])[table.label]
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise unreadable(table.file, error) from None
+        if column.null_count:
+            raise UserError(f"{table.file}: empty cells in `{table.label}`")
+        plain = column.cast(_plain(column.type))
+        pieces.append(np.array(plain.to_pylist()) if _is_text(plain.type) else plain.to_numpy())
+    return np.concatenate(pieces)
+
+
+def _version(tables: list[Table]) -> str:
+    state = [(str(table.file), table.image, table.file.stat()) for table in tables]
+    told = [(file, image, stat.st_size, stat.st_mtime_ns) for file, image, stat in state]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _read(tables: list[Table], start: int) -> Iterator[Encoded]:
+    """Pictures from the `start`-th row of all files on."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for table in tables:
+        try:
+            with pq.ParquetFile(table.file) as opened:
+                count = opened.metadata.num_rows
+                if start < count:
+                    yield from _rows(table, opened, start)
+                start = max(0, start - count)
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise unreadable(table.file, error) from None
+
+
+def _rows(table: Table, opened: Any, start: int) -> Iterator[Encoded]:
+    row = 0
+    for batch in opened.iter_batches(ROWS_AT_ONCE, columns=[table.image]):
+        if row + len(batch) <= start:
+            row += len(batch)
+            continue
+        cells = batch[table.image]
+        plain = cells.cast(_plain(cells.type)) if cells.type != _plain(cells.type) else cells
+        for cell in plain:
+            if row >= start:
+                source = f"{table.file}: row {row}"
+                yield source, _bytes(table, source, cell.as_py())
+            row += 1
+
+
+def _bytes(table: Table, source: str, cell: Any) -> bytes:
+    """Of a cell, or of the file beside that it names."""
+    path = None
+    if isinstance(cell, dict):
+        cell, path = cell.get("bytes"), cell.get("path")
+    elif isinstance(cell, str):
+        cell, path = None, cell
+    if cell is None:
+        if not isinstance(path, str) or not path:
+            raise UserError(f"{source}: an empty cell in `{table.image}`")
+        folder = table.file.parent.resolve()
+        file = (folder / path).resolve()
+        if not file.is_relative_to(folder):
+            raise UserError(f"{source}: {path[:200]} is not beside {table.file.name}")
+        return contents(file)
+    if len(cell) > MOST_CELL:
+        raise UserError(f"{source}: a cell of more than {MOST_CELL} bytes")
+    return bytes(cell)
