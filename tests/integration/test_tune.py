@@ -74,7 +74,7 @@ def studied_once(
     content = test_file.read_bytes()
 
     def study(resume: bool) -> dict[str, Any]:
-        return run(Request(str(file), name="small", resume=resume, data_dir=str(home / "data"))
+        return run(Request(str(file), name="small", resume=resume, data_dir=str(home / "data")))
 
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("FMOE_HOME", str(home))

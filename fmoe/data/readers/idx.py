@@ -79,4 +79,4 @@ def _values(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     start = 4 + 4 * dimensions
     if sides[0] > MOST_IMAGES or len(data) - start != prod(sides):
         raise ValueError(f"{len(data) - start} values, and its header says {list(sides)}")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(sides)
+    return np.frombuffer(data, np.uint8, offset=start).reshape(sides).copy()

@@ -37,7 +37,13 @@ LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def found(place: Path) -> bool:
-    return bool(subfolders(place))
+    """Whether there are images in folders."""
+    return any(
+        Path(name).suffix.lower() in IMAGES
+        for folder in subfolders(place)
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def source(place: Path) -> Source:
