@@ -49,6 +49,8 @@ def parse_ratio(value: Any) -> Any:
     return value
 
 
+Length = Annotated[float, BeforeValidator(parse_ratio), Field(ge=0, allow_inf_nan=False)]
+"""Of a perturbation, in some norm, of pixel values of [0,1]; may be written `8/255`."""
 Pixels = Annotated[float, BeforeValidator(parse_ratio), Field(ge=0, le=1, allow_inf_nan=False)]
 """A distance in pixel values of [0,1]; may be written `8/255`."""
 

@@ -23,7 +23,7 @@ Full = Annotated[
     bool, typer.Option("--full", help="All attacks: what `fmoe promote` asks for. Takes long.")
 ]
 Eps = Annotated[str | None, typer.Option(help="Such as 8/255; default: the recipe's.")]
-Norm = Annotated[str | None, typer.Option(help="Such as linf; default: the recipe's.")]
+Norm = Annotated[str | None, typer.Option(help="linf or l2, with an --eps; default: the recipe's.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")]
 Seed = Annotated[int, typer.Option(help="Of random starts.")]
 Fast = Annotated[

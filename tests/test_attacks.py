@@ -26,6 +26,7 @@ from fmoe.attacks import (
     clean_probabilities,
     margin,
     objective_loss,
+    threat,
 )
 from fmoe.models.experts import ResNet18
 from fmoe.numerics.draw import Draw, shard
@@ -216,34 +217,46 @@ def test_without_a_draw_the_global_seed_decides() -> None:
     assert not torch.equal(first, second)
 
 
-def built(kind: str, eps: float, steps: int, loss: Objective) -> Attack:
+def built(kind: str, eps: float, steps: int, loss: Objective, norm: str = "linf") -> Attack:
     match kind:
         case "fgsm":
-            return FGSM(eps=eps, loss=loss)
+            return FGSM(eps=eps, loss=loss, norm=norm)
         case "fgsm random start":
-            return FGSM(eps=eps, step_size=min(1, 1.25 * eps), random_start=True, loss=loss)
+            return FGSM(
+                eps=eps, step_size=min(1, 1.25 * eps), random_start=True, loss=loss, norm=norm
+            )
         case "pgd":
-            return PGD(eps=eps, steps=steps, random_start=False, loss=loss)
-    return PGD(eps=eps, steps=steps, restarts=2, loss=loss)
+            return PGD(eps=eps, steps=steps, random_start=False, loss=loss, norm=norm)
+        case "shares":
+            parts = [built("pgd", eps, steps, loss, norm), built("fgsm", eps, steps, loss, norm)]
+            return Shares(of=parts)
+    return PGD(eps=eps, steps=steps, restarts=2, loss=loss, norm=norm)
 
 
-KINDS = ["fgsm", "fgsm random start", "pgd", "pgd restarts"]
+KINDS = ["fgsm", "fgsm random start", "pgd", "pgd restarts", "shares"]
+NORMS = list(threat.kinds())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
-    eps=st.floats(0, 0.3),
+    norm=st.sampled_from(NORMS),
+    eps=st.floats(0, 0.8),
     steps=st.integers(1, 6),
     loss=st.sampled_from(OBJECTIVES),
+    scale=st.sampled_from([1.0, 1e-3, 1e-30, 1e3]),
     seed=st.integers(0, 2**16),
 )
 def test_any_eps_and_steps_stay_in_the_ball(
-    kind: str, eps: float, steps: int, loss: Objective, seed: int
+    kind: str, norm: str, eps: float, steps: int, loss: Objective, scale: float, seed: int
 ) -> None:
-    model, (x, y) = random_linear(seed), random_batch(seed=seed)
-    x_adv = built(kind, eps, steps, loss)(model, x, y, draw=Draw(seed))
-    assert (x_adv - x).abs().max() <= eps + ROUNDING
+    """scale: of the logits, so that gradients may be very small."""
+    linear, (x, y) = random_linear(seed), random_batch(seed=seed)
+    attack = built(kind, eps, steps, loss, norm)
+    x_adv = attack(lambda images: scale * linear(images), x, y, draw=Draw(seed))
+    moved = (x_adv - x).flatten(1)
+    lengths = moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
+    assert lengths.max() <= eps + ROUNDING
     assert x_adv.min() >= 0
     assert x_adv.max() <= 1
     assert x_adv.isfinite().all()
@@ -251,9 +264,10 @@ def test_any_eps_and_steps_stay_in_the_ball(
 
 @pytest.mark.parametrize("loss", OBJECTIVES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_eps_0_returns_the_images(kind: str, loss: Objective) -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_eps_0_returns_the_images(norm: str, kind: str, loss: Objective) -> None:
     model, (x, y) = random_linear(), random_batch()
-    assert torch.equal(built(kind, 0, 4, loss)(model, x, y, draw=Draw(0)), x)
+    assert torch.equal(built(kind, 0, 4, loss, norm)(model, x, y, draw=Draw(0)), x)
 
 
 # the objective rises
@@ -511,8 +525,11 @@ def test_survives_a_round_trip_through_json(attack: Attack) -> None:
             {"kind": "mix", "of": [{"kind": "cw"}]},
             "'clean', 'fgsm', 'nfgsm', 'pgd', 'shares', 'mix'",
         ),
-        ({"kind": "pgd", "epsilon": 0.1}, "unknown key epsilon .allowed: kind, eps, step_size"),
-        ({"kind": "pgd", "eps": 8}, "less than or equal to 1"),
+        (
+            {"kind": "pgd", "epsilon": 0.1},
+            "unknown key epsilon .allowed: kind, norm, eps, step_size",
+        ),
+        ({"kind": "pgd", "eps": 8}, "must be at most 1 in linf"),
         ({"kind": "pgd", "eps": -0.1}, "greater than or equal to 0"),
         ({"kind": "pgd", "eps": "8/0"}, "not a ratio"),
         ({"kind": "pgd", "eps": float("nan")}, "greater than or equal to 0"),

@@ -201,8 +201,8 @@ FAULTS = {
     "experts.train.sizes=[9]": "experts.train.sizes: images have 8 pixels a side",
     "data.val_images=0": "data.val_images: Input should be greater than 0",
     # pixels
-    "evaluate.eps=2": "evaluate.eps: Input should be less than or equal to 1",
-    "evaluate.eps=256/255": "evaluate.eps: Input should be less than or equal to 1",
+    "evaluate.eps=2": "evaluate.eps: must be at most 1 in linf",
+    "evaluate.eps=256/255": "evaluate.eps: must be at most 1 in linf",
     "evaluate.eps=-1/255": "evaluate.eps: Input should be greater than or equal to 0",
     "evaluate.eps=8/0": "evaluate.eps: '8/0' is not a ratio such as 8/255",
     "evaluate.eps=a/b": "evaluate.eps: 'a/b' is not a ratio such as 8/255",

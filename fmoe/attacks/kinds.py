@@ -9,10 +9,17 @@ training).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 
 from fmoe.attacks.ascent import (
@@ -25,9 +32,9 @@ from fmoe.attacks.ascent import (
     input_gradient,
     objective_loss,
 )
-from fmoe.attacks.threat import Norm, kinds, threat_model
+from fmoe.attacks.threat import Norm, kinds, threat_model, within
 from fmoe.numerics.draw import Draw
-from fmoe.schema import Drawn, Pixels, Spec
+from fmoe.schema import Drawn, Length, Pixels, Spec
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -106,11 +113,16 @@ class Projected(Attack):
     """What the attacks share whose every iterate is projected onto a threat model's ball."""
 
     kind: str
-    eps: Drawn[Pixels] = 8 / 255
-    step_size: Drawn[Pixels] | None = None
+    norm: Norm = "linf"  # first: eps is checked by it
+    eps: Drawn[Length] = 8 / 255
+    step_size: Drawn[Length] | None = None
     random_start: bool = True
     loss: Objective = "ce"
-    norm: Norm = "linf"
+
+    @field_validator("eps", "step_size")
+    @classmethod
+    def _at_most(cls, value: Any, info: ValidationInfo) -> Any:
+        return within(info.data["norm"], value) if "norm" in info.data else value
 
     @property
     def knows_warm_start(self) -> bool:
@@ -156,7 +168,7 @@ class FGSM(Projected):
     """
 
     kind: Literal["fgsm"] = "fgsm"
-    step_size: Pixels | None = None
+    step_size: Length | None = None
     random_start: bool = False
 
     @property

@@ -11,29 +11,37 @@ Images are float [B,C,H,W] in [0,1], and eps is in pixels of [0,1].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, ValidationError
+import torch
+from pydantic import AfterValidator, ValidationError, field_validator
 from torch import Tensor
 
 from fmoe.errors import UserError
 from fmoe.numerics.draw import Draw
-from fmoe.schema import Pixels, Spec
-
-EXPECTED = "expected a number in [0, 1] (pixels of [0,1], such as 8 / 255)"
+from fmoe.schema import Length, Spec
 
 
 class Threat(Spec):
     """A norm, and how large a perturbation may be in it."""
 
     norm: str
-    eps: float
+    eps: Length
+    most: ClassVar[float] = 1.0
+    """The largest eps that is taken: about the largest that leaves anything of an image."""
     symbol: ClassVar[str]
     """Of the norm, for people."""
     library: ClassVar[str | None] = None
     """What pyautoattack calls the norm; None where it has no attacks for it."""
     box: ClassVar[bool] = False
     """Whether the ball is a box: eps times noise that is uniform in [-1,1] is a point of it."""
+
+    @field_validator("eps")
+    @classmethod
+    def _at_most(cls, eps: float) -> float:
+        if eps > cls.most:
+            raise ValueError(f"must be at most {cls.most:g}")
+        return eps
 
     def random_point(self, x: Tensor, draw: Draw) -> Tensor:
         """x [B,C,H,W] plus a perturbation that is uniform in the ball; it may leave [0,1]."""
@@ -59,8 +67,8 @@ class Threat(Spec):
         return Around(self, x)
 
     def scaled(self, factor: float) -> Threat:
-        """The same norm with `factor` times eps."""
-        return type(self)(eps=factor * self.eps)  # type: ignore[call-arg]
+        """The same norm with `factor` times eps, or the largest that is taken."""
+        return type(self)(eps=min(self.most, factor * self.eps))  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,6 @@ class Linf(Threat):
     """No pixel changes by more than eps."""
 
     norm: Literal["linf"] = "linf"
-    eps: Pixels
     symbol: ClassVar[str] = "ℓ∞"
     library: ClassVar[str | None] = "Linf"
     box: ClassVar[bool] = True
@@ -128,12 +135,52 @@ class Linf(Threat):
     def ball(self, x: Tensor) -> Ball:
         return Box(self, (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1))
 
-    def scaled(self, factor: float) -> Threat:
-        return Linf(eps=min(1.0, self.eps * factor))
+
+class L2(Threat):
+    """The perturbation's Euclidean length is at most eps."""
+
+    norm: Literal["l2"] = "l2"
+    most: ClassVar[float] = 1000.0
+    symbol: ClassVar[str] = "ℓ2"
+    library: ClassVar[str | None] = "L2"
+
+    def random_point(self, x: Tensor, draw: Draw) -> Tensor:
+        # erfinv makes normal numbers of uniform ones, and these have no direction of their own
+        normal = torch.erfinv(draw.noise(x).clamp(-1 + 1e-6, 1 - 1e-6))
+        radius = ((draw.noise(x[:, :1, :1, :1]) + 1) / 2) ** (1 / x[0].numel())
+        return x + self.eps * radius * unit(normal)
+
+    def ascend(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        return x_adv + step_size * unit(gradient)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        moved = x_adv - x
+        inside = (self.eps / length(moved)).clamp(max=1)
+        return (x + moved * inside).clamp(0, 1)  # which brings no pixel further from x
+
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        return length(x_adv - x).flatten()
 
 
-ThreatConfig = Linf
-"""A new norm: a class above and its name in this union, as in `Linf | L2`."""
+TINY = 1e-12
+
+
+def length(moved: Tensor) -> Tensor:
+    """[B,1,1,1], never 0."""
+    found: Tensor = moved.flatten(1).norm(dim=1).clamp_min(TINY)
+    return found[:, None, None, None]
+
+
+def unit(moved: Tensor) -> Tensor:
+    """[B,C,H,W] of length 1 each; 0 where it is 0."""
+    # squares of very small numbers would be 0
+    largest = moved.flatten(1).abs().amax(1)[:, None, None, None]
+    scaled = moved / largest.masked_fill(largest == 0, 1)
+    return scaled / length(scaled)
+
+
+ThreatConfig = Linf | L2
+"""A new norm: a class above and its name in this union, as in `Linf | L2 | L1`."""
 
 
 def kinds() -> dict[str, type[Threat]]:
@@ -159,9 +206,19 @@ def threat_model(norm: str, eps: float) -> Threat:
         kind = kinds()[known(norm)]
     except ValueError as error:
         raise UserError(f"norm: {error}") from None
+    expected = f"expected a number in [0, {kind.most:g}] (pixels of [0,1], such as 8 / 255)"
     if isinstance(eps, bool) or not isinstance(eps, float | int):
-        raise UserError(f"eps: {eps!r}; {EXPECTED}")
+        raise UserError(f"eps: {eps!r}; {expected}")
     try:
         return kind(eps=eps)  # type: ignore[call-arg]
     except ValidationError:
-        raise UserError(f"eps: {eps!r}; {EXPECTED}") from None
+        raise UserError(f"eps: {eps!r}; {expected}") from None
+
+
+def within(norm: str, value: Any) -> Any:
+    """A length or a list of them, as a field that stands after one of the norm. Raises `ValueError`
+    for more than is taken in that norm."""
+    for size in value if isinstance(value, list) else [value]:
+        if size is not None and size > kinds()[norm].most:
+            raise ValueError(f"must be at most {kinds()[norm].most:g} in {norm}")
+    return value

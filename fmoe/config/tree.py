@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, assert_never
 
 import yaml
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from fmoe.after_step import AfterStepConfig, Ema, Following, each_once
 from fmoe.attacks import FGSM, PGD, AttackConfig, Clean
-from fmoe.attacks.threat import Norm, Threat, threat_model
+from fmoe.attacks.threat import Norm, Threat, threat_model, within
 from fmoe.data.augment import Augment
 from fmoe.data.sets import info, names
 from fmoe.evaluation.stages import AttackName
@@ -28,7 +28,7 @@ from fmoe.models.gates import Conv, GateConfig
 from fmoe.models.mixture import Mixing
 from fmoe.numerics.precision import Numerics, Precision
 from fmoe.optim import SGD, OptimizerConfig
-from fmoe.schema import Pixels, Spec
+from fmoe.schema import Length, Spec
 
 Update = Literal["all", "heads", "gate"]
 BatchNorm = Literal["local", "sync"]
@@ -226,14 +226,19 @@ def default_attacks() -> list[AttackName]:
 class Evaluate(Spec):
     """The protocol's settings; see `fmoe.evaluation`."""
 
-    eps: Pixels = 8 / 255
-    norm: Norm = "linf"
+    norm: Norm = "linf"  # first: eps is checked by it
+    eps: Length = 8 / 255
     attacks: list[AttackName] = Field(default_factory=default_attacks, min_length=1)
     images: PositiveInt | None = None
     """How many test images, from the first; null for all."""
     batch_size: PositiveInt = 250
     gate_collapse: Literal["stop", "report"] = "stop"
     """Whether a gate that gives nearly everything to one expert stops promotion."""
+
+    @field_validator("eps")
+    @classmethod
+    def _at_most(cls, eps: float, info: ValidationInfo) -> Any:
+        return within(info.data["norm"], eps) if "norm" in info.data else eps
 
     @property
     def threat(self) -> Threat:

@@ -166,9 +166,13 @@ def chosen(request: Request, model: Opened) -> Settings:
         eps = wanted.eps if request.eps is None else float(parse_ratio(request.eps))
     except ValueError:
         raise UserError(f"--eps {request.eps}: expected a number such as 0.1 or 8/255") from None
-    if not 0 <= eps <= 1:
-        raise UserError(f"--eps {request.eps}: must lie in [0, 1] (pixels of [0,1])")
     norm = wanted.norm if request.norm is None else request.norm
+    if norm != wanted.norm and request.eps is None:
+        raise UserError(f"--norm {norm}: give --eps, too: the recipe's is of {wanted.norm}")
+    try:
+        threat = threat_model(norm, eps)
+    except UserError as error:
+        raise UserError(f"--{error}") from None
     if request.limit is not None and request.limit < 1:
         raise UserError(f"--limit {request.limit}: at least 1 image is judged")
     if request.full and request.attacks:
@@ -181,7 +185,7 @@ def chosen(request: Request, model: Opened) -> Settings:
     selected_on = model.card.get("selected_on")
     return Settings(
         names,
-        threat_model(norm, eps),
+        threat,
         wanted.batch_size,
         request.seed,
         experts=model.experts,
