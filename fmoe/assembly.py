@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from fmoe.config import Config, Experts, Member
 from fmoe.data.facts import Facts
 from fmoe.data.sets import named
+from fmoe.models.backbones import BackboneConfig
 from fmoe.models.branches import Branch, Branches, Branching, Trunk
 from fmoe.models.confidence import Confidence, TwoParts
-from fmoe.models.experts import BackboneConfig, ResNet18
+from fmoe.models.experts import ResNet18
 from fmoe.models.mixture import BranchedMixture, Mixture
 from fmoe.numerics.draw import Draw
 
@@ -33,7 +34,7 @@ def backbone(spec: BackboneConfig, facts: Facts) -> nn.Module:
     network = spec.build(
         shape=facts.shape, mean=facts.mean, std=facts.std, classes=len(facts.classes)
     )
-    assert "head" in dict(network.named_children()), "see `fmoe.models.experts.Backbone`"
+    assert "head" in dict(network.named_children()), "see `fmoe.models.backbone.Backbone`"
     return network
 
 
@@ -153,13 +154,19 @@ def seeded_expert(
     """An expert whose initial weights depend on the seed alone; torch's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Draw(seed, "init").seed)
-        return expert(config, member, facts).to(memory_format=torch.channels_last)
+        model = expert(config, member, facts).to(memory_format=torch.channels_last)
+    config.experts.backbone_of(member[0]).start(model)
+    return model
 
 
 def seeded_mixture(config: Config, facts: Facts | None = None) -> Mixture:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Draw(config.seed, "init").seed)
-        return mixture(config, facts)
+        model = mixture(config, facts)
+    if config.experts.start == "fresh" and config.experts.trunk is None:
+        for expert, (role, _) in zip(model.experts, config.experts.members, strict=True):
+            config.experts.backbone_of(role).start(expert)
+    return model
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmoe.data import Data
+from fmoe.models.backbones import ResNet18Backbone
 from fmoe.models.branches import Branch, Branches, Trunk
-from fmoe.models.experts import ResNet18, ResNet18Backbone
+from fmoe.models.experts import ResNet18, Stem
 from fmoe.models.gates import ConvNet, LinearNet
 from fmoe.models.mixture import BranchedMixture, Mixture
 
@@ -50,7 +50,7 @@ def settled(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def network(stem: Literal["cifar", "patch"] = "cifar") -> nn.Module:
+def network(stem: Stem = "cifar") -> nn.Module:
     backbone = ResNet18Backbone(width=4, stem=stem)
     return settled(backbone.build(shape=(3, 32, 32), mean=MEAN, std=STD, classes=10))
 
@@ -61,13 +61,13 @@ def mixture(gate: nn.Module | None = None, hard: bool = False) -> nn.Module:
 
 
 def branched(
-    stem: Literal["cifar", "patch"] = "patch",
+    stem: Stem = "patch",
     stages: int = 3,
     gate: nn.Module | None = None,
     experts: int = 3,
 ) -> BranchedMixture:
     """Three experts of two blocks each on one trunk; by default the gate reads its features."""
-    trunk = Trunk(ResNet18(mean=MEAN, std=STD, classes=10, width=4, patch=stem == "patch"), stages)
+    trunk = Trunk(ResNet18(mean=MEAN, std=STD, classes=10, width=4, stem=stem), stages)
     ends = [Branch(channels=trunk.channels, width=8, blocks=2, classes=10) for _ in range(experts)]
     model = BranchedMixture(
         Branches(trunk, ends),
@@ -82,11 +82,13 @@ def branched(
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "network": network,
     "patch": lambda: network("patch"),
+    "imagenet": lambda: network("imagenet"),
     "mixture": mixture,
     "hard": lambda: mixture(hard=True),
     "linear gate": lambda: mixture(LinearNet(mean=MEAN, std=STD, experts=2, shape=(3, 32, 32))),
     "branches": branched,
     "branches on large maps": lambda: branched("cifar", 1),
+    "branches, max-pool": lambda: branched("imagenet", 2),
     "branches, gate on images": lambda: branched(
         gate=ConvNet(mean=MEAN, std=STD, experts=3, width=4)
     ),

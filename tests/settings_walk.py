@@ -19,6 +19,7 @@ Tree = dict[str, Any]
 EXAMPLES: dict[str, Tree] = {
     "mix": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "weights": [1, 2]},
     "shares": {"of": [{"kind": "fgsm"}, {"kind": "pgd"}], "parts": [1, 2]},
+    "timm": {"name": "resnet10t", "weights": "a.safetensors", "weights_sha256": "1" + 63 * "0"},
     "Confidence": {"accurate": ["own"], "weight": 0.7},
     "Calibrate": {"accurate": ["own"], "keep": 0.9},
 }
@@ -121,9 +122,9 @@ def _others(possible: list[Any], value: Any) -> Iterator[Any]:
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
-        yield from (value + 1, 2 * value, value / 2, 1, 2, 0.5)
+        yield from (value + 1, 2 * value, value / 2, 1, 2, 0.5, value + 6)
     elif isinstance(value, str):
-        yield from chain(names(), threat.kinds(), [f"{value}x"])
+        yield from chain(names(), threat.kinds(), [f"{value}x", f"x{value}", value[::-1]])
     elif isinstance(value, list):
         of = [option for option in possible if get_origin(option) is list]
         inner = [member for option in of for member in options(get_args(option)[0])]

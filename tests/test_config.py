@@ -17,6 +17,7 @@ from fmoe import config
 from fmoe.attacks import FGSM, PGD, Clean, Mix
 from fmoe.config import Config, Experts, Role, fingerprint
 from fmoe.errors import UserError
+from fmoe.models.backbones import ResNet18Backbone
 
 
 @pytest.mark.parametrize("recipe", config.recipes())
@@ -47,7 +48,7 @@ def test_default_pool_is_the_papers() -> None:
     assert attacks["benign"] == Clean()
     assert attacks["fgsm"] == FGSM(eps=[0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09])
     assert attacks["pgd"] == PGD(eps=8 / 255, step_size=2 / 255, steps=[10, 20, 30, 40, 50])
-    assert default.experts.backbone.width == 64
+    assert default.experts.backbone == ResNet18Backbone(width=64)
     assert default.evaluate.eps == 8 / 255
     assert (default.seed, default.mixing, default.gate.kind) == (0, "probabilities", "conv")
     assert default.joint.update == "all"
@@ -89,7 +90,7 @@ def written(folder: Path, text: str) -> str:
 
 def test_recipe_may_be_a_file(tmp_path: Path) -> None:
     loaded = config.load(written(tmp_path, "seed: 7\nexperts: {backbone: {width: 4}}\n"))
-    assert (loaded.seed, loaded.experts.backbone.width) == (7, 4)
+    assert (loaded.seed, loaded.experts.backbone) == (7, ResNet18Backbone(width=4))
     assert config.recipe_name(str(tmp_path / "mine.yaml")) == "mine"
     assert config.recipe_name("digits") == "digits"
 

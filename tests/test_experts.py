@@ -9,15 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fmoe.models.backbone import Backbone
+from fmoe.models.backbones import ResNet18Backbone
 from fmoe.models.branches import convolved
-from fmoe.models.experts import (
-    Backbone,
-    BasicBlock,
-    Normalize,
-    Pointwise,
-    ResNet18,
-    ResNet18Backbone,
-)
+from fmoe.models.experts import BasicBlock, Normalize, Pointwise, ResNet18, WideResNet
 
 RGB = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 GREY = (0.3053,), (0.3760,)
@@ -91,11 +86,46 @@ def test_the_stem_keeps_the_resolution() -> None:
 
 
 def test_a_stem_of_patches_halves_it() -> None:
-    net = ResNet18(mean=RGB[0], std=RGB[1], classes=10, width=4, patch=True)
+    net = ResNet18(mean=RGB[0], std=RGB[1], classes=10, width=4, stem="patch")
     assert net.conv(torch.rand(2, 3, 32, 32)).shape == (2, 4, 16, 16)
     assert net.blocks(torch.rand(2, 4, 16, 16)).shape == (2, 32, 2, 2)
     full = ResNet18(mean=RGB[0], std=RGB[1], classes=10, width=4)
     assert parameters(net) - parameters(full) == 4 * 3 * (4 * 4 - 3 * 3)
+
+
+def test_the_imagenet_stem_is_torchvisions_network() -> None:
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    theirs, x = resnet18(num_classes=7).eval(), torch.rand(2, 3, 64, 48)
+    names = {"conv1.": "conv.", "bn1.": "bn.", "fc.": "head."}
+    names |= {f"layer{s + 1}.{b}.": f"blocks.{2 * s + b}." for s in range(4) for b in range(2)}
+    ours = ResNet18(mean=(0.0,) * 3, std=(1.0,) * 3, classes=7, stem="imagenet").eval()
+    ours.load_state_dict({
+        next(new + key.removeprefix(old) for old, new in names.items() if key.startswith(old)): value
+        for key, value in theirs.state_dict().items()
+    })  # fmt: skip
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "count"), [(28, 10, 36_479_194), (34, 10, 46_160_474), (16, 4, 2_748_890)]
+)
+def test_wide_resnets_have_the_published_sizes(depth: int, width: int, count: int) -> None:
+    """36.5 and 46.2 million in arXiv 1605.07146 and RobustBench, 2.75 in the former."""
+    with torch.device("meta"):
+        net = WideResNet(mean=RGB[0], std=RGB[1], classes=10, depth=depth, width=width)
+    assert parameters(net) == count
+
+
+def test_wide_resnet_by_its_stages() -> None:
+    net = WideResNet(mean=RGB[0], std=RGB[1], classes=10, depth=10, width=1).eval()
+    x = torch.rand(2, 3, 32, 32)
+    assert [net.blocks[:n](net.conv(x)).shape[1:] for n in (1, 2, 3)] == [
+        (16, 32, 32), (32, 16, 16), (64, 8, 8)
+    ]  # fmt: skip
+    assert net.blocks[0].downsample is None, "16 channels stay 16: nothing to fit"
+    assert net(x).shape == (2, 10)
 
 
 def test_normalize_by_hand() -> None:

@@ -175,7 +175,7 @@ def quick() -> Iterator[None]:
 @pytest.mark.parametrize("fast", [False, True])
 def test_autoattack_is_the_library(net: nn.Module, digits: Data, quick: None, fast: bool) -> None:
     """Image by image; the quick parts are for boxes alone and not taken."""
-    part = digits.test[:40]
+    part = digits.test[:24]
     found = evaluate(
         net, part.images, part.labels, attacks=["autoattack"], norm="l2", eps=EPS, fast=fast, seed=7
     )

@@ -17,10 +17,11 @@ from fmoe import assembly, config, model_folder
 from fmoe.config import Config, format_1
 from fmoe.data.facts import Facts
 from fmoe.errors import UserError
-from fmoe.models.experts import ResNet18Backbone
+from fmoe.models.backbones import ResNet18Backbone
 from fmoe.models.mixture import Mixture
 from fmoe.storage.folder import Folder
 from pipelines.cli import main
+from pipelines.data_claim import check_images
 from tests.conftest import SMALL
 from tests.edited import edit_info
 from tests.networks import settled
@@ -111,10 +112,11 @@ def test_a_model_of_an_unknown_data_set_is_loaded_and_predicts(
     assert predicted(tmp_path, capsys) in MINE.classes
 
 
-def test_a_recipe_cannot_name_an_unknown_data_set(mine: Config, tmp_path: Path) -> None:
+def test_what_a_recipe_names_must_be_there(mine: Config, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(mine.to_yaml())
-    with pytest.raises(UserError, match=r"data\.name: unknown data set 'mine'"):
-        config.load(str(tmp_path / "mine.yaml"))
+    assert config.load(str(tmp_path / "mine.yaml")) == mine
+    with pytest.raises(UserError, match="unknown data set 'mine'"):
+        check_images(mine, None)
     with pytest.raises(UserError, match="unknown data set 'mine'"):
         assembly.facts_of(mine)
 

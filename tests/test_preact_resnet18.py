@@ -16,7 +16,8 @@ from fmoe.data import Data
 from fmoe.errors import UserError
 from fmoe.fast.folding import folded
 from fmoe.fast.windowed import Box, Windowed
-from fmoe.models.experts import PreActResNet18, PreActResNet18Backbone, ResNet18, ResNet18Backbone
+from fmoe.models.backbones import PreActResNet18Backbone, ResNet18Backbone
+from fmoe.models.experts import PreActResNet18, ResNet18
 from fmoe.numerics.precision import Numerics
 from fmoe.storage.checkpoint import copy_state
 from fmoe.storage.folder import Folder

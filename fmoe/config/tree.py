@@ -21,9 +21,9 @@ from fmoe.data.augment import Augment
 from fmoe.data.sets import info, names
 from fmoe.evaluation.stages import AttackName
 from fmoe.losses import CrossEntropy, LossConfig
+from fmoe.models.backbones import BackboneConfig, ResNet18Backbone
 from fmoe.models.branches import Branching, Shared
 from fmoe.models.confidence import Calibrate, Confidence
-from fmoe.models.experts import BackboneConfig, ResNet18Backbone
 from fmoe.models.gates import Conv, GateConfig
 from fmoe.models.mixture import Mixing
 from fmoe.numerics.precision import Numerics, Precision
@@ -281,6 +281,10 @@ class Config(Spec):
             self._two_parts("joint.calibrate", self.joint.calibrate.accurate)
         if self.joint.sizes and not self.gate.any_size:
             raise ValueError(f"joint.sizes: gate.kind: {self.gate.kind} reads images of one size")
+        for path, phase in {"experts.train": self.experts.train, "joint": self.joint}.items():
+            used = {self.experts.backbone_of(role) for role, _ in self.experts.members}
+            if phase.sizes and not all(backbone.any_size for backbone in used):
+                raise ValueError(f"{path}.sizes: a backbone takes images of one size")
         if self.data.name in names():
             self.check_images(info(self.data.name).shape)
         return self

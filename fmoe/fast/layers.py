@@ -24,8 +24,9 @@ class Layer:
 
 
 def known(module: nn.Module) -> TypeGuard[ResNet18 | ConvNet]:
-    """One of ours (not a subclass, whose forward may differ), its BatchNorms folded."""
-    ours = type(module) in (ResNet18, ConvNet)
+    """One of ours (not a subclass, whose forward may differ), no max-pool, its BatchNorms
+    folded."""
+    ours = type(module) in (ResNet18, ConvNet) and getattr(module, "pool", None) is None
     return ours and not any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 
 

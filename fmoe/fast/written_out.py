@@ -44,7 +44,8 @@ def written_out(model: nn.Module) -> nn.Module:
         return WrittenOut(model)
     if isinstance(model, BranchedMixture):
         model.gate = written_out(model.gate)
-        model.body = WrittenOutBranches(model.body)
+        if model.body.trunk.pool is None:
+            model.body = WrittenOutBranches(model.body)
     elif isinstance(model, Mixture):
         model.gate = written_out(model.gate)
         model.experts = nn.ModuleList(map(written_out, model.experts))

@@ -44,6 +44,7 @@ class Trunk(nn.Module):
     def __init__(self, network: ResNet18, stages: int):
         super().__init__()
         self.normalize, self.conv, self.bn = network.normalize, network.conv, network.bn
+        self.pool = network.pool
         self.blocks = network.blocks[: 2 * stages]
         last = self.blocks[-1]
         assert isinstance(last, BasicBlock)
@@ -51,6 +52,8 @@ class Trunk(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         features = F.relu(self.bn(self.conv(self.normalize(x_BCHW))), inplace=True)
+        if self.pool is not None:
+            features = self.pool(features)
         deep: Tensor = self.blocks(features)
         return deep
 

@@ -1,23 +1,27 @@
-"""The experts' backbones, each a configuration that builds its network.
+"""The experts' networks of our own: ResNets with normalisation inside.
 
 ResNet-18 is the one that is used on CIFAR: a 3x3 stem without max-pool (or, cheaper, one of
-patches); `width` is the first stage's channels (64 is the paper's). PreActResNet-18 is the one of
-the literature on adversarial training.
-Normalisation is inside, so that every attack works on pixels in [0,1].
+patches, or ImageNet's); `width` is the first stage's channels (64 is the paper's). PreActResNet-18
+is the one of the literature on adversarial training, and WideResNet has its blocks. Normalisation
+is inside, so that every attack works on pixels in [0,1].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from fmoe.schema import Spec
-
+Stem = Literal["cifar", "patch", "imagenet"]
+STEMS: dict[Stem, tuple[int, int, int]] = {
+    "cifar": (3, 1, 1),
+    "patch": (4, 2, 1),
+    "imagenet": (7, 2, 3),
+}
+"""Kernel, stride and padding of the first convolution."""
 LEAST_WITH_STRIDE = 16  # channels that fill a block of oneDNN's, on any CPU
 
 
@@ -95,8 +99,9 @@ def he_normal(network: nn.Module) -> None:
 class ResNet18(nn.Module):
     """Images [B,C,H,W] in [0,1] to logits [B,K].
 
-    patch: the stem takes overlapping patches of 4x4 pixels, two apart, instead of 3x3 around every
-    pixel: a quarter of the work at the same width (arXiv 2201.03545, section 2.3, at CIFAR's size).
+    stem: `cifar` looks at 3x3 around every pixel; `patch` takes overlapping patches of 4x4 pixels,
+    two apart: a quarter of the work at the same width (arXiv 2201.03545, section 2.3, at CIFAR's
+    size); `imagenet` is the paper's, 7x7 and a max-pool, for images of 224 pixels.
     """
 
     def __init__(
@@ -106,13 +111,13 @@ class ResNet18(nn.Module):
         std: Sequence[float],
         classes: int,
         width: int = 64,
-        patch: bool = False,
+        stem: Stem = "cifar",
     ):
         super().__init__()
         self.normalize = Normalize(mean, std)
-        kernel, stride = (4, 2) if patch else (3, 1)
-        self.conv = nn.Conv2d(len(mean), width, kernel, stride, padding=1, bias=False)
+        self.conv = nn.Conv2d(len(mean), width, *STEMS[stem], bias=False)
         self.bn = nn.BatchNorm2d(width)
+        self.pool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else None
         blocks = [
             *stage(width, width, 1),
             *stage(width, 2 * width, 2),
@@ -125,6 +130,8 @@ class ResNet18(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         features = F.relu(self.bn(self.conv(self.normalize(x_BCHW))), inplace=True)
+        if self.pool is not None:
+            features = self.pool(features)
         pooled: Tensor = self.blocks(features).mean((2, 3))
         logits: Tensor = self.head(pooled)
         return logits
@@ -191,57 +198,32 @@ class PreActResNet18(nn.Module):
         return logits
 
 
-class Backbone(Spec):
-    """What all backbones share."""
+class WideResNet(nn.Module):
+    """Images [B,C,H,W] in [0,1] to logits [B,K] (arXiv 1605.07146).
 
-    def build(
-        self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], classes: int
-    ) -> nn.Module:
-        """Images [B,C,H,W] in [0,1] (shape: [C,H,W]) to logits [B,K].
+    The variant of adversarial training (TRADES' and RobustBench's): a 3x3 stem of 16 channels,
+    three stages of pre-activation blocks, BatchNorm and ReLU before pooling, no dropout.
+    """
 
-        The network normalises by mean and std (see `Normalize`), and its last layer is its
-        attribute `head`, which is what `joint.update: heads` trains.
-        """
-        raise NotImplementedError
+    def __init__(
+        self, *, mean: Sequence[float], std: Sequence[float], classes: int, depth: int, width: int
+    ):
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.conv = nn.Conv2d(len(mean), 16, 3, 1, 1, bias=False)
+        blocks: list[nn.Module] = []
+        before = 16
+        for channels, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
+            for _ in range((depth - 4) // 6):
+                blocks.append(PreActBlock(before, channels, stride))
+                before, stride = channels, 1
+        self.blocks = nn.Sequential(*blocks)
+        self.bn = nn.BatchNorm2d(before)
+        self.head = nn.Linear(before, classes)
+        he_normal(self)
 
-
-class ResNet18Backbone(Backbone):
-    """ResNet-18 (arXiv 1512.03385)."""
-
-    kind: Literal["resnet18"] = "resnet18"
-    width: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Channels of the first stage; 64 is ResNet-18."""
-    stem: Literal["cifar", "patch"] = "cifar"
-    """A 3x3 convolution around every pixel, or patches of 4x4 pixels, two apart."""
-
-    def build(
-        self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], classes: int
-    ) -> nn.Module:
-        patch = self.stem == "patch"
-        return ResNet18(mean=mean, std=std, classes=classes, width=self.width, patch=patch)
-
-
-class PreActResNet18Backbone(Backbone):
-    """Pre-activation ResNet-18 (arXiv 1603.05027), as in adversarial training on CIFAR."""
-
-    kind: Literal["preact_resnet18"] = "preact_resnet18"
-    width: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Channels of the first stage; 64 is PreActResNet-18."""
-
-    def build(
-        self, *, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], classes: int
-    ) -> nn.Module:
-        return PreActResNet18(mean=mean, std=std, classes=classes, width=self.width)
-
-
-def with_kind(value: Any) -> Any:
-    """ResNet-18 needs no name: it was there before the others."""
-    return {"kind": "resnet18", **value} if isinstance(value, dict) else value
-
-
-BackboneConfig = Annotated[
-    ResNet18Backbone | PreActResNet18Backbone,
-    Field(discriminator="kind"),
-    BeforeValidator(with_kind),
-]
-"""A new backbone: a class above and its name in this union, as `… | Another`."""
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        features = self.blocks(self.conv(self.normalize(x_BCHW)))
+        pooled = F.relu(self.bn(features), inplace=True).mean((2, 3))
+        logits: Tensor = self.head(pooled)
+        return logits

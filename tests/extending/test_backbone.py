@@ -19,8 +19,9 @@ from fmoe.data import Data
 from fmoe.evaluation import evaluate
 from fmoe.fast.folding import folded
 from fmoe.fast.windowed import Box, Windowed
-from fmoe.models import experts
-from fmoe.models.experts import ResNet18, ResNet18Backbone
+from fmoe.models import backbones
+from fmoe.models.backbones import ResNet18Backbone
+from fmoe.models.experts import ResNet18
 from fmoe.numerics.precision import Numerics
 from fmoe.storage.checkpoint import copy_state
 from fmoe.storage.folder import Damaged, Folder
@@ -40,7 +41,7 @@ Plain = CODE.Plain
 
 @pytest.fixture(autouse=True)
 def _added() -> Iterator[None]:
-    with added(experts, "BackboneConfig", Plain):
+    with added(backbones, "BackboneConfig", Plain):
         yield
 
 
