@@ -14,7 +14,7 @@ from pipelines.output import Display, percent, result, say
 
 def compare(
     models: Annotated[
-        list[str], typer.Argument(help="Two or more: model folders, run folders, registry URIs.")
+        list[str], typer.Argument(help="Two or more, as `fmoe evaluate` takes them.")
     ],
     data: Data = None,
     data_dir: DataDir = None,

@@ -10,6 +10,7 @@ import typer
 from pipelines.options import DataDir, Gpu, Json, Processes, asked
 from pipelines.output import Display, percent, result, say
 
+MODEL = "Model folder, run folder, registry URI, or python:package.module:callable."
 Data = Annotated[str | None, typer.Option(help="Data set; by default the model's own.")]
 Attacks = Annotated[
     str | None,
@@ -31,13 +32,19 @@ Fast = Annotated[
     typer.Option("--fast", help="Attack a copy with BatchNorm folded; what breaks it must break "
                  "the model itself to count."),
 ]  # fmt: skip
+RobustBench = Annotated[
+    Path | None,
+    typer.Option(
+        "--robustbench-json", help="File to write in the form of RobustBench's model_info."
+    ),
+]
 Report = Annotated[
     Path | None, typer.Option(help="Folder for a page (index.html), its figures and the verdicts.")
 ]
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Model folder, run folder or registry URI.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     data: Data = None,
     data_dir: DataDir = None,
     attacks: Attacks = None,
@@ -50,6 +57,7 @@ def evaluate(
     gpu: Gpu = None,
     fast: Fast = False,
     report: Report = None,
+    robustbench_json: RobustBench = None,
     json: Json = False,
 ) -> None:
     """Clean and robust accuracy on the test split, with 95% intervals, worst case and flags.
@@ -59,17 +67,25 @@ def evaluate(
     \b
     fmoe evaluate models:/fmoe-digits@candidate --full --report page --workers 2
     fmoe evaluate runs/my-run --attacks fgsm,pgd50,autoattack --limit 1000
+    fmoe evaluate python:mine.nets:robust_resnet --data cifar10 --norm l2 --eps 0.5
     """
     given = dict(locals())
     from fmoe.on_ray import reach
 
     reach.check()
+    from fmoe.evaluation import FULL
+    from pipelines.judging import model_info
     from pipelines.judging.run import Request, judge
 
-    request = asked(Request, given, besides=["model", "report", "json"])
+    request = asked(Request, given, besides=["model", "report", "robustbench_json", "json"])
     with result(json) as answer, Display() as display:
+        if robustbench_json is not None:
+            model_info.check(FULL if full else (attacks or "").split(","), robustbench_json)
         judged = judge(model, request, display)
         answer |= judged.to_json()
+        if robustbench_json is not None:
+            model_info.write(robustbench_json, answer)
+            answer["robustbench_json"] = str(robustbench_json)
         if report is not None:
             from pipelines.judging.reporting import write_report
 

@@ -78,6 +78,7 @@ def built(name: str, shape: tuple[int, int, int] = SHAPE, classes: int = 3) -> T
 def test_its_own_normalisation_and_a_head_of_ours() -> None:
     network, x = built(CONV).eval(), torch.rand(4, *SHAPE)
     about = timm.get_pretrained_cfg(CONV)
+    assert about is not None
     mean, std = (torch.tensor(values)[:, None, None] for values in (about.mean, about.std))
     with torch.no_grad():
         expected = network.head(network.body((x - mean) / std))

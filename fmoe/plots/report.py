@@ -12,6 +12,9 @@ from fmoe.evaluation import Evaluation
 from fmoe.evaluation.examples import Examples
 from fmoe.plots.run import label, show
 
+MOST_CLASSES = 40
+"""Whose names can be read in a figure."""
+
 
 def small() -> Figure:
     return Figure(figsize=(5.2, 3.4), layout="constrained")
@@ -56,6 +59,13 @@ def charts(
         charts["temperature"] = (
             temperature(mixture["temperature"]),
             "Accuracy if the gate's temperature is changed after training, each attacked anew.",
+        )
+    confusion = answer.get("confusion")
+    if confusion is not None and len(classes) <= MOST_CLASSES:
+        charts["confusion"] = (
+            confused(confusion["images"], classes),
+            f"What images of each class (rows) are taken for after {confusion['attack']}, in % of "
+            "the class. Off the diagonal are the errors that the attack finds.",
         )
     if examples is not None:
         charts["worst_images"] = (
@@ -105,7 +115,21 @@ def weights(means: dict[str, list[float]], labels: Sequence[str]) -> Figure:
     return figure
 
 
-def matrix(rows: Sequence[Sequence[float]], labels: Sequence[str]) -> Figure:
+def confused(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
+    """counts: of labels (rows) and predictions (columns)."""
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    return matrix(shares, classes, down="class", across="taken for", of="share of the class, %")
+
+
+def matrix(
+    rows: Sequence[Sequence[float]],
+    labels: Sequence[str],
+    *,
+    down: str = "examples made on",
+    across: str = "judged",
+    of: str = "accuracy, %",
+) -> Figure:
+    """rows: in [0,1]."""
     size = 2.2 + 0.5 * len(labels)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
@@ -113,12 +137,12 @@ def matrix(rows: Sequence[Sequence[float]], labels: Sequence[str]) -> Figure:
     names = list(map(label, labels))
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="judged", ylabel="examples made on")
+    axes.set(xlabel=across, ylabel=down)
     for i, row in enumerate(rows):
         for j, value in enumerate(row):
             color = "black" if value > 0.6 else "white"
             axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=color, fontsize=8)
-    figure.colorbar(image, ax=axes, label="accuracy, %", shrink=0.7)
+    figure.colorbar(image, ax=axes, label=of, shrink=0.7)
     return figure
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fmoe import model_folder
 from fmoe.assembly import MixtureSubject
@@ -17,6 +19,12 @@ from fmoe.data.held_out import check_classes
 from fmoe.evaluation import inputs
 from fmoe.evaluation.subject import Subject
 from fmoe.locate import fixed, located
+from pipelines.judging import python_model, robustbench_model
+from pipelines.judging.python_model import PythonModel, code_digest, weights_digest
+from pipelines.judging.robustbench_model import RobustBenchModel
+
+PROBED = 8
+"""Images."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +54,24 @@ class Opened:
         where its card says that it cannot be judged on that at all."""
         return check_classes(self.card, data, facts, self.name) if self.card else []
 
-    def answers(self, test: Split) -> None:
-        """Raises `UserError` where it cannot be asked about these images; one with a card has been
-        checked by that."""
-        if not self.card:
-            inputs.classifier(self.network, test)
+    def answers(self, test: Split) -> str:
+        """What it says of the first images, as a digest, where it has no card: code may be changed
+        in files that `key` does not know of. Raises `UserError` where it cannot be asked."""
+        if self.card:
+            return ""
+        ready, x = inputs.classifier(self.network, test), test[:PROBED].pixels()
+        with torch.no_grad():
+            said: Tensor = ready(x)
+        return hashlib.sha256(said.float().numpy(force=True).tobytes()).hexdigest()
 
 
 def opened(model: str) -> Opened:
-    """A model folder, a run folder or a registry URI. Raises `UserError`."""
+    """A model folder, a run folder, a registry URI or the name of code. Raises `UserError`."""
+    if model.startswith(python_model.PREFIX):
+        return foreign(model, PythonModel.named(model))
+    if model.startswith(robustbench_model.PREFIX):
+        board = RobustBenchModel.named(model)
+        return replace(foreign(model, board), wanted=board.wanted)
     source = fixed(model)
     with located(source) as folder:
         network, config, card = model_folder.load_model(folder)
@@ -70,4 +87,18 @@ def opened(model: str) -> Opened:
         wanted=config.evaluate,
         card=card,
         experts=tuple(f"{role}-{i}" for role, i in config.experts.members),
+    )
+
+
+def foreign(model: str, subject: Subject) -> Opened:
+    """What is no mixture of ours: its code decides, and nothing is known of its training."""
+    network = subject.build()
+    weights = weights_digest(network)
+    return Opened(
+        name=model,
+        source=model,
+        network=network,
+        subject=subject,
+        key=(model, weights, code_digest(network)),
+        sha256=weights,
     )

@@ -13,7 +13,7 @@ from fmoe.config import fingerprint
 from fmoe.data import Split
 from fmoe.data.held_out import HeldOut
 from fmoe.errors import UserError
-from fmoe.evaluation import FULL, PROTOCOL, Evaluation, Settings
+from fmoe.evaluation import FULL, PROTOCOL, Evaluation, Settings, by_class
 from fmoe.evaluation.kept import Kept
 from fmoe.evaluation.promotion import foreign, lacks, leaks_unknown
 from fmoe.paths import aside, home, writable
@@ -86,8 +86,21 @@ class Judged:
             "revision": provenance.git_revision(),
             "versions": {"fmoe": VERSION, **provenance.hardware()},
         }
-        answer["notes"] = [*answer["notes"], *self._notes(answer)]
+        answer |= self.of_classes()
+        answer["notes"] = [
+            *answer["notes"],
+            *by_class.imbalance(answer["by_class"], self.data.test.labels),
+            *self._notes(answer),
+        ]
         return answer | {"full": not lacks(answer)}
+
+    def of_classes(self) -> dict[str, Any]:
+        """Figures by class, and what is taken for what."""
+        names = self.data.facts.classes
+        return {
+            "by_class": by_class.by_class(self.evaluation, names),
+            "confusion": by_class.confusion(self.evaluation, len(names)),
+        }
 
     def _notes(self, answer: dict[str, Any]) -> Iterator[str]:
         """What the reader should know of the images, and what is no flag."""
@@ -129,9 +142,8 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
     images = images or HeldOut.read(name, request.data_dir)
     wanted = it.wanted.images if request.limit is None else request.limit
     test = images.test[:wanted]
-    it.answers(test)
     key = {
-        "model": it.key,
+        "model": [*it.key, it.answers(test)],
         "images": data.digest(test),
         "settings": settings.plain(),
         "code": [PROTOCOL, VERSION, provenance.source()],
