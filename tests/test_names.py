@@ -228,6 +228,7 @@ def report_page(name: str) -> str:
         "data": name,
         "eps": 0.1,
         "full": False,
+        "by_class": {name: {"images": 4, "clean": 0.9, "robust": {name: 0.5}, "worst_case": 0.5}},
         "attack_seconds": {name: 1.0},
         "mixture": {
             "experts": [{"name": name, "clean": 0.5, "pgd": 0.1}],

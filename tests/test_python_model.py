@@ -100,7 +100,6 @@ def test_a_key_for_each_behaviour(code: Path, digits: Data) -> None:
     assert other.key != one.key
     assert other.sha256 != one.sha256 == weights_digest(one.network)
     sys.modules["theirs.nets"].SCALE = 2.0  # type: ignore[attr-defined]
-    assert one.answers(digits.test) != same.key
     scaled = one.answers(digits.test)
     sys.modules["theirs.nets"].SCALE = 1.0  # type: ignore[attr-defined]
     assert one.answers(digits.test) != scaled
@@ -112,8 +111,8 @@ def test_a_key_for_each_behaviour(code: Path, digits: Data) -> None:
 def test_digests_are_of_any_tensors() -> None:
     model = nn.BatchNorm1d(3)
     before = weights_digest(model)
-    assert weights_digest(model.to(torch.bfloat16)) != before
-    model.num_batches_tracked += 1  # type: ignore[operator]
+    model.running_mean = torch.ones(3)
+    assert len({before, weights_digest(model), weights_digest(model.to(torch.bfloat16))}) == 3
     assert weights_digest(nn.Identity()) != before
 
 

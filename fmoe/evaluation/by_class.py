@@ -46,9 +46,8 @@ def imbalance(figures: Mapping[str, Mapping[str, Any]], labels: Tensor) -> list[
     missing = [name for name, count in counts.items() if not count]
     notes = []
     if missing:
-        notes.append(
-            f"class-imbalance: no image of {len(missing)} of {len(counts)} classes, first {missing[0]!r}"
-        )
+        some = f"{len(missing)} of {len(counts)} classes, first {missing[0]!r}"
+        notes.append(f"class-imbalance: no image of {some}")
     there = {name: count for name, count in counts.items() if count}
     most, least = max(there, key=there.__getitem__), min(there, key=there.__getitem__)
     if there[most] > IMBALANCE * there[least]:

@@ -21,7 +21,11 @@ from pipelines.training import run as training_run
 ASKED: dict[str, tuple[Callable[..., None], type, set[str]]] = {
     "train": (train.train, training_run.Request, {"json"}),
     "tune": (tune.tune, study_run.Request, {"json"}),
-    "evaluate": (evaluate.evaluate, judging.Request, {"model", "report", "json"}),
+    "evaluate": (
+        evaluate.evaluate,
+        judging.Request,
+        {"model", "report", "robustbench_json", "json"},
+    ),
     "compare": (compare.compare, judging.Request, {"models", "report", "json"}),
 }
 """Each command's function, its request, and what is for the command alone."""
