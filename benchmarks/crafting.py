@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from benchmarks import measure
 from fmoe import assembly, config
 from fmoe.attacks import PGD
+from fmoe.data.facts import Facts
+from fmoe.data.sets import named
 from fmoe.numerics.draw import Draw
 from fmoe.numerics.precision import Numerics, Precision
 from fmoe.training.crafting import crafting_view
@@ -40,16 +42,18 @@ ON_GPU = [(9, 64, 256)]
 Craft = Callable[[], Tensor]
 
 
-def mixture(experts: int, width: int) -> nn.Module:
-    """CIFAR-sized, untrained, with BatchNorm statistics of noise: speed does not depend on them."""
+def mixture(experts: int, width: int, facts: Facts | None = None) -> nn.Module:
+    """CIFAR-sized if no facts are given, untrained, with BatchNorm statistics of noise: speed does
+    not depend on them."""
+    facts = facts or named("cifar10").facts
     torch.manual_seed(0)
     counts = [f"experts.roles.benign.count={int(experts > 1)}", "experts.roles.fgsm.count=0"]
     counts.append(f"experts.roles.pgd.count={experts - int(experts > 1)}")
     model = assembly.mixture(
-        config.load("cifar10-small", [f"experts.backbone.width={width}", *counts])
+        config.load("cifar10-small", [f"experts.backbone.width={width}", *counts]), facts
     )  # fmt: skip
     with torch.no_grad():
-        model.train()(torch.rand(64, 3, 32, 32))
+        model.train()(torch.rand(64, *facts.shape))
     return model.eval().to(measure.device())
 
 

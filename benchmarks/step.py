@@ -24,8 +24,10 @@ from benchmarks.crafting import mixture
 from fmoe import config
 from fmoe.attacks import PGD, AttackConfig
 from fmoe.config import Config
-from fmoe.data import Split, info
+from fmoe.data import Split
 from fmoe.data.batches import Batches
+from fmoe.data.facts import Facts
+from fmoe.data.sets import named
 from fmoe.numerics.precision import Numerics, Precision
 from fmoe.numerics.worker import Worker
 from fmoe.training import Trainer
@@ -40,21 +42,29 @@ def trainer(
     *,
     images: int | None = None,
     checkpointing: bool = False,
+    facts: Facts | None = None,
 ) -> Trainer:
     settings = config.load(
         "cifar10-small",
         [f"joint.batch_size={batch}", f"joint.checkpointing={str(checkpointing).lower()}"],
     )
     attack = PGD(eps=8 / 255, step_size=4 / 255, steps=steps)
-    return on_noise(model, settings, attack, precision, images or 4 * batch)
+    return on_noise(model, settings, attack, precision, images or 4 * batch, facts)
 
 
 def on_noise(
-    model: nn.Module, settings: Config, attack: AttackConfig, precision: Precision, images: int
+    model: nn.Module,
+    settings: Config,
+    attack: AttackConfig,
+    precision: Precision,
+    images: int,
+    facts: Facts | None = None,
 ) -> Trainer:
-    """Of the joint phase, on so many random images of CIFAR-10's shape."""
-    noise = torch.randint(256, (images, *info("cifar10").shape), dtype=torch.uint8)
-    split = Split(noise, torch.randint(10, (images,))).to(measure.device())
+    """Of the joint phase, on so many random images, of CIFAR-10's shape if no facts are given."""
+    facts = facts or named("cifar10").facts
+    noise = torch.randint(256, (images, *facts.shape), dtype=torch.uint8)
+    labels = torch.randint(len(facts.classes), (images,))
+    split = Split(noise, labels).to(measure.device())
     batches = Batches(split, settings.joint.batch_size, settings.data.augment, 0)
     worker = Worker(device=measure.device())
     return Trainer(model, settings.joint, attack, batches, worker, Numerics(precision), "all")

@@ -36,6 +36,7 @@ def save_model(
     *,
     data_digest: str,
     part_digests: Mapping[str, str] | None = None,
+    counts: Mapping[str, int] | None = None,
     metrics: Mapping[str, Any],
     facts: Facts | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -43,8 +44,9 @@ def save_model(
     """Writes a model folder; `model.json` last, with the digest of the weights (returned).
 
     facts: by which the model was built, if not those of the data set that `config` names;
-    data_digest: of train and test; part_digests: `train_digest` and `test_digest`, so that who has
-    the test images alone can tell that they are those of this data set.
+    data_digest: of train and test; counts: images of each part; part_digests: `train_digest` and
+    `test_digest`, so that who has the test images alone can tell that they are those of this data
+    set.
     """
     facts = facts or assembly.facts_of(config)
     data, tree = pack(weights), config.to_yaml().encode()
@@ -57,7 +59,8 @@ def save_model(
         "mean": list(facts.mean),
         "std": list(facts.std),
         "versions": {"fmoe": VERSION, "torch": torch.__version__},
-        "data": {"name": config.data.name, "digest": data_digest, **(part_digests or {})},
+        "data": {"name": config.data.name, "digest": data_digest, **(part_digests or {})}
+        | ({} if counts is None else {"images": dict(counts)}),
         "metrics": metrics,
         "sha256": sha256(data),
         "config_sha256": sha256(tree),
@@ -75,6 +78,7 @@ class Trained(BaseModel):
     digest: Line
     train_digest: Line | None = None
     test_digest: Line | None = None
+    images: dict[Line, int] | None = None
 
 
 class Origin(BaseModel):

@@ -63,6 +63,7 @@ def publish(
                 config,
                 data_digest=data.digest,
                 part_digests=parts,
+                counts={"train": len(data.train), "val": len(data.val), "test": len(data.test)},
                 metrics=report,
                 facts=data.facts,
                 extra={"run_id": tracker.run_id, "selected_on": "validation"},

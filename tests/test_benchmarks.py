@@ -33,6 +33,9 @@ def test_all_libraries_reach_about_the_same_loss() -> None:
     assert all(abs(loss - without - gain) < 0.25 * gain for loss in losses.values()), losses
 
 
+from fmoe.data.facts import Facts
+
+
 def test_a_step_is_compared_with_as_many_passes() -> None:
     found = step.compare(2, 4, 8, steps=1, rounds=1)
     for precision in ("bfloat16", "float32"):
@@ -40,8 +43,13 @@ def test_a_step_is_compared_with_as_many_passes() -> None:
 
 
 def test_checkpointing_needs_less_memory() -> None:
-    found = memory.compare(4, 4, 32, steps=1)
+    facts = Facts(
+        shape=(3, 64, 64), classes=tuple(map(str, range(100))), mean=(0.5,) * 3, std=(0.2,) * 3
+    )
+    found = memory.compare(4, 4, 32, 1, facts, epoch=True)
     assert found["bound"] < found["checkpointing"] < 0.7 * found["plain"]
+    for name in ("plain", "checkpointing"):  # an epoch keeps nothing but its images
+        assert found[f"{name}, an epoch"] < 1.02 * found[name] + found["images"]
 
 
 def test_memory_counts_what_is_alive() -> None:

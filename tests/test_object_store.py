@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import numpy as np
 import pytest
+from PIL import Image
 
+from fmoe import data
 from fmoe.config import Config
-from fmoe.data import Data
+from fmoe.data import Data, own
+from fmoe.data.making import make
+from fmoe.errors import UserError
 from fmoe.storage import folder as storage
 from fmoe.storage import lease
 from fmoe.storage.folder import Folder
@@ -163,3 +168,25 @@ def test_full_disk_is_a_passing_fault() -> None:
     assert storage.passing(OSError(28, "No space left on device"))
     assert not storage.passing(PermissionError(13, "Permission denied"))
     assert not storage.passing(OSError("AWS Error ACCESS_DENIED during PutObject operation"))
+
+
+def test_data_sets_are_kept_there_and_read_from_there(s3: S3, tmp_path: Path) -> None:
+    """A set of the user's own and a known one, by `--to` and `--data-dir`."""
+    for number in range(30):
+        file = tmp_path / "all" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), 8 * number, np.uint8)).save(file)
+    place = s3.folder("data").uri
+    made = make(tmp_path / "all", "greys", to=place)
+    assert made.own.folder.uri.startswith("s3://bucket/data/greys?")
+    loaded = data.load("greys", place)
+    assert loaded.digest == made.own.about.digest
+    assert [len(part) for part in (loaded.train, loaded.val, loaded.test)] == [20, 4, 6]
+    assert "greys" in [one.name for one in own.listed(place)]
+    whole = data.prepare("digits", to=place)
+    assert own.find("digits", place) is not None
+    assert data.load("digits", place).digest == whole.digest
+    with pytest.raises(UserError, match=r"unknown data set 'none' \(there are: .*, greys\)"):
+        data.load("none", place)
+    with pytest.raises(UserError, match=r"holds no cifar10; `fmoe data prepare cifar10 --to s3"):
+        data.load("cifar10", place)

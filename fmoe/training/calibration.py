@@ -262,6 +262,7 @@ def save(folder: Folder, model: Mixture, fitted: Fitted, card: Mapping[str, Any]
         fitted.config,
         data_digest=told["digest"],
         part_digests=parts,
+        counts=told.get("images"),
         metrics={},  # those of the card are of the model as it was
         facts=model_folder.facts_of(card),
         extra={**kept, "calibration": fitted.to_json()},

@@ -28,7 +28,7 @@ from fmoe.numerics.precision import Numerics
 from fmoe.numerics.state import REMEDY
 from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import DEPLOYED, Checkpoint, Checkpoints
-from fmoe.training import calibration
+from fmoe.training import calibration, memory
 from fmoe.training.calibration import Fitting
 from fmoe.training.metrics import Measured, computed, names
 from fmoe.training.selection import best_epoch, over, overfitted
@@ -121,7 +121,8 @@ def epochs(
         if over(phase, history, attack):
             return
         start = time.perf_counter()
-        metrics = trainer.epoch(index, progress)
+        with memory.fitting(phase):
+            metrics = trainer.epoch(index, progress)
         judge = partial(validation_accuracies, model, val, judged_by, training.seed, worker)
         if training.calibration:
             assert isinstance(model, Mixture)
