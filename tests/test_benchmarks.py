@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import crafting, memory, step
+from fmoe.data.facts import Facts
 
 FOLDER = Path(step.__file__).parent
 
@@ -31,9 +32,6 @@ def test_all_libraries_reach_about_the_same_loss() -> None:
     gain = losses["torchattacks"] - without
     assert gain > 0
     assert all(abs(loss - without - gain) < 0.25 * gain for loss in losses.values()), losses
-
-
-from fmoe.data.facts import Facts
 
 
 def test_a_step_is_compared_with_as_many_passes() -> None:
