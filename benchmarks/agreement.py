@@ -2,7 +2,7 @@
 
     python -m benchmarks.agreement MODEL --data-dir DATA --images 500
 
-MODEL: a folder of a trained model; its own data set's first test images, at its own eps in linf,
+MODEL: a folder of a trained model; its own data set's first test images, at its own eps and norm,
 steps of eps/4 from a random start. An image counts as broken if any iterate breaks it, for all
 three. Needs the packages torchattacks (with `--no-deps`) and foolbox.
 Result: benchmarks/results/agreement.json.
@@ -26,17 +26,19 @@ from fmoe.storage.folder import Folder
 STEPS = 20
 
 
-def by_torchattacks(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> float:
+def by_torchattacks(model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str) -> float:
     """Robust accuracy."""
     seen = Ever(model, y).eval()
-    seen(torchattacks.PGD(seen, eps=eps, alpha=eps / 4, steps=STEPS, random_start=True)(x, y))
+    kind = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm]
+    seen(kind(seen, eps=eps, alpha=eps / 4, steps=STEPS, random_start=True)(x, y))
     return seen.robust
 
 
-def by_foolbox(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> float:
+def by_foolbox(model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str) -> float:
     """Robust accuracy."""
     seen = Ever(model, y).eval()
-    attack = foolbox.attacks.LinfPGD(rel_stepsize=0.25, steps=STEPS, random_start=True)
+    kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
+    attack = kind(rel_stepsize=0.25, steps=STEPS, random_start=True)
     attack(foolbox.PyTorchModel(seen, bounds=(0, 1)), x, y, epsilons=eps)
     return seen.robust
 
@@ -49,16 +51,16 @@ def main() -> None:
     given = parser.parse_args()
     model, config, _ = model_folder.load_model(Folder.at(given.model))
     test = data.load(config.data.name, given.data_dir).test[: given.images]
-    x, y, eps = test.pixels(), test.labels, config.evaluate.threat.eps
+    x, y, threat = test.pixels(), test.labels, config.evaluate.threat
+    eps, norm = threat.eps, threat.norm
     torch.manual_seed(0)
     found = {
-        "fmoe": evaluate(model, test.images, y, attacks=["pgd"], eps=eps).robust["pgd"],
-        "torchattacks": by_torchattacks(model, x, y, eps),
-        "foolbox": by_foolbox(model, x, y, eps),
+        "fmoe": evaluate(model, test.images, y, attacks=["pgd"], eps=eps, norm=norm).robust["pgd"],
+        "torchattacks": by_torchattacks(model, x, y, eps, norm),
+        "foolbox": by_foolbox(model, x, y, eps, norm),
     }
-    measure.write(
-        "agreement", {"model": measure.named(given.model), "images": len(y), "eps": eps, **found}
-    )
+    about = {"model": measure.named(given.model), "images": len(y), "norm": norm, "eps": eps}
+    measure.write("agreement" if norm == "linf" else f"agreement-{norm}", {**about, **found})
 
 
 if __name__ == "__main__":
