@@ -158,11 +158,12 @@ def test_independent_libraries_agree_on_robust_accuracy(
     from benchmarks.agreement import by_foolbox, by_torchattacks
 
     test = data.load("digits").test
+    batch = test.pixels(), test.labels
     model = library.load(trained.answer["model_uri"])
     ours = fmoe("evaluate", trained.answer["run_dir"], "--attacks", "pgd", "--json").json
     torch.manual_seed(0)
     for peer in (by_torchattacks, by_foolbox):
-        assert abs(peer(model, test.pixels(), test.labels, 0.1) - ours["robust"]["pgd"]) <= 0.015
+        assert abs(peer(model, *batch, 0.1, "linf") - ours["robust"]["pgd"]) <= 0.015
 
 
 def test_pulled_model_in_a_fresh_process_gives_the_same_logits(
