@@ -51,7 +51,8 @@ def main() -> None:
     given = parser.parse_args()
     model, config, _ = model_folder.load_model(Folder.at(given.model))
     test = data.load(config.data.name, given.data_dir).test[: given.images]
-    x, y, threat = test.pixels(), test.labels, config.evaluate.threat
+    # contiguous: torchattacks' PGDL2 takes no other images
+    x, y, threat = test.pixels().contiguous(), test.labels, config.evaluate.threat
     eps, norm = threat.eps, threat.norm
     torch.manual_seed(0)
     found = {

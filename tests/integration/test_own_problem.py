@@ -1,8 +1,7 @@
-"""A new user's tour: own images, own networks, own code judged; no file of fmoe is touched."""
+"""Own images, own networks, own code judged: the commands; docs/own-problem.md is run beside."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -66,41 +65,6 @@ def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def answer(done: Outcome) -> dict[str, Any]:
     assert done.code == 0, done.err
     return done.json
-
-
-def test_from_a_folder_to_a_prediction(
-    fmoe: Fmoe, ray_session: None, folder: Path, home: Path, tmp_path: Path
-) -> None:
-    made = answer(fmoe("data", "prepare", folder, "--name", "shapes", "--json"))
-    assert (made["shape"], made["classes"]) == ([3, 40, 48], [*CLASSES])
-    sets = [f"--set={one}" for one in [*SMALL, "data.name=shapes", "evaluate.eps=0.03"]]
-    run = answer(fmoe("train", "digits", *sets, "--workers", "2", "--json"))
-    assert run["model_uri"] == "models:/fmoe-shapes/1"
-    assert run["eps"] == 0.03
-    judged = answer(
-        fmoe(
-            "evaluate", run["model_uri"], "--attacks", "fgsm,autoattack", "--limit", "12",
-            "--robustbench-json", tmp_path / "info.json", "--report", tmp_path / "page", "--json",
-        )
-    )  # fmt: skip
-    assert (judged["data"], judged["norm"], judged["images"]) == ("shapes", "linf", 12)
-    assert [*judged["by_class"]] == [*CLASSES]
-    assert judged["worst_case"] <= judged["robust"]["autoattack"] <= judged["clean"]
-    assert "<td>stripe</td>" in (tmp_path / "page" / "index.html").read_text()
-    assert json.loads((tmp_path / "info.json").read_text())["dataset"] == "shapes"
-    pulled = answer(fmoe("pull", run["model_uri"], "--to", tmp_path / "model", "--json"))
-    card = json.loads((tmp_path / "model" / "model.json").read_text())
-    assert (card["classes"], card["input_shape"]) == ([*CLASSES], [3, 40, 48])
-    assert card["mean"] == made["mean"]
-    said = answer(fmoe("predict", pulled["path"], folder / "ring" / "0.png", "--json"))
-    assert said["predictions"][0]["label"] in CLASSES
-    # the model stands without the set that it was trained on
-    (home / "data" / "shapes").rename(home / "data" / "moved")
-    assert library.load(pulled["path"]).experts
-    gone = fmoe("evaluate", pulled["path"])
-    assert gone.code == 2
-    assert "unknown data set 'shapes' (there are: digits, " in gone.err
-    (home / "data" / "moved").rename(home / "data" / "shapes")
 
 
 TIMM = [
