@@ -26,11 +26,23 @@ from fmoe.storage.folder import Folder
 STEPS = 20
 
 
+class Rows(nn.Module):
+    """The model, with input gradients in torch's usual memory format: PGDL2 takes no other."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.flatten(1).view(x.shape))
+        return logits
+
+
 def by_torchattacks(model: nn.Module, x: Tensor, y: Tensor, eps: float, norm: str) -> float:
     """Robust accuracy."""
-    seen = Ever(model, y).eval()
+    seen = Ever(Rows(model), y).eval()
     kind = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm]
-    seen(kind(seen, eps=eps, alpha=eps / 4, steps=STEPS, random_start=True)(x, y))
+    seen(kind(seen, eps=eps, alpha=eps / 4, steps=STEPS, random_start=True)(x.contiguous(), y))
     return seen.robust
 
 
@@ -51,8 +63,7 @@ def main() -> None:
     given = parser.parse_args()
     model, config, _ = model_folder.load_model(Folder.at(given.model))
     test = data.load(config.data.name, given.data_dir).test[: given.images]
-    # contiguous: torchattacks' PGDL2 takes no other images
-    x, y, threat = test.pixels().contiguous(), test.labels, config.evaluate.threat
+    x, y, threat = test.pixels(), test.labels, config.evaluate.threat
     eps, norm = threat.eps, threat.norm
     torch.manual_seed(0)
     found = {
