@@ -34,7 +34,7 @@ from fmoe.training.expert_store import ExpertStore
 from pipelines.cli import main
 from pipelines.data_claim import check_images
 from tests.conftest import SMALL
-from tests.published import encode, write_hugging_face_of
+from tests.published import X, Y, encode, write_batches, write_hugging_face_of
 
 CLASSES = ("ant", "bee", "cat")
 Images = NDArray[np.uint8]
@@ -548,7 +548,8 @@ def test_refusals_are_one_line_and_lose_nothing(case: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--name", "cifar10"], "--name cifar10: is a data set of fmoe's"),
+        (["--name", "cifar10"], "--name cifar10: is fmoe's own"),
+        (["--name", "raw"], "--name raw: is fmoe's own"),
         (["--name", "../x"], "--name ../x: small letters"),
         (["--name", "x", "--size", "0"], "--size 0: expected pixels"),
         (["--name", "x", "--size", "8x8x8"], "--size 8x8x8: expected pixels"),
@@ -667,3 +668,12 @@ def test_recipes_are_checked_against_its_images(tmp_path: Path) -> None:
     wide = config.load("digits", ["data.name=insects", "data.augment.crop=3"])
     with pytest.raises(UserError, match=r"data.augment.crop: must be below the images' 3 pixels"):
         check_images(wide, None)
+
+
+def test_published_files_by_their_place(tmp_path: Path) -> None:
+    """CIFAR-10's own files, under another name and smaller."""
+    write_batches(tmp_path / "torch", X, Y)
+    made = make(tmp_path / "torch", "small", wanted=Wanted((8, 8)))
+    assert made.own.facts.shape == (3, 8, 8)
+    assert made.own.facts.classes == data.info("cifar10").classes
+    assert data.read("small", "train").labels.tolist() == Y

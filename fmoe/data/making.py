@@ -17,6 +17,7 @@ from fmoe.data import sets as data_sets
 from fmoe.data.decoding import Decoder, Image
 from fmoe.data.facts import Facts
 from fmoe.data.own import NAME, Own, PartName
+from fmoe.data.preparing import DOWNLOADS
 from fmoe.data.sources import Arrays, Columns, Source, Wanted, opened, published
 from fmoe.data.splits import Split, digest
 from fmoe.errors import UserError, first_line
@@ -102,8 +103,8 @@ def make(
 
 def check_name(name: str) -> None:
     """Raises `UserError` for what cannot be a name of the user's own."""
-    if name in data_sets.names():
-        raise UserError(f"--name {name}: is a data set of fmoe's; give another")
+    if name in (*data_sets.names(), DOWNLOADS):
+        raise UserError(f"--name {name}: is fmoe's own; give another")
     if not NAME.fullmatch(name):
         raise UserError(
             f"--name {name}: small letters, digits, '-', '_' and '.' only, 64 at most, the first a "

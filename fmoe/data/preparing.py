@@ -15,6 +15,9 @@ from fmoe.errors import UserError, first_line
 from fmoe.paths import home
 from fmoe.storage.folder import Folder
 
+DOWNLOADS = "raw"
+"""Where published files are kept, beside the sets."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -70,7 +73,7 @@ def _prepare(data_set: Published, data_dir: str | Path | None, to: str | Path | 
             return keep(_read_whole(data_set, data_dir))
         if to is not None and prepared_path(name).exists():
             return keep(_read_whole(data_set, None))
-        with readers.downloaded(name, downloads, home() / "data" / "raw" / name) as folder:
+        with readers.downloaded(name, downloads, home() / "data" / DOWNLOADS / name) as folder:
             whole = _read_whole(data_set, folder)
         return keep(whole)
     except OSError as error:
