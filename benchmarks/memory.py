@@ -123,7 +123,11 @@ def compare(
             found[f"{name}, an epoch"] = peak(partial(made.epoch, 0, None), kept)
         if torch.cuda.is_available():
             found[f"{name}, by torch.cuda"] = torch.cuda.max_memory_allocated()
-    found["images"] = size([made.batches.split.images])
+    if epoch:  # beside what a step keeps: the images, and a batch of them before it is scaled
+        images = made.batches.split.images
+        beside = size([images]) + size([images[:batch]])
+        for name in ("plain", "checkpointing"):
+            found[f"{name}, predicted of an epoch"] = found[name] + beside
     found["parameters"] = size(made.model.parameters())
     found["one expert's activations"] = activations(
         made, made.model.get_submodule("experts.0"), x, y

@@ -47,7 +47,7 @@ def test_checkpointing_needs_less_memory() -> None:
     found = memory.compare(4, 4, 32, 1, facts, epoch=True)
     assert found["bound"] < found["checkpointing"] < 0.7 * found["plain"]
     for name in ("plain", "checkpointing"):  # an epoch keeps nothing but its images
-        assert found[f"{name}, an epoch"] < 1.02 * found[name] + found["images"]
+        assert found[f"{name}, an epoch"] <= 1.002 * found[f"{name}, predicted of an epoch"]
 
 
 def test_memory_counts_what_is_alive() -> None:

@@ -24,7 +24,7 @@ from fmoe.evaluation import evaluate
 from fmoe.fast.folding import folded
 from fmoe.fast.windowed import Box, Windowed
 from fmoe.models import of_timm
-from fmoe.models.experts import ResNet18
+from fmoe.models.experts import WideResNet
 from fmoe.models.of_timm import Timm, TimmNet
 from fmoe.numerics.precision import Numerics
 from fmoe.storage.checkpoint import copy_state
@@ -39,6 +39,7 @@ FACTS = Facts(shape=SHAPE, classes=("a", "b", "c"), mean=(0.4, 0.5, 0.6), std=(0
 CONV, TRANSFORMER = "test_resnet", "test_vit"
 BOTH = [
     "data.name=cifar10",
+    "experts.roles.benign.backbone={kind: wideresnet, depth: 10, width: 1}",
     f"experts.roles.fgsm.backbone={{kind: timm, name: {CONV}}}",
     f"experts.roles.pgd.backbone={{kind: timm, name: {TRANSFORMER}}}",
 ]
@@ -143,7 +144,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_both_phases_resumed_saved_exported_judged(few: Data, tmp_path: Path) -> None:
-    """A ResNet-18, a convolutional network and a transformer in one mixture."""
+    """A WideResNet, a convolutional network of timm's and a transformer in one mixture."""
     made, store = settings(), ExpertStore(Folder.at(tmp_path / "experts"))
     store.obtain_all(made, few)
     whole, stopped = Folder.at(tmp_path / "whole"), Folder.at(tmp_path / "stopped")
@@ -152,7 +153,7 @@ def test_both_phases_resumed_saved_exported_judged(few: Data, tmp_path: Path) ->
     list(joint.joint_epochs(made, few, store, stopped))
     model = joint.trained(made, whole, few.identity, 1)
     assert same(copy_state(model), copy_state(joint.trained(made, stopped, few.identity, 1)))
-    assert [type(expert) for expert in model.experts] == [ResNet18, TimmNet, TimmNet]
+    assert [type(expert) for expert in model.experts] == [WideResNet, TimmNet, TimmNet]
     save = model_folder.save_model
     save(
         Folder.at(tmp_path / "model"), model.state_dict(), made,
