@@ -250,13 +250,15 @@ def show(
     """
     from fmoe.data.listing import shown
     from fmoe.plots.data import sheet
+    from fmoe.storage.folder import Folder
 
     with result(json) as answer:
         about, train = shown(name, data_dir)
         target = (to or Path(f"{name}.png")).resolve()
+        if to is None and target.exists():
+            raise UserError(f"{target}: is there already; name it by --to to replace it")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(sheet(train, about["classes"]))
+            Folder.at(target.parent).write(target.name, sheet(train, about["classes"]))
         except OSError as error:
             raise UserError(f"--to {target}: cannot be written ({error.strerror})") from None
         answer |= {**about, "sheet": str(target)}

@@ -73,17 +73,17 @@ def evaluate(
     from fmoe.on_ray import reach
 
     reach.check()
-    from fmoe.evaluation import FULL
     from pipelines.judging import model_info
     from pipelines.judging.run import Request, judge
 
     request = asked(Request, given, besides=["model", "report", "robustbench_json", "json"])
     with result(json) as answer, Display() as display:
-        if robustbench_json is not None:
-            model_info.check(FULL if full else (attacks or "").split(","), robustbench_json)
+        if robustbench_json is not None and attacks is not None:  # else the recipe decides
+            model_info.check(attacks.split(","), robustbench_json)
         judged = judge(model, request, display)
         answer |= judged.to_json()
         if robustbench_json is not None:
+            model_info.check(answer["robust"], robustbench_json)
             model_info.write(robustbench_json, answer)
             answer["robustbench_json"] = str(robustbench_json)
         if report is not None:

@@ -52,7 +52,11 @@ def test_the_confusion_after_the_strongest_attack() -> None:
     assert found == {
         "attack": "pgd",
         "images": [[2, 0, 2, 0], [1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]],
+        "other": [0, 0, 0, 0],
     }
+    few = by_class.confusion(findings(), 3)
+    assert few is not None
+    assert few["other"] == [0, 0, 0]
     alone = Findings(findings().settings, LABELS, {"prediction.clean": LABELS})
     assert by_class.confusion(alone, 4) is None
 

@@ -446,6 +446,62 @@ def outside(folder: Path) -> Path:
     return folder / "set"
 
 
+def beside(folder: Path) -> Path:
+    for name in ("train", "test", "unlabeled"):
+        write(folder / "set" / name, pictures(6))
+    return folder / "set"
+
+
+def parts_within(folder: Path) -> Path:
+    for name in ("ant", "bee"):
+        write(folder / "set" / name, pictures(6))
+        (folder / "set" / name / "ant").rename(folder / "set" / name / "test")
+    return folder / "set"
+
+
+def tables(*names: str) -> Callable[[Path], Path]:
+    """The same table under each name."""
+
+    def made(folder: Path) -> Path:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table(pictures(6), "numbers", folder), folder / name)
+        return folder
+
+    return made
+
+
+def of_labels(*columns: Any) -> Callable[[Path], Path]:
+    """Shards of which each has these labels."""
+
+    def made(folder: Path) -> Path:
+        for number, labels in enumerate(columns):
+            cells = table(pictures(len(labels)), "numbers", folder)["image"]
+            pq.write_table(
+                pa.table({"image": cells, "label": labels}), folder / f"{number:04d}.parquet"
+            )
+        return folder
+
+    return made
+
+
+def idx_of(images: int, labels: int) -> Callable[[Path], Path]:
+    def made(folder: Path) -> Path:
+        write_idx(folder / "raw", GREY[:images], LABELS[:labels], False)
+        return folder
+
+    return made
+
+
+def spoiled_npz(folder: Path) -> Path:
+    file = npz(images=GREY, labels=LABELS)(folder)
+    np.savez_compressed(file, images=GREY, labels=LABELS)
+    whole = bytearray(file.read_bytes())
+    whole[200:260] = bytes(60)
+    file.write_bytes(bytes(whole))
+    return file
+
+
 def bytes_of(image: Image.Image, kind: str) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind)
@@ -526,6 +582,48 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         npz(images=GREY, labels=LABELS * 2),
         "no training image of class '1'",
     ),
+    "a folder beside parts": (beside, "unlabeled: stands beside test/, which looks like a part"),
+    "parts within classes": (parts_within, "test: a part within a class"),
+    "a class twice": (
+        spoiled(lambda f: (f / "asp").symlink_to(f / "ant")),
+        "asp: is a link to class 'ant'",
+    ),
+    "a broken link": (
+        spoiled(lambda f: (f / "bee" / "x.png").symlink_to(f / "none")),
+        "bee/x.png: cannot be read",
+    ),
+    "a copy beside a table": (
+        tables("train.parquet", "train_copy.parquet", "test.parquet"),
+        "train_copy.parquet: no name of a part",
+    ),
+    "two places of tables": (
+        tables("train.parquet", "test.parquet", "data/train.parquet"),
+        "two layouts; keep one",
+    ),
+    "a part in another's folder": (
+        tables("train/test-0.parquet", "test/0000.parquet"),
+        "is it test, by its name, or train, by its folder",
+    ),
+    "a shard left out": (
+        tables("train/0000.parquet", "train/0002.parquet", "test/0000.parquet"),
+        r"shards \[0, 2\]; expected 0 on",
+    ),
+    "numbers and text": (
+        of_labels([0, 1, 2], ["ant", "bee", "cat"]),
+        "labels are numbers in one file, text in another",
+    ),
+    "more labels than images of MNIST's kind": (idx_of(9, 12), "9 images and 12 labels"),
+    "a spoiled npz": (spoiled_npz, "a.npz: not a readable .npz"),
+    "one number for images": (npz(images=np.uint8(3), labels=LABELS), "images: is no array"),
+    "a class named twice": (
+        npz(images=GREY, labels=LABELS, classes=np.array(["a", "b", "a"])),
+        "two classes are named 'a'",
+    ),
+    "a class without a name": (
+        npz(images=GREY, labels=LABELS, classes=np.array(["a", "", "b"])),
+        "class 1 has no name",
+    ),
+    "nobody's home": (lambda folder: Path("~nosuchuser/x"), "no such file or folder"),
     "no contrast": (npz(images=0 * GREY, labels=LABELS), "one value in a channel"),
 }
 
@@ -550,6 +648,8 @@ def test_refusals_are_one_line_and_lose_nothing(case: str, tmp_path: Path) -> No
     [
         (["--name", "cifar10"], "--name cifar10: is fmoe's own"),
         (["--name", "raw"], "--name raw: is fmoe's own"),
+        (["--name", "x.safetensors"], "--name x.safetensors: small letters"),
+        (["--name", "x", "--to", ""], "--to: names no folder"),
         (["--name", "../x"], "--name ../x: small letters"),
         (["--name", "x", "--size", "0"], "--size 0: expected pixels"),
         (["--name", "x", "--size", "8x8x8"], "--size 8x8x8: expected pixels"),
@@ -566,6 +666,82 @@ def test_options_that_cannot_be(options: list[str], message: str, tmp_path: Path
     assert code == 2
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_set_and_a_path_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is guessed; a prepared set is a source, too."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "digits", pictures(30))
+    code, _, err = command("prepare", "digits", "--name", "mine")
+    assert (code, "a data set has this name, and a path: give ./digits" in err) == (2, True)
+    assert command("prepare", "./digits", "--name", "mine")[0] == 0
+    again = make("mine", "again", wanted=Wanted((3, 3)))
+    assert again.own.has("val")
+    assert again.own.facts.classes == CLASSES
+
+
+def test_types_of_shards_are_one(tmp_path: Path) -> None:
+    of_labels(pa.array([0, 1, 2] * 2, pa.int64()), pa.array([0, 1, 2] * 2, pa.uint64()))(tmp_path)
+    make(tmp_path, "insects")
+    assert data.find("insects").facts.classes == ("0", "1", "2")
+
+
+def test_pictures_beside_tables_are_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an interrupted try has decoded is not taken where files may have changed since."""
+    monkeypatch.setattr(decoding, "AT_ONCE", 4)
+    (tmp_path / "im").mkdir()
+    for number, image in enumerate(pictures(12)):
+        Image.fromarray(image).save(tmp_path / "im" / f"{number}.png")
+    paths = [f"im/{number}.png" for number in range(12)]
+    pq.write_table(pa.table({"image": paths, "label": [0, 1, 2] * 4}), tmp_path / "all.parquet")
+    whole = (tmp_path / "im" / "11.png").read_bytes()
+    (tmp_path / "im" / "11.png").write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"im/11\.png \(all\.parquet, row 11\): not a readable image"
+    ):
+        make(tmp_path, "insects")
+    (tmp_path / "im" / "11.png").write_bytes(whole)
+    Image.fromarray(np.full((5, 6, 3), 255, np.uint8)).save(tmp_path / "im" / "0.png")
+    make(tmp_path, "insects")
+    loaded = data.load("insects")
+    everything = torch.cat([loaded.train.images, loaded.val.images, loaded.test.images])
+    assert (everything == 255).flatten(1).all(1).any()
+
+
+def test_work_of_another_name_is_left(tmp_path: Path) -> None:
+    other = home() / "data" / ".preparing" / "insects-32-0123456789abcdef"
+    other.mkdir(parents=True)
+    write(tmp_path, pictures(30))
+    make(tmp_path, "insects")
+    assert other.exists()
+
+
+def test_other_names_of_classes_are_another_set(tmp_path: Path) -> None:
+    for names in (("a", "b", "c"), ("a", "c", "b")):
+        np.savez(tmp_path / "a.npz", images=GREY, labels=LABELS, classes=np.array(names))
+        made = make(tmp_path / "a.npz", "insects")
+    assert made.before is not None
+
+
+def test_a_sheet_replaces_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits.png").write_text("mine")
+    code, _, err = command("show", "digits")
+    assert (code, "digits.png: is there already; name it by --to" in err) == (2, True)
+    assert (tmp_path / "digits.png").read_text() == "mine"
+    assert command("show", "digits", "--to", "digits.png")[0] == 0
+
+
+def test_a_damaged_set_does_not_hide_the_others(tmp_path: Path) -> None:
+    write(tmp_path, pictures(30))
+    made = make(tmp_path, "insects").own
+    (home() / "data" / "bad").mkdir()
+    (home() / "data" / "bad" / "set.json").write_text("{}")
+    assert [one.name for one in own.listed()] == [made.name]
+    with pytest.raises(UserError, match=r"bad/set\.json: format: Field required"):
+        data.load("bad")
 
 
 def test_options_of_a_known_set() -> None:

@@ -42,6 +42,16 @@ instance = Net()
 def number():
     return 3
 
+def leaves():
+    raise SystemExit(0)
+
+class Silent(Net):
+    def eval(self):
+        self.train(False)
+
+def lazy():
+    return nn.LazyLinear(3)
+
 def fails():
     raise RuntimeError("no weights\\nhere")
 """
@@ -60,7 +70,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", ["Net", "Space.made", "instance"])
+@pytest.mark.parametrize("name", ["Net", "Space.made", "instance", "Silent"])
 def test_what_it_may_name(name: str, code: Path) -> None:
     """A class, a function, a module; a worker makes it again by a small pickle."""
     subject = pickle.loads(pickle.dumps(PythonModel.named(f"python:theirs.nets:{name}")))
@@ -79,6 +89,9 @@ def test_what_it_may_name(name: str, code: Path) -> None:
         ("theirs.none:Net", r"No module named 'theirs.none' \(looked for in .* and what is inst"),
         ("theirs.nets:none", "module 'theirs.nets' has no attribute 'none'"),
         ("theirs.nets:number", "gives a int; expected a torch.nn.Module"),
+        ("theirs.nets:leaves", "SystemExit: 0"),
+        ("theirs.nets:lazy", "weight has no values"),
+        ("pipelines.nets:Net", "pipelines is a package of fmoe's: rename yours"),
         ("theirs.nets:fails", "RuntimeError: no weights$"),
     ],
 )

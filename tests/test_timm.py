@@ -98,6 +98,7 @@ def test_transformers_are_told_the_size(shape: tuple[int, int, int]) -> None:
     ("name", "shape", "message"),
     [
         ("resnet10tt", SHAPE, r"timm has no network resnet10tt; there are resnet10t"),
+        ("test_vit.nope", SHAPE, "timm has no network test_vit.nope; there are test_vit.r160"),
         ("test_vit", (1, 8, 8), "timm's test_vit is not for images of 1x8x8"),
         ("test_convnext", (1, 8, 8), "timm's test_convnext is not for images of 1x8x8"),
         ("efficientformer_l1", SHAPE, "timm's efficientformer_l1 is not for images of 3x32x32"),

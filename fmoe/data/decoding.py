@@ -51,13 +51,13 @@ class Decoder:
         encoded: Iterator[Encoded] | None = None
         for start in range(0, total, AT_ONCE):
             count, file = min(AT_ONCE, total - start), f"{name}-{start // AT_ONCE:06d}.safetensors"
-            chunk = self._again(file, count)
+            chunk = self._again(file, count) if pictures.version else None
             if chunk is not None:
                 encoded = None
             else:
                 encoded = encoded or pictures.read(start)
                 chunk = self._decoded(islice(encoded, count), count, size)
-                if count == AT_ONCE:
+                if count == AT_ONCE and pictures.version:
                     self.kept.write(file, pack({"images": torch.from_numpy(chunk)}))
             size = size or (chunk.shape[2], chunk.shape[3])
             if not start:
@@ -80,6 +80,7 @@ class Decoder:
                 f"{given.source}: {height}x{width} pixels; give --size to make the images smaller "
                 f"(at most {LARGEST_SIDE} a side)"
             )
+        refuse_too_large(len(images), (1, images.shape[1], height, width))
         if (height, width) != images.shape[2:]:
             images = np.stack([resized(image, (height, width)) for image in images])
         if self.wanted.channels not in (None, images.shape[1]):

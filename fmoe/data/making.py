@@ -63,11 +63,9 @@ def make(
     """
     check_name(name)
     wanted = wanted or Wanted()
-    if str(place) in data_sets.names():
-        source, origin = published.named(str(place), data_dir), str(place)
-    else:
-        place = Path(place).expanduser()
-        source, origin = opened(place, columns or Columns()), str(place.resolve())
+    source, origin = _source(str(place), name, data_dir, columns or Columns())
+    if to == "":
+        raise UserError("--to: names no folder")
     work = home() / "data" / ".preparing" / f"{name}-{_version(source, wanted)}"
     try:
         parts = _decoded(source, wanted, work, progress)
@@ -95,17 +93,36 @@ def make(
         )
     except OSError as error:
         raise UserError(f"{folder.uri}: cannot be written ({first_line(error)})") from None
-    for left in work.parent.glob(f"{name}-*"):
+    for left in work.parent.glob(f"{name}-{16 * '[0-9a-f]'}"):
         shutil.rmtree(left, ignore_errors=True)
-    changed = before is not None and before.about.digest != whole
+    changed = before is not None and (before.about.digest, before.facts) != (whole, facts)
     return Made(kept, before if changed else None, tuple(_notes(kept, cut)))
+
+
+def _source(
+    place: str, name: str, data_dir: str | Path | None, columns: Columns
+) -> tuple[Source, str]:
+    """And where it is, for people."""
+    try:
+        path = Path(place).expanduser()
+        there = place != "" and path.exists()
+    except (RuntimeError, OSError) as error:  # ~nosuchuser; a name that is too long
+        raise UserError(f"{place}: no such file or folder ({first_line(error)})") from None
+    known = place in data_sets.names() or own.find(place, data_dir) is not None
+    if known and there:
+        raise UserError(f"{place}: a data set has this name, and a path: give ./{place} for that")
+    if known and place != name:
+        return published.named(place, data_dir), place
+    if not there:
+        raise UserError(f"{place!r}: no such file or folder, and no data set of that name")
+    return opened(path, columns), str(path.resolve())
 
 
 def check_name(name: str) -> None:
     """Raises `UserError` for what cannot be a name of the user's own."""
     if name in (*data_sets.names(), DOWNLOADS):
         raise UserError(f"--name {name}: is fmoe's own; give another")
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or name.endswith(".safetensors"):
         raise UserError(
             f"--name {name}: small letters, digits, '-', '_' and '.' only, 64 at most, the first a "
             "letter or digit"
@@ -189,7 +206,7 @@ def measured(
     """mean, std: given, or of the training images' pixels per channel, in [0,1]."""
     images = train[0]
     channels, height, width = images.shape[1:]
-    if mean is None or std is None:
+    if mean is None or std is None:  # what is given is not measured
         counts = [
             np.bincount(images[:, channel].reshape(-1), minlength=256)
             for channel in range(channels)
@@ -200,9 +217,9 @@ def measured(
             float(np.sqrt(count @ (values - center) ** 2 / count.sum()))
             for count, center in zip(counts, means, strict=True)
         ]
-        if min(stds) < 1e-4:
+        if std is None and min(stds) < 1e-4:
             raise UserError(f"{source.name}: all training images have one value in a channel")
-        mean, std = mean or means, std or stds
+        mean, std = means if mean is None else mean, stds if std is None else std
     try:
         return Facts(
             shape=(channels, height, width),

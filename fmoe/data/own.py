@@ -173,12 +173,19 @@ def at(folder: Folder) -> Own | None:
 
 
 def listed(data_dir: str | Path | None = None) -> list[Own]:
-    """All there are, by name; of two of one name the one that `find` gives."""
+    """All there are, by name; of two of one name the one that `find` gives. What is damaged is none
+    of them: `find` says so of it."""
     found: dict[str, Own] = {}
     for place in places(data_dir):
-        for name in place.names():
-            if name not in found and NAME.fullmatch(name) and (one := at(place / name)):
-                found[name] = one
+        try:
+            names = place.names()
+        except OSError as error:
+            raise UserError(f"{place.uri}: cannot be read ({first_line(error)})") from None
+        for name in names:
+            if name not in found and NAME.fullmatch(name):
+                with suppress(UserError):
+                    if one := at(place / name):
+                        found[name] = one
     return [found[name] for name in sorted(found)]
 
 

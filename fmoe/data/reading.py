@@ -23,6 +23,7 @@ from fmoe.data.sets import DataSet, named
 from fmoe.data.splits import Data, Split, TrainingData, cut, whole_digest
 from fmoe.errors import UserError
 from fmoe.paths import home
+from fmoe.storage.folder import Folder
 
 
 def find(name: str, data_dir: str | Path | None = None) -> DataSet | Own:
@@ -80,7 +81,7 @@ def _read_files(
 ) -> readers.Arrays:
     folder, kept = given(data_dir), prepared_path(data_set.name)
     if folder is not None:
-        if (prepared := own.find(data_set.name, folder)) is not None:
+        if (prepared := own.at(Folder.at(folder).reach() / data_set.name)) is not None:
             return prepared.read(part)
         if "://" in str(folder):
             raise UserError(

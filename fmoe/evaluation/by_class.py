@@ -62,7 +62,8 @@ def imbalance(figures: Mapping[str, Mapping[str, Any]], labels: Tensor) -> list[
 def confusion(found: Findings, classes: int) -> dict[str, Any] | None:
     """`attack`, and `images`: counts [K,K] of labels (rows) and of what the images are taken for
     under that attack (columns), which for those that are wrong without it is what they are taken
-    for anyway. None where no such attack was run; what is no class is not counted."""
+    for anyway; `other` [K]: taken for no class of the data set. None where no such attack was run.
+    """
     run = [name for name in ATTACKS if PREDICTION + name in found.columns]
     if not run:
         return None
@@ -70,7 +71,9 @@ def confusion(found: Findings, classes: int) -> dict[str, Any] | None:
     for name in reversed(run):  # the strongest last: earlier ones took images away from it
         attacked = found.columns[ATTACKED + name]
         said = torch.where(attacked, found.columns[PREDICTION + name], said)
-    return {"attack": run[0], "images": counted(found.labels, said, classes).tolist()}
+    images = counted(found.labels, said, classes)
+    other = torch.bincount(found.labels, minlength=classes) - images.sum(1)
+    return {"attack": run[0], "images": images.tolist(), "other": other.tolist()}
 
 
 def counted(labels: Tensor, said: Tensor, classes: int) -> Tensor:

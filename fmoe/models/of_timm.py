@@ -101,22 +101,36 @@ class Timm(Backbone):
 
     @property
     def any_size(self) -> bool:
-        return not library().get_pretrained_cfg(self.name).fixed_input_size
+        return not self._about(library()).fixed_input_size
+
+    def _about(self, timm: Any) -> Any:
+        """timm's configuration of the network. Raises `UserError` for an unknown name."""
+        architecture, _, tag = self.name.partition(".")
+        tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+        if not timm.is_model(architecture):
+            near = get_close_matches(architecture, timm.list_models(), 4)
+        elif tag and tag not in tags:
+            near = [f"{architecture}.{name}" for name in tags[:4]]
+        else:
+            return timm.get_pretrained_cfg(self.name)
+        told = f"; there are {', '.join(near)}" if near else ""
+        raise UserError(f"backbone: timm has no network {self.name}{told}")
 
     def _body(self, shape: Sequence[int], classes: int, pretrained: bool = False) -> Any:
         timm = library()
-        if not timm.is_model(self.name):
-            near = get_close_matches(self.name, timm.list_models(), 4)
-            told = f"; there are {', '.join(near)}" if near else ""
-            raise UserError(f"backbone: timm has no network {self.name}{told}")
         size: dict[str, Any] = {}
-        if timm.get_pretrained_cfg(self.name).fixed_input_size:
+        if self._about(timm).fixed_input_size:
             size = {"img_size": tuple(shape[1:])}
         try:
             return timm.create_model(
                 self.name, pretrained=pretrained, num_classes=classes, in_chans=shape[0], **size
             )
-        except (RuntimeError, ValueError, AssertionError, TypeError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - its networks and downloads raise many kinds
+            if pretrained:
+                raise UserError(
+                    f"weights: pretrained: those of {self.name} cannot be had "
+                    f"({first_line(error)}): is there a network?"
+                ) from None
             raise self._refusal(shape, error) from None
 
     def _try(self, body: nn.Module, shape: Sequence[int]) -> None:
@@ -193,7 +207,7 @@ def contents(file: str) -> bytes:
     """Of a safetensors file, the size of which its header tells. Raises `UserError`."""
     folder, _, name = file.rpartition("/")
     try:
-        place = Folder.at(folder or Path.cwd()).reach()
+        place = Folder.at(folder or ("/" if file.startswith("/") else Path.cwd())).reach()
         return place.read(name, limit=read_header(place, name).size)
     except FileNotFoundError:
         raise UserError(f"weights: {file}: no such file") from None

@@ -63,7 +63,7 @@ def charts(
     confusion = answer.get("confusion")
     if confusion is not None and len(classes) <= MOST_CLASSES:
         charts["confusion"] = (
-            confused(confusion["images"], classes),
+            confused(confusion["images"], confusion["other"], classes),
             f"What images of each class (rows) are taken for after {confusion['attack']}, in % of "
             "the class. Off the diagonal are the errors that the attack finds.",
         )
@@ -115,9 +115,14 @@ def weights(means: dict[str, list[float]], labels: Sequence[str]) -> Figure:
     return figure
 
 
-def confused(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """counts: of labels (rows) and predictions (columns)."""
-    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+def confused(
+    counts: Sequence[Sequence[int]], other: Sequence[int], classes: Sequence[str]
+) -> Figure:
+    """counts: of labels (rows) and predictions (columns); other: of predictions beyond."""
+    shares = [
+        [count / max(1, sum(row) + beyond) for count in row]
+        for row, beyond in zip(counts, other, strict=True)
+    ]
     return matrix(shares, classes, down="class", across="taken for", of="share of the class, %")
 
 
@@ -169,7 +174,14 @@ def pictures(examples: Examples, classes: Sequence[str], known: Sequence[str]) -
             show(axes[row][column], picture[column])
         true, said = int(examples.labels[column]), int(examples.said_adv[column])
         axes[0][column].set_title(label(classes[true]), fontsize=8)
-        name = label(known[said]) if said >= 0 else "not finite"
+        name = class_name(known, said)
         told = f"{name}\nε {examples.eps[column].item():.3f}"
         axes[1][column].set_title(told, fontsize=8, color="firebrick")
     return figure
+
+
+def class_name(known: Sequence[str], said: int) -> str:
+    """A prediction as text; of a model that does not name its classes it may be beyond them."""
+    if said < 0:
+        return "not finite"
+    return label(known[said]) if said < len(known) else f"class {said}"

@@ -35,7 +35,9 @@ def remedies(phase: Phase) -> str:
     """What takes less memory for the same batch first, and then a smaller batch."""
     joint = isinstance(phase, Joint)
     path = "joint" if joint else "experts.train"
-    options = [f"{path}.accumulate={2 * phase.accumulate}"]
+    options = []
+    if 4 * phase.accumulate <= phase.batch_size:  # a part has two images at least
+        options.append(f"{path}.accumulate={2 * phase.accumulate}")
     if isinstance(phase, Joint) and not phase.checkpointing:
         options.append("joint.checkpointing=true")
     options.append(f"more workers, or {path}.batch_size below {phase.batch_size}")

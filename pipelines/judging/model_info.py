@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from fmoe.errors import UserError
+from fmoe.storage.folder import Folder
 
 ATTACK = "autoattack"
 
 
-def check(attacks: Sequence[str], file: Path) -> None:
-    """Raises `UserError` before anything is judged where the form could not be filled."""
+def check(attacks: Iterable[str], file: Path) -> None:
+    """Raises `UserError` where the form could not be filled."""
     if ATTACK not in [attack.strip() for attack in attacks]:
         raise UserError(f"--robustbench-json {file}: the board's figure is {ATTACK}'s: run it, too")
 
@@ -49,15 +49,14 @@ def model_info(answer: Mapping[str, Any]) -> dict[str, Any]:
 def ratio(eps: float, norm: str) -> str:
     """`8/255` for a linf eps of 255ths, else the number."""
     steps = Fraction(eps * 255).limit_denominator(1000)
-    if norm == "linf" and steps.denominator == 1 and abs(eps * 255 - steps) < 1e-6:
+    if norm == "linf" and steps > 0 and steps.denominator == 1 and abs(eps * 255 - steps) < 1e-6:
         return f"{steps.numerator}/255"
     return f"{eps:g}"
 
 
 def write(file: Path, answer: Mapping[str, Any]) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(model_info(answer), indent=2) + "\n")
+        Folder.at(file.parent).write_json(file.name, model_info(answer))
     except OSError as error:
         raise UserError(
             f"--robustbench-json {file}: cannot be written ({error.strerror})"

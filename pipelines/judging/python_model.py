@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fmoe.errors import UserError, first_line
 
 PREFIX = "python:"
+OURS = ("fmoe", "pipelines", "tune_spaces")
 EXPECTED = "expected python:package.module:callable"
 
 
@@ -39,6 +40,8 @@ class PythonModel:
         parts = [*module.split("."), *name.split(".")]
         if not colon or not all(part.isidentifier() for part in parts):
             raise UserError(f"{model}: {EXPECTED}")
+        if parts[0] in OURS:
+            raise UserError(f"{model}: {parts[0]} is a package of fmoe's: rename yours")
         return cls(module, name, str(Path.cwd()))
 
     def __str__(self) -> str:
@@ -59,19 +62,23 @@ class PythonModel:
             ) from None
         except AttributeError as error:
             raise UserError(f"{self}: {first_line(error)}") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"{self}: {type(error).__name__}: {first_line(error)}") from error
         if not isinstance(model, nn.Module):
             raise UserError(f"{self}: gives a {type(model).__name__}; expected a torch.nn.Module")
-        return model.eval()
+        model.eval()
+        return model
 
 
 def weights_digest(model: nn.Module) -> str:
-    """sha256 of the module's tensors, by name."""
+    """sha256 of the module's tensors, by name. Raises `UserError` for what has no values."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor):
-            whole = tensor.detach().cpu().contiguous()
+            try:
+                whole = tensor.detach().cpu().to_dense().contiguous()
+            except (RuntimeError, ValueError, NotImplementedError) as error:
+                raise UserError(f"model: {name} has no values ({first_line(error)})") from None
             digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
             digest.update(whole.view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

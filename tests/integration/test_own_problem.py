@@ -75,7 +75,12 @@ TIMM = [
 
 
 def test_timms_networks_killed_and_resumed(
-    fmoe: Fmoe, ray_session: None, folder: Path, home: Path, tmp_path: Path
+    fmoe: Fmoe,
+    ray_session: None,
+    folder: Path,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A convolutional network and a transformer in one mixture, in l2: the same bits."""
     answer(fmoe("data", "prepare", folder, "--name", "small-shapes", "--size", "32", "--json"))
@@ -105,7 +110,7 @@ def test_timms_networks_killed_and_resumed(
     assert resumed["norm"] == "l2"
     said = fmoe("predict", resumed["model_uri"], folder / "disc" / "1.png", "--json")
     assert answer(said)["predictions"][0]["label"] in CLASSES
-    mlflow.set_tracking_uri(tracking.store_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.store_uri())
     served = mlflow.pyfunc.load_model(resumed["model_uri"])
     x = data.load("small-shapes").test.pixels()[:4].contiguous()
     with torch.no_grad():

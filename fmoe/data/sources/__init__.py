@@ -10,13 +10,20 @@ from pathlib import Path
 
 from fmoe.data.sources import folders, npz, published, tables
 from fmoe.data.sources.source import Arrays, Columns, Pictures, Source, Wanted
-from fmoe.errors import UserError
+from fmoe.errors import UserError, first_line
 
 __all__ = ["Arrays", "Columns", "Pictures", "Source", "Wanted", "opened"]
 
 
 def opened(place: Path, columns: Columns) -> Source:
     """What is at a path. Raises `UserError` for what is none of the forms, or two of them."""
+    try:
+        return _opened(place, columns)
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read ({first_line(error)})") from None
+
+
+def _opened(place: Path, columns: Columns) -> Source:
     if not place.exists():
         raise UserError(f"{place}: no such file or folder, and no data set of that name")
     if place.is_file():
@@ -29,6 +36,8 @@ def opened(place: Path, columns: Columns) -> Source:
         return published.source(place)
     forms = {"Parquet": tables.found(place), "folders of images": folders.found(place)}
     there = [form for form, found in forms.items() if found]
+    if len(there) > 1 and tables.uses_files(place, columns):
+        return tables.source(place, columns)
     if len(there) > 1:
         raise UserError(f"{place}: holds {' and '.join(there)}; give one of the two")
     if there == ["Parquet"]:

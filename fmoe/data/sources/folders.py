@@ -61,7 +61,14 @@ def source(place: Path) -> Source:
 def _parts(place: Path) -> dict[PartName | None, Path]:
     """The folder of each part; all images are one where the folders are classes."""
     inner = subfolders(place)
-    if not all(folder.name.lower() in PARTS for folder in inner):
+    named = [folder for folder in inner if folder.name.lower() in PARTS]
+    if len(named) < len(inner):
+        if deep := [folder for folder in named if subfolders(folder)]:
+            other = next(folder for folder in inner if folder not in named)
+            raise UserError(
+                f"{other}: stands beside {deep[0].name}/, which looks like a part: expected "
+                "{train,val,test}/CLASS or CLASS alone; put it elsewhere"
+            )
         return {None: place}
     parts: dict[PartName | None, Path] = {}
     for folder in inner:
@@ -85,7 +92,12 @@ def _classes(parts: dict[PartName | None, Path]) -> tuple[str, ...]:
         if other := sorted(names - classes.keys()):
             raise UserError(f"{folder / other[0]}: a class that {first} does not have")
         refuse_files(folder)
-    for name in classes:
+    seen: dict[Path, str] = {}
+    for name, folder in classes.items():
+        real = folder.resolve()
+        if real in seen:
+            raise UserError(f"{folder}: is a link to class {seen[real]!r}")
+        seen[real] = name
         if not name.isprintable() or name != name.encode(errors="replace").decode():
             raise UserError(f"{classes[name]}: a class's name must be printable text; rename it")
     return tuple(sorted(classes))
@@ -96,7 +108,10 @@ def _pictures(folder: Path, classes: tuple[str, ...]) -> Pictures:
     files.sort(key=lambda entry: (*natural(entry[0].name), str(entry[0])))
     version = hashlib.sha256()
     for file, _ in files:
-        state = file.stat()
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
         version.update(repr((str(file), state.st_size, state.st_mtime_ns)).encode())
     labels = np.array([label for _, label in files], np.int64)
     return Pictures(labels, partial(_read, [file for file, _ in files]), version.hexdigest())
@@ -118,6 +133,10 @@ def _files(folder: Path) -> Iterator[Path]:
     for at, inner, names in os.walk(folder, onerror=refuse):
         inner[:] = sorted(name for name in inner if not is_litter(name))
         for name in inner:
+            if Path(at) == folder and name.lower() in PARTS:
+                raise UserError(
+                    f"{Path(at, name)}: a part within a class; expected {{train,val,test}}/CLASS"
+                )
             if Path(at, name).is_symlink():
                 raise UserError(f"{Path(at, name)}: a link to a folder; put the folder there")
         yield from (Path(at, name) for name in names if not is_litter(name))

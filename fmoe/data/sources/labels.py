@@ -22,6 +22,8 @@ def numbered(
     Text is sorted; of numbers without names, each is a class's name. Raises `UserError` for numbers
     that count nothing: below 0, or with gaps.
     """
+    if odd := [labels.dtype for labels in given.values() if labels.dtype.kind not in "iuU"]:
+        raise UserError(f"{source}: labels are {odd[0]}; expected integers or text")
     kinds = {labels.dtype.kind in "iu" for labels in given.values()}
     if kinds == {True, False}:
         raise UserError(f"{source}: labels are numbers in one part and text in another")

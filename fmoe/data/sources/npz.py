@@ -34,8 +34,12 @@ def source(file: Path) -> Source:
         _fits_memory(file)
         with np.load(file, allow_pickle=False) as arrays:
             given = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - NumPy raises many kinds for damaged bytes
         raise UserError(f"{file}: not a readable .npz ({first_line(error)})") from None
+    if odd := [name for name, array in given.items() if not isinstance(array, np.ndarray)]:
+        raise UserError(f"{file}: {odd[0][:100]}: is no array")
     names = given.pop(CLASSES, None)
     found: dict[PartName | None, tuple[str, str]] = {}
     for part, pairs in NAMES.items():
@@ -87,7 +91,9 @@ def _images(
     file: Path, name: str, images: np.ndarray[Any, Any], labels: int
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """uint8 [N,C,H,W]."""
-    if images.dtype == np.uint16:
+    if images.ndim == 0:
+        raise UserError(f"{file}: {name}: is no array of images")
+    if images.dtype.kind == "u" and images.dtype.itemsize == 2:  # of either byte order
         images = (images >> 8).astype(np.uint8)
     if images.dtype != np.uint8:
         raise UserError(

@@ -17,10 +17,11 @@ from fmoe.data.kinds import Published
 from fmoe.data.own import PartName
 from fmoe.data.readers import Arrays as Read
 from fmoe.data.readers import idx
-from fmoe.data.readers.arrays import PARTS, Part
-from fmoe.data.reading import read_part
+from fmoe.data.readers.arrays import PARTS
+from fmoe.data.reading import find, own_val, read_part
 from fmoe.data.sources.labels import numbered
 from fmoe.data.sources.source import Arrays, Source
+from fmoe.data.splits import Split
 from fmoe.errors import UserError
 
 
@@ -29,11 +30,15 @@ def found(place: Path) -> bool:
 
 
 def named(name: str, data_dir: str | Path | None) -> Source:
-    """A data set of fmoe's. Raises `UserError` where it cannot be read."""
-    data_set = data_sets.named(name)
-    parts = {part: read_part(data_set, part, data_dir) for part in PARTS}
-    arrays = {part: (split.images.numpy(), split.labels.numpy()) for part, split in parts.items()}
-    return of_arrays(name, data_set.info.classes, arrays)
+    """A data set that there is. Raises `UserError` where it cannot be read."""
+    data_set = find(name, data_dir)
+    whole: dict[PartName, Split] = {}
+    for part in PARTS:
+        whole[part] = read_part(data_set, part, data_dir)
+    if (val := own_val(data_set)) is not None:
+        whole["val"] = val
+    arrays = {part: (split.images.numpy(), split.labels.numpy()) for part, split in whole.items()}
+    return of_arrays(name, data_set.facts.classes, arrays)
 
 
 def source(place: Path) -> Source:
@@ -53,7 +58,7 @@ def source(place: Path) -> Source:
     return of_arrays(str(place), classes, parts)
 
 
-def of_arrays(name: str, classes: tuple[str, ...], parts: Mapping[Part, Read]) -> Source:
+def of_arrays(name: str, classes: tuple[str, ...], parts: Mapping[Any, Read]) -> Source:
     made: dict[PartName | None, Arrays] = {
         part: Arrays(images, labels.astype(np.int64), f"{name} {part}")
         for part, (images, labels) in parts.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,15 +34,19 @@ class Wanted:
     size: tuple[int, int] | None = None
     channels: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise UserError(f"channels: {self.channels}; expected 1 (grey) or 3 (colour)")
+
 
 @dataclass(frozen=True)
 class Pictures:
     """Encoded ones. labels: int64 [N]; read: those from the n-th on, in order; version: what
-    changes where one of them does."""
+    changes where one of them does; None where that cannot be told without reading them."""
 
     labels: Labels
     read: Callable[[int], Iterator[Encoded]] = field(repr=False)
-    version: str
+    version: str | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,15 @@ class Arrays:
     images: np.ndarray[Any, np.dtype[np.uint8]]
     labels: Labels
     source: str
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for what are no images with a label each."""
+        if self.images.ndim != 4 or 0 in self.images.shape[1:]:
+            raise UserError(f"{self.source}: images of shape {self.images.shape}, without a pixel")
+        if len(self.images) != len(self.labels):
+            raise UserError(
+                f"{self.source}: {len(self.images)} images and {len(self.labels)} labels"
+            )
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,11 @@ class Source:
                 f"{self.name}: {len(self.classes)} classes ({some}); there must be 2 to "
                 f"{MOST_CLASSES}"
             )
+        if "" in self.classes:
+            raise UserError(f"{self.name}: class {self.classes.index('')} has no name")
+        alike = Counter(unicodedata.normalize("NFC", name) for name in self.classes)
+        if twice := [name for name, count in alike.items() if count > 1]:
+            raise UserError(f"{self.name}: two classes are named {twice[0]!r}")
         if None not in self.parts:
             for needed in ("train", "test"):
                 if needed not in self.parts:

@@ -31,8 +31,11 @@ from fmoe.errors import UserError, first_line
 
 INNER = ("data", "default", "plain_text")
 """Folders in which the hub keeps the files of its only configuration."""
-OF_PART = re.compile(rf"(?P<part>{'|'.join(PARTS)})([-_.].*)?\.parquet")
+OF_PART = re.compile(
+    rf"(?P<part>{'|'.join(PARTS)})(-\d+(-of-\d+(-[0-9a-f]+)?)?)?\.parquet", re.IGNORECASE
+)
 SHARD = re.compile(r".*?(?P<index>\d+)-of-(?P<total>\d+)(-[0-9a-f]+)?\.parquet")
+NUMBERED = re.compile(r"(.*[^\d])?\d+(-of-\d+(-[0-9a-f]+)?)?\.parquet")
 PICTURES = ("image", "img")
 LABELS = ("label", "labels")
 ROWS_AT_ONCE = 64
@@ -42,12 +45,14 @@ MOST_CELL = 1 << 26
 
 @dataclass(frozen=True)
 class Table:
-    """A file's columns. names: of the classes, label 0 first, where it says."""
+    """A file's columns. names: of the classes, label 0 first, where it says. beside: whether
+    pictures are in files beside it, or may be."""
 
     file: Path
     image: str
     label: str
     names: tuple[str, ...] | None
+    beside: bool
 
 
 def found(place: Path) -> bool:
@@ -71,15 +76,28 @@ def source(place: Path, columns: Columns) -> Source:
     return Source(str(place), classes, pictures)
 
 
+def uses_files(place: Path, columns: Columns) -> bool:
+    """Whether its pictures are in files beside the tables."""
+    return any(_table(file, columns).beside for file in _files(place))
+
+
 def _files(place: Path) -> list[Path]:
-    """All Parquet files of a folder, in the folders of the hub and in those of parts."""
-    places = [place, *(place / name for name in INNER)]
-    places += [folder / name for folder in places for name in PARTS]
+    """All Parquet files of a folder, or of one of the hub's within it, and of the parts' folders
+    there. Raises `UserError` where there are some in two of them."""
+    found = {root: _files_of(root) for root in (place, *(place / name for name in INNER))}
+    there = [files for files in found.values() if files]
+    if len(there) > 1:
+        raise UserError(f"{there[0][0]} and {there[1][0]}: two layouts; keep one")
+    return there[0] if there else []
+
+
+def _files_of(root: Path) -> list[Path]:
+    parts = [root / name for name in names_in(root) if name.lower() in PARTS]
     found: list[Path] = []
-    for folder in places:
+    for folder in (root, *(part for part in parts if part.is_dir())):
         names = names_in(folder)
-        refuse_unfinished(folder, names, lambda name: name.endswith(".parquet"))
-        found += [folder / name for name in names if name.endswith(".parquet")]
+        refuse_unfinished(folder, names, lambda name: name.lower().endswith(".parquet"))
+        found += [folder / name for name in names if name.lower().endswith(".parquet")]
     return found
 
 
@@ -87,8 +105,16 @@ def _parts(place: Path) -> dict[PartName | None, list[Path]]:
     parts: dict[PartName | None, list[Path]] = defaultdict(list)
     for file in _files(place):
         match = OF_PART.fullmatch(file.name)
-        inside = PARTS.get(file.parent.name) if file.parent != place else None
-        parts[PARTS[match["part"]] if match else inside].append(file)
+        by_name = PARTS[match["part"].lower()] if match else None
+        inside = PARTS.get(file.parent.name.lower()) if file.parent != place else None
+        if by_name and inside and by_name != inside:
+            raise UserError(f"{file}: is it {by_name}, by its name, or {inside}, by its folder?")
+        if match is None and inside is None and file.name.lower().startswith(tuple(PARTS)):
+            raise UserError(
+                f"{file}: no name of a part that is read (such as train-00000-of-00002.parquet); "
+                "rename or remove it"
+            )
+        parts[by_name or inside].append(file)
     if None in parts and len(parts) > 1:
         file = parts[None][0]
         raise UserError(f"{file}: its name says no part (such as train-{file.name})")
@@ -101,7 +127,13 @@ def _parts(place: Path) -> dict[PartName | None, list[Path]]:
 def _refuse_incomplete(files: list[Path]) -> None:
     """Of numbered shards each is there once, and all are of one generation."""
     shards = [(file, match) for file in files if (match := SHARD.fullmatch(file.name))]
+    unnumbered = [file for file in files if not NUMBERED.fullmatch(file.name)]
+    if unnumbered and len(files) > 1:
+        raise UserError(f"{unnumbered[0]}: stands beside {len(files) - 1} more; number them")
     if not shards:
+        numbers = sorted(int(re.findall(r"\d+", file.stem)[-1]) for file in files if not unnumbered)
+        if len(files) > 1 and numbers != list(range(len(files))):
+            raise UserError(f"{files[0].parent}: shards {numbers[:8]}; expected 0 on, each once")
         return
     totals = {int(match["total"]) for _, match in shards}
     if len(totals) > 1 or len(shards) < len(files):
@@ -156,7 +188,28 @@ def _table(file: Path, columns: Columns) -> Table:
         isinstance(names, list) and all(isinstance(name, str) for name in names)
     ):
         raise UserError(f"{file}: its Hugging Face metadata cannot be read")
-    return Table(file, image, label, None if names is None else tuple(names))
+    beside = _may_be_beside(file, image, schema.field(image).type)
+    return Table(file, image, label, None if names is None else tuple(names), beside)
+
+
+def _may_be_beside(file: Path, image: str, kind: Any) -> bool:
+    """Unless all cells have bytes, by the file's own statistics."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = _plain(kind)
+    if not pa.types.is_struct(kind):
+        return _is_text(kind)
+    metadata = pq.read_metadata(file)
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for place in range(row_group.num_columns):
+            column = row_group.column(place)
+            if column.path_in_schema == f"{image}.bytes":
+                statistics = column.statistics
+                if statistics is None or not statistics.has_null_count or statistics.null_count:
+                    return True
+    return False
 
 
 def _features(file: Path, metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
@@ -251,11 +304,24 @@ def _labels(tables: list[Table]) -> np.ndarray[Any, Any]:
         if column.null_count:
             raise UserError(f"{table.file}: empty cells in `{table.label}`")
         plain = column.cast(_plain(column.type))
-        pieces.append(np.array(plain.to_pylist()) if _is_text(plain.type) else plain.to_numpy())
-    return np.concatenate(pieces)
+        if _is_text(plain.type):
+            pieces.append(np.array(plain.to_pylist(), dtype=np.str_))
+        else:
+            pieces.append(np.array(plain.to_pylist(), dtype=object))
+    if len({piece.dtype.kind for piece in pieces}) > 1:
+        raise UserError(f"{tables[0].file.parent}: labels are numbers in one file, text in another")
+    whole = np.concatenate(pieces)
+    if whole.dtype.kind == "U":
+        return whole
+    beyond = [label for label in whole if not -(2**63) <= label < 2**63]
+    if beyond:
+        raise UserError(f"{tables[0].file}: label {beyond[0]} is no class")
+    return whole.astype(np.int64)
 
 
-def _version(tables: list[Table]) -> str:
+def _version(tables: list[Table]) -> str | None:
+    if any(table.beside for table in tables):
+        return None
     state = [(str(table.file), table.image, table.file.stat()) for table in tables]
     told = [(file, image, stat.st_size, stat.st_mtime_ns) for file, image, stat in state]
     return hashlib.sha256(repr(told).encode()).hexdigest()
@@ -288,12 +354,12 @@ def _rows(table: Table, opened: Any, start: int) -> Iterator[Encoded]:
         for cell in plain:
             if row >= start:
                 source = f"{table.file}: row {row}"
-                yield source, _bytes(table, source, cell.as_py())
+                yield _encoded(table, source, cell.as_py())
             row += 1
 
 
-def _bytes(table: Table, source: str, cell: Any) -> bytes:
-    """Of a cell, or of the file beside that it names."""
+def _encoded(table: Table, source: str, cell: Any) -> Encoded:
+    """A cell's bytes, or those of the file beside that it names."""
     path = None
     if isinstance(cell, dict):
         cell, path = cell.get("bytes"), cell.get("path")
@@ -302,11 +368,13 @@ def _bytes(table: Table, source: str, cell: Any) -> bytes:
     if cell is None:
         if not isinstance(path, str) or not path:
             raise UserError(f"{source}: an empty cell in `{table.image}`")
+        if "\0" in path:
+            raise UserError(f"{source}: a path that no file can have")
         folder = table.file.parent.resolve()
         file = (folder / path).resolve()
         if not file.is_relative_to(folder):
             raise UserError(f"{source}: {path[:200]} is not beside {table.file.name}")
-        return contents(file)
+        return f"{file} ({table.file.name}, {source.rpartition(': ')[2]})", contents(file)
     if len(cell) > MOST_CELL:
         raise UserError(f"{source}: a cell of more than {MOST_CELL} bytes")
-    return bytes(cell)
+    return source, bytes(cell)
