@@ -93,10 +93,10 @@ def _classes(parts: dict[PartName | None, Path]) -> tuple[str, ...]:
             raise UserError(f"{folder / other[0]}: a class that {first} does not have")
         refuse_files(folder)
     seen: dict[Path, str] = {}
-    for name, folder in classes.items():
+    for name, folder in sorted(classes.items()):
         real = folder.resolve()
         if real in seen:
-            raise UserError(f"{folder}: is a link to class {seen[real]!r}")
+            raise UserError(f"{folder}: is the same folder as class {seen[real]!r}")
         seen[real] = name
         if not name.isprintable() or name != name.encode(errors="replace").decode():
             raise UserError(f"{classes[name]}: a class's name must be printable text; rename it")
