@@ -673,8 +673,13 @@ def test_a_set_and_a_path_of_one_name(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "digits", pictures(30))
     code, _, err = command("prepare", "digits", "--name", "mine")
-    assert (code, "a data set has this name, and a path: give ./digits" in err) == (2, True)
+    assert (code, "is a data set of fmoe's, and a path: give ./digits" in err) == (2, True)
     assert command("prepare", "./digits", "--name", "mine")[0] == 0
+    assert command("prepare", "./digits", "--name", "mine")[0] == 0, "again"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine: holds no data set"):
+        make("mine", "again")
+    (tmp_path / "mine").rmdir()
     again = make("mine", "again", wanted=Wanted((3, 3)))
     assert again.own.has("val")
     assert again.own.facts.classes == CLASSES

@@ -108,14 +108,13 @@ def _source(
         there = place != "" and path.exists()
     except (RuntimeError, OSError) as error:  # ~nosuchuser; a name that is too long
         raise UserError(f"{place}: no such file or folder ({first_line(error)})") from None
-    known = place in data_sets.names() or own.find(place, data_dir) is not None
-    if known and there:
-        raise UserError(f"{place}: a data set has this name, and a path: give ./{place} for that")
-    if known and place != name:
+    if there and place in data_sets.names():
+        raise UserError(f"{place}: is a data set of fmoe's, and a path: give ./{place} for that")
+    if there:
+        return opened(path, columns), str(path.resolve())
+    if place in data_sets.names() or (place != name and own.find(place, data_dir)):
         return published.named(place, data_dir), place
-    if not there:
-        raise UserError(f"{place!r}: no such file or folder, and no data set of that name")
-    return opened(path, columns), str(path.resolve())
+    raise UserError(f"{place!r}: no such file or folder, and no data set of that name")
 
 
 def check_name(name: str) -> None:

@@ -59,7 +59,7 @@ def parquet_without_label(folder: Path) -> Path:
         (["evaluate", "models:/nonesuch"], ["models:/NAME/VERSION"]),
         (["pull", "models:/nonesuch/1", "--to", "x"], ["models:/nonesuch/1"]),
         (["pull", "/nonesuch", "--to", "x"], ["registry URI"]),
-        (["data", "prepare", "mnist"], ["mnist", "cifar10"]),
+        (["data", "prepare", "kmnist"], ["kmnist", "cifar10"]),
         (["tune", "nonesuch"], ["unknown space 'nonesuch'", "cifar10-small", "digits"]),
         (["nonesuch"], ["nonesuch"]),
     ],

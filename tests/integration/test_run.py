@@ -190,7 +190,7 @@ def test_pulled_model_in_a_fresh_process_gives_the_same_logits(
         config.parse_yaml((Path(trained.answer["run_dir"]) / "config.yaml").read_text(), "run"),
         "run",
     )
-    digits = data.load("digits")
+    digits = data.load("digits", val_images=settings.data.val_images)
     model = joint.trained(
         settings,
         Folder.at(trained.answer["run_dir"]),
