@@ -40,9 +40,9 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
     return right.float().mean().item()
 
 
-def by_foolbox(attack: object, net: nn.Module, batch: Batch) -> Tensor:
+def by_foolbox(attack: object, net: nn.Module, batch: Batch, eps: float = EPS) -> Tensor:
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
-    _, x_adv, _ = attack(model, *batch, epsilons=EPS)  # type: ignore[operator]
+    _, x_adv, _ = attack(model, *batch, epsilons=eps)  # type: ignore[operator]
     assert isinstance(x_adv, Tensor)
     return x_adv
 

@@ -23,6 +23,7 @@ from fmoe.evaluation.promotion import Evidence, lacks, not_better
 from fmoe.numerics.draw import Draw, shard
 from tests.conftest import SMALL
 from tests.networks import learnt
+from tests.test_attacks_against_libraries import accuracy, by_foolbox
 from tests.test_promotion import REPORT
 
 EPS = 0.5
@@ -109,22 +110,9 @@ def batch(digits: Data) -> Batch:
     return digits.test.pixels()[:IMAGES].contiguous(), digits.test.labels[:IMAGES]
 
 
-def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    with torch.no_grad():
-        right: Tensor = net(x).argmax(1) == y
-    return right.float().mean().item()
-
-
-def by_foolbox(attack: object, net: nn.Module, batch: Batch) -> Tensor:
-    model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
-    _, x_adv, _ = attack(model, *batch, epsilons=EPS)  # type: ignore[operator]
-    assert isinstance(x_adv, Tensor)
-    return x_adv
-
-
 def test_fgsm_equals_foolbox(net: nn.Module, batch: Batch) -> None:
     found = FGSM(eps=EPS, norm="l2")(net, *batch)
-    expected = by_foolbox(foolbox.attacks.L2FastGradientAttack(), net, batch)
+    expected = by_foolbox(foolbox.attacks.L2FastGradientAttack(), net, batch, EPS)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
@@ -133,7 +121,7 @@ def test_pgd_from_the_image_equals_foolbox(net: nn.Module, batch: Batch, steps: 
     attack = PGD(eps=EPS, step_size=EPS / 4, steps=steps, random_start=False, norm="l2")
     library = foolbox.attacks.L2PGD(abs_stepsize=EPS / 4, steps=steps, random_start=False)
     torch.testing.assert_close(
-        attack(net, *batch), by_foolbox(library, net, batch), atol=1e-4, rtol=0
+        attack(net, *batch), by_foolbox(library, net, batch, EPS), atol=1e-4, rtol=0
     )
 
 
@@ -152,7 +140,7 @@ def test_robust_accuracy_agrees_with_the_libraries(net: nn.Module, batch: Batch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = torchattacks.PGDL2(net, eps=EPS, alpha=EPS / 4, steps=20)(x, y)
-        second = by_foolbox(foolbox.attacks.L2PGD(abs_stepsize=EPS / 4, steps=20), net, batch)
+        second = by_foolbox(foolbox.attacks.L2PGD(abs_stepsize=EPS / 4, steps=20), net, batch, EPS)
     found = accuracy(net, ours, y)
     assert 0.4 < found < 0.9
     assert accuracy(net, first, y) == pytest.approx(found, abs=0.015)

@@ -160,10 +160,24 @@ class Svhn(Published):
         return svhn_mat.found(self.kind, place)
 
 
-class Mnist(Published):
+class InIdx(Published):
+    """A set in MNIST's format. torchvision: the folder in which that library keeps it."""
+
+    torchvision: str
+
+    @property
+    def folders(self) -> frozenset[str]:
+        return super().folders | {self.torchvision}
+
+    def originals(self, place: Path) -> list[Layout]:
+        return idx.found(place, self.torchvision)
+
+
+class Mnist(InIdx):
     """MNIST (LeCun 1998)."""
 
     name: Literal["mnist"] = "mnist"
+    torchvision: str = "MNIST"
     info: Info = Info((1, 28, 28), TEN_DIGITS, (0.1307,), (0.3081,), 5000)
     hub: Hub | None = Hub(config="mnist")
     original: str | None = "{train,t10k}-{images-idx3,labels-idx1}-ubyte (or .gz), or MNIST/raw"
@@ -177,18 +191,12 @@ class Mnist(Published):
         )
     )
 
-    @property
-    def folders(self) -> frozenset[str]:
-        return super().folders | {"MNIST"}
 
-    def originals(self, place: Path) -> list[Layout]:
-        return idx.found(place, "MNIST")
-
-
-class FashionMnist(Published):
+class FashionMnist(InIdx):
     """Fashion-MNIST (arXiv 1708.07747)."""
 
     name: Literal["fashion-mnist"] = "fashion-mnist"
+    torchvision: str = "FashionMNIST"
     info: Info = Info((1, 28, 28), FASHION, (0.2860,), (0.3530,), 5000)
     hub: Hub | None = Hub(config="fashion_mnist", names=FASHION_ON_THE_HUB)
     original: str | None = (
@@ -203,13 +211,6 @@ class FashionMnist(Published):
             ("t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310"),
         )
     )
-
-    @property
-    def folders(self) -> frozenset[str]:
-        return super().folders | {"FashionMNIST"}
-
-    def originals(self, place: Path) -> list[Layout]:
-        return idx.found(place, "FashionMNIST")
 
 
 DataSet = Embedded | Published

@@ -162,7 +162,23 @@ class PreActBlock(nn.Module):
         return x
 
 
-class PreActResNet18(nn.Module):
+class PreActivated(nn.Module):
+    """A stem without BatchNorm, pre-activation blocks, BatchNorm and ReLU, pooling, a head."""
+
+    normalize: Normalize
+    conv: nn.Conv2d
+    blocks: nn.Sequential
+    bn: nn.BatchNorm2d
+    head: nn.Linear
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        features = self.blocks(self.conv(self.normalize(x_BCHW)))
+        pooled = F.relu(self.bn(features), inplace=True).mean((2, 3))
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+class PreActResNet18(PreActivated):
     """Images [B,C,H,W] in [0,1] to logits [B,K].
 
     The variant of adversarial training on CIFAR (RobustBench's PreActResNet18 with `bn_before_fc`
@@ -191,14 +207,8 @@ class PreActResNet18(nn.Module):
         self.head = nn.Linear(8 * width, classes)
         he_normal(self)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        features = self.blocks(self.conv(self.normalize(x_BCHW)))
-        pooled = F.relu(self.bn(features), inplace=True).mean((2, 3))
-        logits: Tensor = self.head(pooled)
-        return logits
 
-
-class WideResNet(nn.Module):
+class WideResNet(PreActivated):
     """Images [B,C,H,W] in [0,1] to logits [B,K] (arXiv 1605.07146).
 
     The variant of adversarial training (TRADES' and RobustBench's): a 3x3 stem of 16 channels,
@@ -221,9 +231,3 @@ class WideResNet(nn.Module):
         self.bn = nn.BatchNorm2d(before)
         self.head = nn.Linear(before, classes)
         he_normal(self)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        features = self.blocks(self.conv(self.normalize(x_BCHW)))
-        pooled = F.relu(self.bn(features), inplace=True).mean((2, 3))
-        logits: Tensor = self.head(pooled)
-        return logits

@@ -81,14 +81,14 @@ def _columns(file: Path, opened: Any, kind: Kind, hub: Hub) -> str:
     if names.count(label) != 1:
         problem = f"two columns `{label}`" if label in names else f"no column `{label}`"
         raise UserError(f"{file}: {problem} (has: {quoted(names)}), and {kind.name} has one")
-    cell = _plain(schema.field(pictures[0]).type)
+    cell = unencoded(schema.field(pictures[0]).type)
     if pa.types.is_struct(cell) and cell.get_field_index("bytes") >= 0:
-        cell = _plain(cell.field("bytes").type)
+        cell = unencoded(cell.field("bytes").type)
     if not (pa.types.is_binary(cell) or pa.types.is_large_binary(cell)):
         raise UserError(
             f"{file}: column `{pictures[0]}` is {str(cell)[:80]}, not struct<bytes, path> or bytes"
         )
-    if not pa.types.is_integer(_plain(schema.field(label).type)):
+    if not pa.types.is_integer(unencoded(schema.field(label).type)):
         raise UserError(f"{file}: column `{label}` is not of integers")
     _same_classes(file, schema.metadata, kind, hub)
     size = sum(
@@ -102,7 +102,7 @@ def _columns(file: Path, opened: Any, kind: Kind, hub: Hub) -> str:
     return str(pictures[0])
 
 
-def _plain(kind: Any) -> Any:
+def unencoded(kind: Any) -> Any:
     """An arrow type without its encoding."""
     import pyarrow as pa
 

@@ -1,17 +1,14 @@
 """Parquet as Hugging Face lays it out: encoded pictures and a label in each row.
 
 Pictures are struct<bytes, path>, bytes, or paths of files beside; labels are integers (whose names
-stand in the file's own metadata, if they have any) or text. Which files make up a part, their names
-say: `train-00000-of-00002.parquet`, `validation.parquet`, `data/test/0000.parquet`; files that name
-no part are one that is not cut yet.
+stand in the file's own metadata, if they have any) or text. Which files make up a part:
+`fmoe.data.sources.shards`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,21 +18,14 @@ from typing import Any
 import numpy as np
 
 from fmoe.data.images import contents
-from fmoe.data.own import PartName
 from fmoe.data.readers.arrays import quoted
-from fmoe.data.readers.files import ensure_whole, names_in, refuse_unfinished
-from fmoe.data.sources.folders import PARTS, natural
+from fmoe.data.readers.files import ensure_whole
+from fmoe.data.readers.parquet import unencoded
+from fmoe.data.sources import shards
 from fmoe.data.sources.labels import numbered
 from fmoe.data.sources.source import Columns, Encoded, Pictures, Source
 from fmoe.errors import UserError, first_line
 
-INNER = ("data", "default", "plain_text")
-"""Folders in which the hub keeps the files of its only configuration."""
-OF_PART = re.compile(
-    rf"(?P<part>{'|'.join(PARTS)})(-\d+(-of-\d+(-[0-9a-f]+)?)?)?\.parquet", re.IGNORECASE
-)
-SHARD = re.compile(r".*?(?P<index>\d+)-of-(?P<total>\d+)(-[0-9a-f]+)?\.parquet")
-NUMBERED = re.compile(r"(.*[^\d])?\d+(-of-\d+(-[0-9a-f]+)?)?\.parquet")
 PICTURES = ("image", "img")
 LABELS = ("label", "labels")
 ROWS_AT_ONCE = 64
@@ -56,13 +46,13 @@ class Table:
 
 
 def found(place: Path) -> bool:
-    return bool(_files(place))
+    return bool(shards.files(place))
 
 
 def source(place: Path, columns: Columns) -> Source:
     """Raises `UserError` with the name of the file that cannot be read, or of the column that is
     not clear."""
-    files = {None: [place]} if place.is_file() else _parts(place)
+    files = {None: [place]} if place.is_file() else shards.parts(place)
     tables = {part: [_table(file, columns) for file in some] for part, some in files.items()}
     names = {table.names for some in tables.values() for table in some}
     if len(names) > 1:
@@ -78,78 +68,7 @@ def source(place: Path, columns: Columns) -> Source:
 
 def uses_files(place: Path, columns: Columns) -> bool:
     """Whether its pictures are in files beside the tables."""
-    return any(_table(file, columns).beside for file in _files(place))
-
-
-def _files(place: Path) -> list[Path]:
-    """All Parquet files of a folder, or of one of the hub's within it, and of the parts' folders
-    there. Raises `UserError` where there are some in two of them."""
-    found = {root: _files_of(root) for root in (place, *(place / name for name in INNER))}
-    there = [files for files in found.values() if files]
-    if len(there) > 1:
-        raise UserError(f"{there[0][0]} and {there[1][0]}: two layouts; keep one")
-    return there[0] if there else []
-
-
-def _files_of(root: Path) -> list[Path]:
-    parts = [root / name for name in names_in(root) if name.lower() in PARTS]
-    found: list[Path] = []
-    for folder in (root, *(part for part in parts if part.is_dir())):
-        names = names_in(folder)
-        refuse_unfinished(folder, names, lambda name: name.lower().endswith(".parquet"))
-        found += [folder / name for name in names if name.lower().endswith(".parquet")]
-    return found
-
-
-def _parts(place: Path) -> dict[PartName | None, list[Path]]:
-    parts: dict[PartName | None, list[Path]] = defaultdict(list)
-    for file in _files(place):
-        match = OF_PART.fullmatch(file.name)
-        by_name = PARTS[match["part"].lower()] if match else None
-        inside = PARTS.get(file.parent.name.lower()) if file.parent != place else None
-        if by_name and inside and by_name != inside:
-            raise UserError(f"{file}: is it {by_name}, by its name, or {inside}, by its folder?")
-        if match is None and inside is None and file.name.lower().startswith(tuple(PARTS)):
-            raise UserError(
-                f"{file}: no name of a part that is read (such as train-00000-of-00002.parquet); "
-                "rename or remove it"
-            )
-        parts[by_name or inside].append(file)
-    if None in parts and len(parts) > 1:
-        file = parts[None][0]
-        raise UserError(f"{file}: its name says no part (such as train-{file.name})")
-    for some in parts.values():
-        some.sort(key=lambda file: natural(str(file)))
-        _refuse_incomplete(some)
-    return dict(parts)
-
-
-def _refuse_incomplete(files: list[Path]) -> None:
-    """Of numbered shards each is there once, and all are of one generation."""
-    shards = [(file, match) for file in files if (match := SHARD.fullmatch(file.name))]
-    unnumbered = [file for file in files if not NUMBERED.fullmatch(file.name)]
-    if unnumbered and len(files) > 1:
-        raise UserError(f"{unnumbered[0]}: stands beside {len(files) - 1} more; number them")
-    if not shards:
-        numbers = sorted(int(re.findall(r"\d+", file.stem)[-1]) for file in files if not unnumbered)
-        if len(files) > 1 and numbers != list(range(len(files))):
-            raise UserError(f"{files[0].parent}: shards {numbers[:8]}; expected 0 on, each once")
-        return
-    totals = {int(match["total"]) for _, match in shards}
-    if len(totals) > 1 or len(shards) < len(files):
-        raise UserError(
-            f"{files[0].parent}: two generations of one part, {files[0].name} and "
-            f"{files[-1].name}; keep one"
-        )
-    (total,) = totals
-    missing = set(range(total)) - {int(match["index"]) for _, match in shards}
-    if missing:
-        raise UserError(
-            f"{files[0].parent}: {len(missing)} of {total} shards missing, first number "
-            f"{min(missing)}; fetch it again"
-        )
-    if len(files) != total:
-        raise UserError(f"{files[0].parent}: {len(files)} shards, and their names say {total}")
+    return any(_table(file, columns).beside for file in shards.files(place))
 
 
 def unreadable(file: Path, error: BaseException) -> UserError:
@@ -197,7 +116,7 @@ def _may_be_beside(file: Path, image: str, kind: Any) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kind = _plain(kind)
+    kind = unencoded(kind)
     if not pa.types.is_struct(kind):
         return _is_text(kind)
     metadata = pq.read_metadata(file)
@@ -236,19 +155,12 @@ def _only(file: Path, schema: Any, option: str, columns: list[str], usual: tuple
     )
 
 
-def _plain(kind: Any) -> Any:
-    """An arrow type without its encoding."""
-    import pyarrow as pa
-
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
 def _is_picture(kind: Any) -> bool:
     import pyarrow as pa
 
-    kind = _plain(kind)
+    kind = unencoded(kind)
     if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_bytes(_plain(kind.field("bytes").type))
+        return kind.get_field_index("bytes") >= 0 and _is_bytes(unencoded(kind.field("bytes").type))
     return _is_bytes(kind) or _is_text(kind)
 
 
@@ -261,13 +173,14 @@ def _is_bytes(kind: Any) -> bool:
 def _is_text(kind: Any) -> bool:
     import pyarrow as pa
 
+    kind = unencoded(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_label(kind: Any) -> bool:
     import pyarrow as pa
 
-    kind = _plain(kind)
+    kind = unencoded(kind)
     return bool(pa.types.is_integer(kind)) or _is_text(kind)
 
 
@@ -276,7 +189,7 @@ def _picture_columns(schema: Any) -> list[str]:
     return [
         field.name
         for field in schema
-        if _is_picture(field.type) and (not _is_text(_plain(field.type)) or field.name in PICTURES)
+        if _is_picture(field.type) and (not _is_text(field.type) or field.name in PICTURES)
     ]
 
 
@@ -287,7 +200,7 @@ def _label_columns(schema: Any, features: dict[str, Any]) -> list[str]:
         return named
     marked = [name for name in there if features.get(name, {}).get("_type") == "ClassLabel"]
     return marked or [
-        field.name for field in schema if _is_label(field.type) and not _is_text(_plain(field.type))
+        field.name for field in schema if _is_label(field.type) and not _is_text(field.type)
     ]
 
 
@@ -303,7 +216,7 @@ def _labels(tables: list[Table]) -> np.ndarray[Any, Any]:
             raise unreadable(table.file, error) from None
         if column.null_count:
             raise UserError(f"{table.file}: empty cells in `{table.label}`")
-        plain = column.cast(_plain(column.type))
+        plain = column.cast(unencoded(column.type))
         if _is_text(plain.type):
             pieces.append(np.array(plain.to_pylist(), dtype=np.str_))
         else:
@@ -350,7 +263,7 @@ def _rows(table: Table, opened: Any, start: int) -> Iterator[Encoded]:
             row += len(batch)
             continue
         cells = batch[table.image]
-        plain = cells.cast(_plain(cells.type)) if cells.type != _plain(cells.type) else cells
+        plain = cells.cast(unencoded(cells.type)) if cells.type != unencoded(cells.type) else cells
         for cell in plain:
             if row >= start:
                 source = f"{table.file}: row {row}"
