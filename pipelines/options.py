@@ -46,12 +46,13 @@ def _workers(text: str | Workers) -> Workers:
 
 
 WorkerRange = Annotated[
-    Workers,
+    Workers | None,
     typer.Option(
         "--workers",
         parser=_workers,
         metavar="N | A..B",
-        help="Worker processes; a range goes on with what the cluster has at the time.",
+        help="Worker processes, by default those of the recipe's `parallel`; a range goes on with "
+        "what the cluster has at the time.",
     ),
 ]
 Gpu = Annotated[

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from fmoe.on_ray.workers import Workers
 from pipelines.options import DataDir, Gpu, Json, WorkerRange, asked
 from pipelines.output import figures, result, say
 
@@ -17,7 +16,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Override a recipe's value; repeatable."),
     ] = None,
-    workers: WorkerRange = Workers(1, 1),
+    workers: WorkerRange = None,
     name: Annotated[str | None, typer.Option(help="Run name; the same name resumes.")] = None,
     storage: Annotated[
         str | None,
@@ -44,6 +43,7 @@ def train(
     fmoe train cifar10-small --data-dir ~/data --workers 2
     fmoe train cifar10 --workers 8 --storage s3://bucket/fmoe --set seed=1
     fmoe train cifar10 --workers 1..4 --gpu     # elastic: goes on with what is there
+    fmoe train cifar10 --workers 4 --set parallel.expert=2   # two hold the experts together
     fmoe train digits --set gate.temperature=2 --set experts.roles.pgd.count=2
     """
     given = dict(locals())

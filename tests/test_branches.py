@@ -23,6 +23,7 @@ from fmoe.models import small_maps
 from fmoe.models.mixture import BranchedMixture
 from fmoe.numerics.precision import Numerics
 from fmoe.numerics.sync_batch_norm import synchronize
+from fmoe.numerics.worker import Group
 from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from fmoe.training.expert_store import ExpertStore
@@ -53,7 +54,7 @@ def test_side_by_side_is_branch_by_branch(training: bool, large: bool, norm: str
     torch.manual_seed(0)
     together = (branched("cifar", 1) if large else branched()).double().train(training)
     if norm == "synchronised":
-        synchronize(together)
+        synchronize(together, Group())
     apart = copy.deepcopy(together)
     apart.checkpointing = True
     x = torch.rand(5, 3, 32, 32, dtype=torch.float64)

@@ -25,7 +25,7 @@ from fmoe.config import Config
 from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
 from fmoe.numerics.sync_batch_norm import SyncBatchNorm2d, synchronize
-from fmoe.numerics.worker import Worker
+from fmoe.numerics.worker import Group, Worker
 from fmoe.storage.checkpoint import Checkpoints, copy_state
 from fmoe.storage.folder import Folder
 from fmoe.storage.tensors import Tensors
@@ -172,7 +172,7 @@ def warm_start(worker: Worker) -> Tensors:
     """What is kept after two steps on an odd batch whose perturbations are known."""
     split = data.load("digits").train[:45]
     batches = Batches(split, 15, Augment(crop=1, flip=True), 0, worker.rank, worker.world_size)
-    warm = WarmStart(len(split), (1, 8, 8), worker.device)
+    warm = WarmStart(len(split), (1, 8, 8), worker)
     for batch in islice(batches.of_epoch(0), 2):
         warm.keep(batch, batch.x * 2 - 1)
     return warm.state()
@@ -192,7 +192,9 @@ def worker(rank: int, folder: Path) -> None:
     found = {name: one_step(settings(*overrides), worker) for name, overrides in STEPS.items()}
     found["epoch"] = one_epoch(settings(PGD), worker, folder / "epoch")
     found["sync epoch"] = one_epoch(settings(SYNC, CLEAN), worker, folder / "sync-epoch")
-    found["layer"] = layer(SyncBatchNorm2d(3), slice(0, 4) if rank == 0 else slice(4, 7))
+    norm = SyncBatchNorm2d(3)
+    norm.workers = worker.images
+    found["layer"] = layer(norm, slice(0, 4) if rank == 0 else slice(4, 7))
     found["validation"] = validation(worker)
     found["warm start"] = warm_start(worker)
     flat = {f"{case}/{n}": t.contiguous() for case, part in found.items() for n, t in part.items()}
@@ -333,7 +335,7 @@ def test_synchronize_changes_the_class_and_nothing_else() -> None:
     chosen = settings()
     model = assembly.seeded_mixture(chosen)
     state, kinds = copy_state(model), [type(module) for module in model.modules()]
-    synchronize(model)
+    synchronize(model, Group())
     assert different(state, copy_state(model)) == []
     expected: list[Any] = [SyncBatchNorm2d if kind is nn.BatchNorm2d else kind for kind in kinds]
     assert [type(module) for module in model.modules()] == expected

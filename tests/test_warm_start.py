@@ -15,6 +15,7 @@ from fmoe.data import Data
 from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
 from fmoe.numerics.draw import Draw
+from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoints, copy_state
 from fmoe.storage.folder import Folder
 from fmoe.training import Epoch
@@ -56,7 +57,7 @@ def test_augmented_images_are_as_before(digits: Data) -> None:
 
 def test_an_attack_starts_where_the_last_one_ended(digits: Data) -> None:
     made = batches(digits)
-    warm = WarmStart(48, (1, 8, 8), torch.device("cpu"))
+    warm = WarmStart(48, (1, 8, 8), Worker())
     first = next(made.of_epoch(0))
     moved = torch.rand_like(first.x) * 2 - 1
     warm.keep(first, moved)
@@ -72,7 +73,7 @@ def test_an_attack_starts_where_the_last_one_ended(digits: Data) -> None:
 
 def test_an_image_without_a_past_starts_at_random(digits: Data) -> None:
     batch = next(batches(digits).of_epoch(0))
-    warm = WarmStart(48, (1, 8, 8), torch.device("cpu"))
+    warm = WarmStart(48, (1, 8, 8), Worker())
     draw = Draw(0, total=16, rows=slice(0, 16))
     assert torch.equal(
         warm.draw(draw, batch, slice(0, 16)).noise(batch.x),
@@ -125,7 +126,7 @@ def test_one_step_an_epoch_reaches_what_many_steps_reach(digits: Data) -> None:
         return images.flatten(1) @ weight.T
 
     made = Batches(digits.train[:16], 16, Augment(), seed=0)
-    warm = WarmStart(16, (1, 8, 8), torch.device("cpu"))
+    warm = WarmStart(16, (1, 8, 8), Worker())
     one = PGD(eps=0.1, step_size=0.02, steps=1)
     for index in range(4):
         batch = next(made.of_epoch(index))

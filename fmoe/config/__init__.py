@@ -11,12 +11,14 @@ from fmoe.config.recipes import (
     validate,
 )
 from fmoe.config.tree import (
+    HOW,
     ORIGIN,
     Config,
     Evaluate,
     Experts,
     Joint,
     Member,
+    Parallel,
     Phase,
     Role,
     Update,
@@ -24,12 +26,14 @@ from fmoe.config.tree import (
 )
 
 __all__ = [
+    "HOW",
     "ORIGIN",
     "Config",
     "Evaluate",
     "Experts",
     "Joint",
     "Member",
+    "Parallel",
     "Phase",
     "Role",
     "Update",

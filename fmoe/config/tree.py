@@ -245,6 +245,28 @@ class Evaluate(Spec):
         return threat_model(self.norm, self.eps)
 
 
+class Parallel(Spec):
+    """How several workers share the joint phase. It decides no more than rounding, so that a run
+    may go on in another way."""
+
+    data: PositiveInt | None = None
+    """Groups of workers, each with its share of a batch's images; null: as many as there are."""
+    expert: Annotated[int, Field(ge=1, le=256)] = 1
+    """Workers of a group, each with its share of the experts: for experts that do not fit into one
+    worker, or whose gradients take longer over the network than their images'."""
+    gradients: Literal["float32", "bfloat16"] = "float32"
+    """In which the images' gradients travel within a group."""
+
+    @property
+    def workers(self) -> int | None:
+        """How many that takes, where it says so."""
+        return None if self.data is None else self.data * self.expert
+
+
+HOW = ("parallel",)
+"""Parts of a configuration that say how a run is done, and not what comes out of it."""
+
+
 class Config(Spec):
     """One run."""
 
@@ -264,9 +286,15 @@ class Config(Spec):
     trained model. null: all by the gate's weights alone."""
     joint: Joint = Joint()
     evaluate: Evaluate = Evaluate()
+    parallel: Parallel = Parallel()
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
+        if self.parallel.expert > len(self.experts.members):
+            raise ValueError(
+                f"parallel.expert: {self.parallel.expert} workers for "
+                f"{len(self.experts.members)} experts: each must hold one"
+            )
         if self.joint.update == "gate" and not self.gate.learns:
             raise ValueError(f"joint.update: gate, but gate.kind: {self.gate.kind} learns nothing")
         if self.joint.first_temperature is not None and not self.gate.learns:
@@ -319,6 +347,10 @@ class Config(Spec):
     def plain(self) -> dict[str, Any]:
         """The tree as JSON-like values; `Config.model_validate` reads it back."""
         return self.model_dump(mode="json")
+
+    def deciding(self) -> dict[str, Any]:
+        """The same without what says only how the run is done."""
+        return {key: part for key, part in self.plain().items() if key not in HOW}
 
     def flat(self) -> dict[str, str]:
         """Dotted path to value, for MLflow's params."""

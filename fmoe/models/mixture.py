@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from fmoe.models.branches import Branches
 from fmoe.models.confidence import TwoParts
 from fmoe.numerics.precision import at_least_float32
+from fmoe.numerics.shared_experts import ALONE, SharedExperts
 
 Mixing = Literal["probabilities", "logits"]
 LARGEST_LOG_RATIO = 20.0  # bounds the straight-through gradient where p_best is near 0
@@ -72,8 +73,12 @@ class Mixture(nn.Module):
     """Images [B,C,H,W] in [0,1] to log-probabilities [B,K], through all experts and the gate.
 
     checkpointing: an expert's activations are computed again when its gradient is, so that one
-    expert's are kept at a time.
+    expert's are kept at a time. shared: among which workers the experts are shared out; then
+    `experts` are those that this one holds (see `hold`).
     """
+
+    OWN = "experts"
+    """The list of what each expert has of its own, by the expert's place."""
 
     def __init__(
         self,
@@ -91,6 +96,14 @@ class Mixture(nn.Module):
         self.temperature, self.mixing, self.hard = temperature, mixing, hard
         self.confidence = confidence
         self.checkpointing = False
+        self.shared, self.count = ALONE, len(experts)
+
+    def hold(self, shared: SharedExperts) -> None:
+        """Leaves of all experts those of this worker, under the names that they have among all."""
+        own, held = self.get_submodule(self.OWN), shared.held(self.count)
+        for name in [name for name, _ in own.named_children() if int(name) not in held]:
+            delattr(own, name)
+        self.shared = shared
 
     @property
     def heads(self) -> list[nn.Module]:
@@ -110,10 +123,9 @@ class Mixture(nn.Module):
         return straight_through(log_weights) if self.hard else log_weights.exp()
 
     def expert_logits(self, x_BCHW: Tensor) -> Tensor:
-        """Each expert's own logits in float32 [B,E,K]."""
-        return torch.stack(
-            [at_least_float32(self._run(expert, x_BCHW)) for expert in self.experts], 1
-        )
+        """Each expert's own logits in float32 [B,E,K], also of those that other workers hold."""
+        own = [at_least_float32(self._run(expert, x_BCHW)) for expert in self.experts]
+        return self.shared.gathered(torch.stack(own, 1), self.count)
 
     def _run(self, expert: nn.Module, x_BCHW: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):
@@ -142,7 +154,9 @@ class Mixture(nn.Module):
 
     def parts(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The gate's (soft) log-weights [B,E] and the experts' logits [B,E,K] of one pass."""
-        return self.log_gate_weights(x_BCHW), self.expert_logits(x_BCHW)
+        x_BCHW = self.shared.images(x_BCHW)
+        gate_logits = self.shared.of_all(self.gate(x_BCHW))
+        return self.log_weights(gate_logits), self.expert_logits(x_BCHW)
 
     def outputs(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities [B,K] and the soft gate weights [B,E] of one pass."""
@@ -159,6 +173,8 @@ class BranchedMixture(Mixture):
     of_features: the gate maps the trunk's mean features [B,C] to logits [B,E], not the images.
     """
 
+    OWN = "body.branches"
+
     def __init__(
         self,
         body: Branches,
@@ -173,7 +189,7 @@ class BranchedMixture(Mixture):
         how: dict[str, Any] = {"temperature": temperature, "mixing": mixing, "hard": hard}
         super().__init__((), gate, **how, confidence=confidence)
         del self.experts  # the body's
-        self.body, self.of_features = body, of_features
+        self.body, self.of_features, self.count = body, of_features, len(body.branches)
 
     @property
     def experts(self) -> Sequence[nn.Module]:  # type: ignore[override]
@@ -192,15 +208,17 @@ class BranchedMixture(Mixture):
         return self._pass(x_BCHW)[1]
 
     def parts(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        x_BCHW = self.shared.images(x_BCHW)
         features_BC, logits_BEK = self._pass(x_BCHW)
         read = features_BC if self.of_features else x_BCHW
-        return self.log_weights(self.gate(read)), logits_BEK
+        return self.log_weights(self.shared.of_all(self.gate(read))), logits_BEK
 
     def _pass(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The trunk's mean features [B,C] and the experts' logits [B,E,K]."""
         if not (self.checkpointing and torch.is_grad_enabled()):
-            side_by_side: tuple[Tensor, Tensor] = self.body(x_BCHW)
-            return side_by_side
-        deep, features = self.body.features(x_BCHW)
-        logits = [at_least_float32(self._run(branch, deep)) for branch in self.body.branches]
-        return features, torch.stack(logits, 1)
+            features, own = self.body(x_BCHW)
+        else:
+            deep, features = self.body.features(x_BCHW)
+            logits = [at_least_float32(self._run(branch, deep)) for branch in self.body.branches]
+            own = torch.stack(logits, 1)
+        return features, self.shared.gathered(own, self.count)

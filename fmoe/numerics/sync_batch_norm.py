@@ -1,4 +1,4 @@
-"""BatchNorm over the global batch, on any device.
+"""BatchNorm over the images of several workers, on any device.
 
 torch's own SyncBatchNorm runs on GPUs only; this one is plain differentiable all-reduces, so that
 training on one CPU worker and on several gives the same numbers up to rounding.
@@ -9,39 +9,42 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from fmoe.numerics.precision import at_least_float32
+from fmoe.numerics.worker import Group
 
 
 class SumOverWorkers(torch.autograd.Function):
     """All workers' tensors, added; a gradient is the sum of all workers' gradients."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor) -> Tensor:
-        total = input.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+    def forward(ctx: Any, input: Tensor, workers: Group) -> Tensor:
+        ctx.workers = workers
+        return workers.sum_(input.clone(memory_format=torch.contiguous_format))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return sum_over_workers(gradient)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return sum_over(ctx.workers, gradient), None
 
 
-def sum_over_workers(tensor: Tensor) -> Tensor:
-    total: Tensor = SumOverWorkers.apply(tensor)
+def sum_over(workers: Group, tensor: Tensor) -> Tensor:
+    total: Tensor = SumOverWorkers.apply(tensor, workers)
     return total
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """Statistics over all workers' images in training mode; else plain BatchNorm."""
+    """Statistics over all `workers`' images in training mode; else plain BatchNorm."""
+
+    workers = Group()
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
+        if not self.training or self.workers.size == 1:
             return super().forward(input)
-        x = input.float()
-        count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
+        x = at_least_float32(input)
+        count = x.new_full((1,), x.numel() / x.shape[1])
         sums = torch.cat([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), count])
-        total = sum_over_workers(sums)
+        total = sum_over(self.workers, sums)
         size, channels = total[-1], x.shape[1]
         mean = total[:channels] / size
         var = (total[channels:-1] / size - mean * mean).clamp(min=0)  # of a constant: rounding
@@ -61,8 +64,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(var * size / (size - 1), self.momentum)
 
 
-def synchronize(model: nn.Module) -> None:
-    """Turns every BatchNorm of the model into a synchronised one, in place."""
+def synchronize(model: nn.Module, workers: Group) -> None:
+    """Turns every BatchNorm of the model into one over the workers' images, in place."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d
+            module.workers = workers  # type: ignore[assignment]

@@ -41,8 +41,10 @@ class Reporter(logging.Handler):
             self.last = now
             self.box.put.remote({"kind": "step", "at": epoch + step / steps, **self.about})
 
-    def start(self, workers: int) -> None:
-        self.box.put.remote({"kind": "start", "workers": workers, **self.about})
+    def start(self, workers: int, peers: int) -> None:
+        """peers: how many of them share the experts."""
+        event = {"kind": "start", "workers": workers, "peers": peers}
+        self.box.put.remote({**event, **self.about})
 
     def epoch(self, epoch: Epoch) -> None:
         event = {"kind": "epoch", "epoch": epoch.index, "metrics": epoch.metrics}

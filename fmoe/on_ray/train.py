@@ -47,22 +47,23 @@ def worker(settings: dict[str, Any]) -> dict[str, str] | None:
     device = settings["resources"].device()
     if device.type == "cuda":
         device = ray.train.torch.get_device()  # a node's workers see all of its GPUs
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    config = Config.model_validate(settings["config"])
+    place = context.get_world_rank(), context.get_world_size()
+    worker = Worker.of_mesh(*place, config.parallel.expert, device)
     reporter = Reporter(settings["mailbox"], phase="joint")
-    rank_0 = worker.rank == 0
     shared = ray.get(settings["shared"])
-    if rank_0:
-        reporter.start(worker.world_size)
+    if worker.first:
+        reporter.start(worker.processes, worker.peers.size)
     try:
         for epoch in joint_epochs(
-            Config.model_validate(settings["config"]),
+            config,
             shared.data(),
             ExpertStore(settings["store"]),
             settings["run"],
             worker=worker,
-            progress=reporter.progress if rank_0 else None,
+            progress=reporter.progress if worker.first else None,
         ):
-            if rank_0:
+            if worker.first:
                 reporter.epoch(epoch)
             ray.train.report({"epoch": epoch.index, "best": epoch.best, **epoch.metrics})
     except (UserError, NonFiniteLoss) as error:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fmoe.errors import UserError
+
+if TYPE_CHECKING:  # the command line reads its options without torch
+    from fmoe.config import Parallel
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,28 @@ class Workers:
         if not 1 <= workers.least <= workers.most:
             raise ValueError(f"{text}: expected at least one worker, and the smaller number first")
         return workers
+
+    @classmethod
+    def of(cls, asked: Workers | None, parallel: Parallel, option: str = "--workers") -> Workers:
+        """Those that were asked for, or as many as the recipe needs.
+
+        Raises `UserError` for a number that the recipe's `parallel` does not go with. A range may
+        come down to one: then fewer workers share the experts.
+        """
+        least = parallel.workers or parallel.expert
+        if asked is None:
+            return cls(least, least)
+        if parallel.workers is not None and asked.most != parallel.workers:
+            raise UserError(
+                f"{option} {asked}: parallel: {{data: {parallel.data}, expert: "
+                f"{parallel.expert}}} are {parallel.workers}; leave out one of the two"
+            )
+        if asked.most % parallel.expert:
+            raise UserError(
+                f"{option} {asked}: no multiple of parallel.expert: {parallel.expert}, the number "
+                "of workers that share the experts"
+            )
+        return asked
 
     @property
     def elastic(self) -> bool:

@@ -186,7 +186,7 @@ def expert_settings(config: Config, member: Member, data: Identity) -> dict[str,
     """What decides the weights: everything, but for what comes after an expert's training
     (`OF_LATER_PHASES`) and the other experts. A search over counts shares its experts."""
     role, index = member
-    tree = {key: part for key, part in config.plain().items() if key not in OF_LATER_PHASES}
+    tree = {key: part for key, part in config.deciding().items() if key not in OF_LATER_PHASES}
     own = config.experts.role_of(member).model_dump(mode="json", exclude={"count", "backbone"})
     # whether the backbone is the role's own or the one of all roles makes no difference
     backbone = config.experts.backbone_of(role).model_dump(mode="json")

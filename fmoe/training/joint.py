@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 from fmoe import assembly
 from fmoe.config import ORIGIN, Config, fingerprint
 from fmoe.data import TrainingData
 from fmoe.data.facts import Identity
 from fmoe.errors import UserError
 from fmoe.models.mixture import Mixture
+from fmoe.numerics.shared_experts import ALONE, SharedExperts
 from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Damaged, Folder
@@ -23,7 +26,7 @@ from fmoe.version import VERSION
 
 def joint_key(config: Config, data: Identity) -> str:
     """Hash of everything that decides the joint phase's numbers, but for the number of workers."""
-    tree = config.plain()
+    tree = config.deciding()
     del tree["evaluate"]
     return fingerprint({"fmoe": VERSION, "config": tree, "data": data.plain()})[:32]
 
@@ -33,16 +36,23 @@ def checkpoints(run: Folder, config: Config, data: Identity) -> Checkpoints:
     return Checkpoints(run / "joint", joint_key(config, data), like)
 
 
-def initial(config: Config, store: ExpertStore, data: Identity) -> Mixture:
-    """The mixture before the joint phase, with what is trained apart from the store."""
+def initial(
+    config: Config, store: ExpertStore, data: Identity, shared: SharedExperts = ALONE
+) -> Mixture:
+    """The mixture before the joint phase, with what is trained apart from the store; shared: of
+    the experts those that this worker holds."""
     model = assembly.seeded_mixture(config, data.facts)
+    held = shared.held(model.count)
     for place, member in enumerate(config.experts.pretrained):
+        if member != ORIGIN and place not in held:
+            continue
         like = assembly.expert_state(config, member, data.facts)
         state = store.weights(expert_key(config, member, data), like)
         if member == ORIGIN:
             assembly.fork(model, state)
         else:
             model.experts[place].load_state_dict(state)
+    model.hold(shared)
     return model
 
 
@@ -56,8 +66,11 @@ def joint_epochs(
     progress: Progress | None = None,
 ) -> Iterator[Epoch]:
     """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there."""
+    worker = worker or Worker()
+    sent = torch.bfloat16 if config.parallel.gradients == "bfloat16" else None
+    shared = SharedExperts(worker.peers, sent)
     yield from epochs(
-        initial(config, store, data.identity),
+        initial(config, store, data.identity, shared),
         Training(
             config.joint,
             config.joint.attack,

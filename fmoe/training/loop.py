@@ -28,7 +28,7 @@ from fmoe.numerics.precision import Numerics
 from fmoe.numerics.state import REMEDY
 from fmoe.numerics.worker import Worker
 from fmoe.storage.checkpoint import DEPLOYED, Checkpoint, Checkpoints
-from fmoe.training import calibration, memory
+from fmoe.training import calibration, exchange, memory
 from fmoe.training.calibration import Fitting
 from fmoe.training.metrics import Measured, computed, names
 from fmoe.training.selection import best_epoch, over, overfitted
@@ -131,7 +131,7 @@ def epochs(
         judged, deployed = choose(model, trainer.offers(), judge, attack)
         metrics |= judged
         metrics |= computed(Measured(metrics, trainer.images, model, val, worker))
-        metrics["workers"] = float(worker.world_size)
+        metrics["workers"] = float(worker.processes)
         if good and "val_fgsm" in judged_by and overfitted(history, metrics):
             trainer.restore(good)
             deployed = good.families.get(DEPLOYED)
@@ -141,6 +141,8 @@ def epochs(
         history.append(metrics)
         best = best_epoch(history, attack)
         good = trainer.checkpoint(index, history, deployed)
-        if checkpoints and worker.rank == 0:
-            checkpoints.save(good, best)
+        if checkpoints:
+            whole = exchange.of_all(good, model, worker)
+            if worker.first:
+                checkpoints.save(whole, best)
         yield Epoch(index, metrics, best)

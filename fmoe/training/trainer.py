@@ -1,6 +1,6 @@
 """One adversarial training step, and all that a phase of training remembers.
 
-No Ray and no MLflow: several workers are told apart by (rank, world_size) of an initialised
+No Ray and no MLflow: several workers are told apart by `Worker`, of an initialised
 torch.distributed group, and by nothing else. What is drawn depends on (seed, global step) alone.
 
 BatchNorm: with several workers its batch statistics are by default each worker's own (what DDP
@@ -18,7 +18,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,8 +32,9 @@ from fmoe.numerics.draw import Draw, shard
 from fmoe.numerics.precision import Numerics
 from fmoe.numerics.state import REMEDY, Stateful
 from fmoe.numerics.sync_batch_norm import synchronize
-from fmoe.numerics.worker import Worker, reduce_sum
+from fmoe.numerics.worker import Group, Worker, reduce_sum
 from fmoe.storage.checkpoint import DEPLOYED, MODEL, WARM, Checkpoint, copied, family
+from fmoe.training import exchange
 from fmoe.training.crafting import crafting_view
 from fmoe.training.step_loss import StepLoss
 from fmoe.training.validation import validation_attacks
@@ -129,21 +129,16 @@ class Trainer:
         self.numerics.prepare(self.worker.device)
         check_batches(self.phase, len(self.batches.split), self.worker.world_size)
         check_attack(self.phase, self.attack)
+        held = self.model.shared.peers if isinstance(self.model, Mixture) else Group()
+        assert held == self.worker.peers, "see `Mixture.hold`"
         self.model.to(self.worker.device)
         set_trainable(self.model, self.update)
         if isinstance(self.model, Mixture) and isinstance(self.phase, Joint):
             self.model.checkpointing = self.phase.checkpointing
+        if isinstance(self.phase, Joint) and self.phase.batch_norm == "sync":
+            synchronize(self.model, self.worker.images)
         step_loss = StepLoss(self.model, self.phase, self.numerics, self.worker.world_size)
-        self.step_loss: nn.Module = step_loss
-        if self.worker.world_size > 1:
-            if isinstance(self.phase, Joint) and self.phase.batch_norm == "sync":
-                synchronize(self.model)
-            self.step_loss = DistributedDataParallel(
-                step_loss,
-                device_ids=[self.worker.device] if self.worker.device.type == "cuda" else None,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-            )
+        self.step_loss = exchange.with_gradients_of_all(step_loss, self.worker)
         self.steps = self.phase.epochs * len(self.batches)
         self.twin: Twin | None = None
         if self.phase.crafting == "eval":
@@ -160,7 +155,7 @@ class Trainer:
         images = self.batches.split.images
         self.warm: WarmStart | None = None
         if self.phase.warm_start:
-            self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.worker.device)
+            self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.worker)
 
     @property
     def images(self) -> int:
@@ -248,6 +243,7 @@ class Trainer:
                 loss, sums = self.step_loss(x[rows], x_adv[rows], y[rows], first + rows.start)
                 loss.backward()
             total.append(sums)
+        exchange.add_up(self.model, self.worker)
         return torch.stack(total).sum(0)
 
     def epoch(self, index: int, progress: Progress | None) -> dict[str, float]:
@@ -266,7 +262,7 @@ class Trainer:
             if progress:
                 progress(index, number + 1, steps)
         assert total is not None
-        self._average_statistics()
+        exchange.average_statistics(self.model, self.worker)
         mean = reduce_sum(total, self.worker) / self.images
         weights = {f"gate_weight_{i}": w for i, w in enumerate(mean[2:].tolist())}
         return {
@@ -276,22 +272,6 @@ class Trainer:
             "lr": self.phase.optimizer.lr_at((index + 1) * steps - 1, self.steps),
             "train_seconds": time.perf_counter() - start,
         }
-
-    def _average_statistics(self) -> None:
-        """Of what has just been trained: frozen experts keep theirs bit for bit."""
-        if self.worker.world_size == 1:
-            return
-        norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
-        running = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-        if not running:
-            return
-        flat = torch.cat([b.flatten() for b in running])
-        dist.all_reduce(flat)
-        flat /= self.worker.world_size
-        for buffer, mean in zip(
-            running, torch.split(flat, [b.numel() for b in running]), strict=True
-        ):
-            buffer.copy_(mean.view_as(buffer))
 
     def offers(self) -> dict[str, Mapping[str, Tensor]]:
         """Other states of the model than the trained one, by the kind that offers them."""
@@ -310,7 +290,8 @@ class Trainer:
         history: list[dict[str, float]],
         deployed: Mapping[str, Tensor] | None = None,
     ) -> Checkpoint:
-        """deployed: the state that validation chose, where it is not the trained one."""
+        """Of the experts that this worker holds (`exchange.of_all` has all of them). deployed: the
+        state that validation chose, where it is not the trained one."""
         families = {MODEL: copied(self.model.state_dict())}
         if deployed is not None:
             families[DEPLOYED] = copied(deployed)
@@ -330,6 +311,7 @@ class Trainer:
                 f"the checkpoint of epoch {checkpoint.epoch} does not fit: it has "
                 f"{', '.join(sorted(kept))}, but this phase {', '.join(self.families())}: {REMEDY}"
             )
+        checkpoint = exchange.of_this(checkpoint, self.model)
         self.model.load_state_dict(checkpoint.model)
         self._begin()
         for name, part in self.families().items():

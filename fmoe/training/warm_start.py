@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from fmoe.data.batches import Batch
-from fmoe.numerics.draw import Draw, shard
+from fmoe.numerics.draw import Draw
 from fmoe.numerics.state import require
+from fmoe.numerics.worker import Worker
 
 INT8_SCALE = 127
 
@@ -39,7 +39,8 @@ class Started(Draw):
 class WarmStart:
     """The last perturbation of each of `images` training images [C,H,W]; the same on all ranks."""
 
-    def __init__(self, images: int, shape: tuple[int, ...], device: torch.device):
+    def __init__(self, images: int, shape: tuple[int, ...], worker: Worker):
+        device, self.ranks = worker.device, worker.images
         self.kept = torch.zeros(images, *shape, dtype=torch.int8, device=device)
         self.known = torch.zeros(images, dtype=torch.bool, device=device)
 
@@ -54,7 +55,8 @@ class WarmStart:
         undone = (
             batch.transform.undo(relative).mul(INT8_SCALE).round().clamp(-INT8_SCALE, INT8_SCALE)
         )
-        self.kept[batch.rows] = gathered(undone.to(torch.int8), len(batch.rows))
+        shares = self.ranks.shares(len(batch.rows))
+        self.kept[batch.rows] = self.ranks.gathered(undone.to(torch.int8), shares)
         self.known[batch.rows] = True
 
     def state(self) -> dict[str, Tensor]:
@@ -64,17 +66,3 @@ class WarmStart:
         require(state, self.state(), "warm")
         self.kept.copy_(state["kept"])
         self.known.copy_(state["known"])
-
-
-def gathered(share: Tensor, total: int) -> Tensor:
-    """All ranks' shares of a batch of `total`, in their order."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return share
-    world = dist.get_world_size()
-    shares = [shard(total, rank, world) for rank in range(world)]
-    sizes = [rows.stop - rows.start for rows in shares]
-    padded = share.new_zeros(max(sizes), *share.shape[1:])
-    padded[: len(share)] = share
-    everyone = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(everyone, padded)
-    return torch.cat([part[:size] for part, size in zip(everyone, sizes, strict=True)])

@@ -24,7 +24,7 @@ from pipelines.republish import kept
 def fingerprint(space: Space, workers: int) -> str:
     """Of everything but the budget: a study may be given more trials."""
     study = space.study.model_dump(mode="json", exclude={"budget", "recipe", "set"})
-    return config.fingerprint({"study": study, "base": space.base.plain(), "workers": workers})
+    return config.fingerprint({"study": study, "base": space.base.deciding(), "workers": workers})
 
 
 def claim(folder: Folder, space: Space, identity: str, name: str, resume: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fmoe.on_ray.tuning import search as tune
 from fmoe.on_ray.tuning.share import Share
 from fmoe.on_ray.tuning.suggest import Suggestions
 from fmoe.on_ray.tuning.trials import TrialInputs
+from fmoe.on_ray.workers import Workers
 from fmoe.paths import home
 from fmoe.plots import study as study_plots
 from fmoe.storage.folder import Folder
@@ -99,6 +100,8 @@ def run(request: Request) -> dict[str, Any]:
             f"--workers-per-trial {request.workers}: {scheduler.kind} works with one worker a "
             "trial only; under Ray Train a trial cannot take over another's weights"
         )
+    asked = Workers(request.workers, request.workers)
+    Workers.of(asked, space.base.parallel, "--workers-per-trial")
     tracking.registry.check_new_name(request.register_as)
     with only_one(folder):
         if not folder.exists("study.json"):

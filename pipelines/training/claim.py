@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fmoe import data, provenance
-from fmoe.config import Config
+from fmoe.config import HOW, Config
 from fmoe.data import Data
 from fmoe.errors import UserError, first_line
 from fmoe.on_ray.session import driven_by
@@ -64,7 +64,7 @@ def claim(folder: Folder, settings: Config) -> dict[str, Any] | None:
     """Makes the run folder this configuration's; gives the result of a run that is finished."""
     if not folder.exists("config.yaml"):
         folder.write("config.yaml", settings.to_yaml().encode())
-    elif read_settings(folder) != settings.plain():
+    elif {k: v for k, v in read_settings(folder).items() if k not in HOW} != settings.deciding():
         raise UserError(f"{folder.uri}: is a run of other settings; give another --name")
     if not folder.exists("result.json"):
         return None

@@ -49,7 +49,7 @@ class Request:
     recipe: str
     _: KW_ONLY
     overrides: Sequence[str] = ()
-    workers: Workers = Workers(1, 1)
+    workers: Workers | None = None
     name: str | None = None
     storage: str | None = None
     expert_store: str | None = None
@@ -65,7 +65,8 @@ def run(request: Request) -> dict[str, Any]:
     """
     settings = config.load(request.recipe, request.overrides)
     recipe = config.recipe_name(request.recipe)
-    name = request.name or f"{recipe}-{config.fingerprint(settings.plain())[:8]}"
+    name = request.name or f"{recipe}-{config.fingerprint(settings.deciding())[:8]}"
+    workers = Workers.of(request.workers, settings.parallel)
     tracking.registry.check_new_name(request.register_as)
     storage = Folder.at(request.storage or home())
     store = ExpertStore(
@@ -78,7 +79,8 @@ def run(request: Request) -> dict[str, Any]:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
             return still_registered(folder, name, finished, display)
         check_batches(settings.experts.train, len(loaded.train), 1)
-        check_batches(settings.joint, len(loaded.train), request.workers.most)
+        groups = workers.most // settings.parallel.expert
+        check_batches(settings.joint, len(loaded.train), groups)
         check_attack(settings.joint, settings.joint.attack)
         for member in settings.experts.pretrained:
             check_attack(settings.experts.train, settings.experts.role_of(member).attack)
@@ -87,14 +89,15 @@ def run(request: Request) -> dict[str, Any]:
         tracking.readiness.check()  # a server that is away fails the run now
         shared = SharedData.of(loaded)
         # inside of the session: its end takes seconds that a stopped job may not have
-        with session(request.workers.most, shared.nbytes):
+        with session(workers.most, shared.nbytes):
             shared_storage.check(storage, store.folder)
             tracker, texts = start_tracking(folder, settings, recipe, name, loaded)
             with finishing(tracker):
                 if tracker.note:
                     display.line(tracker.note)
                 tracker.log_texts(texts)
-                training = TrainingRun(settings, loaded, folder, store, tracker, display, request)
+                given = settings, loaded, folder, store, tracker, display, request, workers
+                training = TrainingRun(*given)
                 return training.complete(ray.put(shared))
 
 
@@ -109,12 +112,13 @@ class TrainingRun:
     tracker: Tracker
     display: Display
     request: Request
+    workers: Workers
 
     def complete(self, shared: Any) -> dict[str, Any]:
         """shared: the reference of the data in the object store."""
         seconds: dict[str, float] = {}
-        resources = Resources.per_worker(self.request.workers.most, self.request.gpu)
-        shortage = resources.shortage(self.request.workers.least)
+        resources = Resources.per_worker(self.workers.most, self.request.gpu)
+        shortage = resources.shortage(self.workers.least)
         if shortage and not grows():
             raise UserError(f"--workers: {shortage}")
         if shortage:
@@ -203,7 +207,8 @@ class TrainingRun:
             if self.noticed(event):
                 return
             if event["kind"] == "start":
-                self.display.line(worker_line(event["workers"], self.config.joint.batch_size))
+                of = event["workers"], event["peers"]
+                self.display.line(worker_line(*of, self.config.joint.batch_size))
                 return
             if event["kind"] == "step":
                 self.display.update(bar, event["at"])
@@ -225,7 +230,7 @@ class TrainingRun:
                 shared,
                 self.store,
                 self.folder,
-                workers=self.request.workers,
+                workers=self.workers,
                 resources=resources,
                 listener=listen,
             )
@@ -270,12 +275,13 @@ def over(config: Config, latest: Checkpoint | None) -> bool:
     return selection.over(config.joint, latest.history, config.joint.attack)
 
 
-def worker_line(workers: int, batch_size: int) -> str:
-    """Said whenever the joint phase starts or goes on."""
-    share = -(-batch_size // workers)
+def worker_line(workers: int, peers: int, batch_size: int) -> str:
+    """Said whenever the joint phase starts or goes on. peers: how many share the experts."""
+    share = -(-batch_size // (workers // peers))
+    among = f"the experts shared out among {peers}, " if peers > 1 else ""
     return (
-        f"joint  {workers} worker{'s' if workers > 1 else ''}, {share} images of a batch each "
-        f"(the global batch of {batch_size} and the learning rate are kept)"
+        f"joint  {workers} worker{'s' if workers > 1 else ''}, {among}{share} images of a batch "
+        f"each (the global batch of {batch_size} and the learning rate are kept)"
     )
 
 
