@@ -59,14 +59,16 @@ def on_noise(
     precision: Precision,
     images: int,
     facts: Facts | None = None,
+    worker: Worker | None = None,
 ) -> Trainer:
     """Of the joint phase, on so many random images, of CIFAR-10's shape if no facts are given."""
+    worker = worker or Worker(device=measure.device())
     facts = facts or named("cifar10").facts
     noise = torch.randint(256, (images, *facts.shape), dtype=torch.uint8)
     labels = torch.randint(len(facts.classes), (images,))
-    split = Split(noise, labels).to(measure.device())
-    batches = Batches(split, settings.joint.batch_size, settings.data.augment, 0)
-    worker = Worker(device=measure.device())
+    split = Split(noise, labels).to(worker.device)
+    share = worker.rank, worker.world_size
+    batches = Batches(split, settings.joint.batch_size, settings.data.augment, 0, *share)
     return Trainer(model, settings.joint, attack, batches, worker, Numerics(precision), "all")
 
 

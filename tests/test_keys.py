@@ -28,7 +28,8 @@ BASE = config.load(
     ],
 )
 HOW = {
-    "parallel.*": "who computes what: a run goes on with more workers, fewer, or otherwise shared"
+    "parallel.*": "who computes what: a run may go on with other workers, otherwise shared",
+    "checkpoint.*": "how much a death costs",
 }
 NOT_THE_EXPERTS = {
     "gate": "experts are trained before there is a gate",

@@ -6,6 +6,7 @@ process writes what it found.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ OF_ONE_GROUP = LOCAL | {name for name in CASES if name.startswith("whole") and "
 nine whole networks synchronise 180 statistics a pass."""
 STEPS = 3
 EPOCHS = 3
+LOCALLY = "joint.batch_norm=local"
 SENT = (None, torch.bfloat16)
 ROBUST = "robust.safetensors"
 
@@ -117,20 +119,36 @@ def trained(chosen: Config, worker: Worker) -> Tensors:
     return copied(found)
 
 
-def going_on(worker: Worker, folder: Path, until: int) -> None:
-    """Trains on from the checkpoint that is there, to that of so many epochs."""
-    chosen, digits = (
-        settings(*BRANCHED, f"joint.epochs={EPOCHS}", "joint.ema=0.5"),
-        data.load("digits"),
-    )
+def going_on(
+    worker: Worker,
+    folder: Path,
+    until: int,
+    *overrides: str,
+    stop_at: tuple[int, int] | None = None,
+) -> None:
+    """Trains on from the checkpoint that is there, to that of so many epochs; stop_at: epoch and
+    step after which it is left, with a checkpoint of every step."""
+    base = f"joint.epochs={EPOCHS}", "joint.ema=0.5"
+    chosen, digits = settings(*BRANCHED, *base, *overrides), data.load("digits")
     model = assembly.seeded_mixture(chosen).double()
     model.hold(SharedExperts(worker.peers))
     joint, kept = chosen.joint, Checkpoints(Folder.at(folder), "key")
     of = digits.train[: 2 * joint.batch_size], digits.val[:16]
+
+    def progress(epoch: int, step: int, steps: int) -> None:
+        if (epoch, step) == stop_at:
+            raise InterruptedError
+
     epochs = training.epochs(
-        model, training.Training(joint, joint.attack, *of), checkpoints=kept, worker=worker
+        model,
+        training.Training(joint, joint.attack, *of),
+        checkpoints=kept,
+        worker=worker,
+        progress=progress,
+        notice=lambda: stop_at is not None,
     )
-    list(islice(epochs, until))
+    with contextlib.suppress(InterruptedError):
+        list(islice(epochs, until))
 
 
 def kept_in(folder: Path) -> Checkpoint:
@@ -199,6 +217,12 @@ def worker(rank: int, folder: Path) -> None:
         }
         going_on(place, folder / f"begun-{mesh[0]}-{mesh[1]}", 1)
         going_on(place, folder / f"alone-for-{mesh[0]}-{mesh[1]}", EPOCHS)
+        for name, stops in {"stopped": [(1, 1)], "left": [(1, 1)], "not-stopped": []}.items():
+            here = folder / f"{name}-{mesh[0]}-{mesh[1]}"
+            for stop_at in stops:
+                going_on(place, here, EPOCHS, LOCALLY, stop_at=stop_at)
+            if name != "left":
+                going_on(place, here, EPOCHS, LOCALLY)
         if mesh == (1, 2):
             found |= {f"sent as {sent}": attacked(place, folder, sent) for sent in SENT}
         flat = {f"{case}/{n}": t for case, part in found.items() for n, t in part.items()}
@@ -298,3 +322,26 @@ def test_gradients_in_bfloat16_do_not_weaken_the_attack(worlds: Path) -> None:
     losses = [one[0]["loss"] for one in (exact, rounded)]
     assert 0.2 < losses[0].mean() < 2, "a model that withstands something"
     assert losses[1].mean() > 0.995 * losses[0].mean()
+
+
+def test_stopped_inside_of_an_epoch_the_same_bits(world: World, worlds: Path) -> None:
+    """BatchNorm's statistics are each worker's own until the epoch ends."""
+    mesh = f"{world.mesh[0]}-{world.mesh[1]}"
+    first, other = (kept_in(worlds / f"{name}-{mesh}") for name in ("stopped", "not-stopped"))
+    assert first.families.keys() == other.families.keys()
+    for family, tensors in first.families.items():
+        assert tensors.keys() == other.families[family].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, other.families[family][name]), name
+
+
+def test_inside_of_an_epoch_one_process_goes_on_for_several(world: World, worlds: Path) -> None:
+    folder = worlds / f"left-{world.mesh[0]}-{world.mesh[1]}"
+    kept = Checkpoints(Folder.at(folder), "key")
+    inside = kept.latest_inside(0)
+    assert inside is not None
+    ranks = [name for name in inside.families if name.startswith("rank:")]
+    assert ranks == [f"rank:{rank}" for rank in range(world.mesh[0])]
+    going_on(Worker(), folder, EPOCHS, LOCALLY)
+    assert kept_in(folder).history[1]["train_loss"] > 0
+    assert kept_in(folder).epoch == EPOCHS - 1

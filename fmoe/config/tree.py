@@ -263,7 +263,14 @@ class Parallel(Spec):
         return None if self.data is None else self.data * self.expert
 
 
-HOW = ("parallel",)
+class CheckpointConfig(Spec):
+    """Checkpoints inside of epochs, of both phases."""
+
+    minutes: Annotated[float, Field(gt=0, le=1e6)] | None = 10.0
+    """Between two of them: so much a death costs at most; null: none but at the ends of epochs."""
+
+
+HOW = ("parallel", "checkpoint")
 """Parts of a configuration that say how a run is done, and not what comes out of it."""
 
 
@@ -287,6 +294,7 @@ class Config(Spec):
     joint: Joint = Joint()
     evaluate: Evaluate = Evaluate()
     parallel: Parallel = Parallel()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
     def _possible(self) -> Config:

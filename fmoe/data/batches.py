@@ -71,12 +71,12 @@ class Batches:
         for batch in self.of_epoch(index):
             yield batch.x, batch.y
 
-    def of_epoch(self, index: int) -> Iterator[Batch]:
-        """The same, with what a perturbation of the images themselves needs."""
+    def of_epoch(self, index: int, first: int = 0) -> Iterator[Batch]:
+        """The same, with what a perturbation of the images themselves needs; from batch `first`."""
         shuffle = Draw(self.seed, "shuffle", index)
         order = torch.randperm(len(self.split), generator=shuffle.generator(torch.device("cpu")))
         order = order.to(self.split.images.device)
-        for batch in range(len(self)):
+        for batch in range(first, len(self)):
             draw = self.draw("augment", index, batch)
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             part = self.split[rows[draw.rows]]

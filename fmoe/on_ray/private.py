@@ -113,6 +113,15 @@ def without_helpers(trainer: Any, *, of_a_cluster: bool) -> None:
     trainer._create_default_callbacks = needed
 
 
+def told_to_end() -> bool:
+    """In a worker of Ray Train: whether the node of one of them is to be preempted, as this process
+    knows it. `ray.train.get_preemption_info` says the same by a call of an actor that all workers
+    wait for, which is not for every step."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
+
 def groups_of_dead_actors(job: str) -> list[PlacementGroup]:
     """Placement groups of this job that are not removed, and whose creator was an actor that is
     dead. job: its id in hexadecimal digits."""

@@ -30,8 +30,9 @@ from fmoe.on_ray import private
 from fmoe.on_ray.placement import free_left_behind
 from fmoe.on_ray.pool import Reporter
 from fmoe.on_ray.session import Resources, grows
-from fmoe.on_ray.tasks import Event, Listener, mailbox
+from fmoe.on_ray.tasks import Listener, mailbox
 from fmoe.on_ray.workers import Workers
+from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Folder
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.joint import joint_epochs
@@ -62,6 +63,7 @@ def worker(settings: dict[str, Any]) -> dict[str, str] | None:
             settings["run"],
             worker=worker,
             progress=reporter.progress if worker.first else None,
+            notice=private.told_to_end,
         ):
             if worker.first:
                 reporter.epoch(epoch)
@@ -83,23 +85,16 @@ def fit(
 ) -> None:
     """Trains the mixture on `workers`; checkpoints land in `run`, epochs at `listener`.
 
-    A lost worker, node or Train controller costs the epoch in flight: what is left resumes from
-    our own newest checkpoint, as often as epochs are finished in between. Ray is told of metrics
-    only, so a run of the same name under another Ray session resumes as well.
+    A lost worker, node or Train controller costs what was done since our own newest checkpoint:
+    what is left resumes from there, as often as something is kept in between. Ray is told of
+    metrics only, so a run of the same name under another Ray session resumes as well.
 
     Raises `TrainingFailed`, or the worker's `UserError` or `NonFiniteLoss`.
     """
-    finished = -1
     failures = 0
-
-    def listen(event: Event) -> None:
-        nonlocal finished
-        if event["kind"] == "epoch":
-            finished = max(finished, event["epoch"])
-        listener(event)
-
+    kept = Checkpoints(run / "joint", key="")
     filesystem, path = (run / "ray").resolve()
-    with mailbox(listen) as box:
+    with mailbox(listener) as box:
         trainer = TorchTrainer(
             worker,
             train_loop_config={
@@ -129,17 +124,17 @@ def fit(
         )
         private.without_helpers(trainer, of_a_cluster=grows())
         while True:
-            before = finished
+            before = kept.newest()
             try:
                 outcome = interruptible(trainer.fit).return_value
                 break
             except WorkerGroupError as error:  # Ray Train has tried MAX_FAILURES times
-                if finished == before:
+                if kept.newest() == before:
                     raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
             except (RayActorError, TrainingFailedError) as error:
                 # Ray Train's controller is gone, or it lost a worker that it was setting up,
                 # which it does not try again
-                failures = failures + 1 if finished == before else 0
+                failures = failures + 1 if kept.newest() == before else 0
                 if failures > MAX_FAILURES:
                     raise TrainingFailed(f"the joint phase failed: {_gist(error)}") from error
             free_left_behind()  # here: the error held the controller's handle

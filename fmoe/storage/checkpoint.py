@@ -2,7 +2,8 @@
 
 A checkpoint is `epoch-0003/{state.safetensors, manifest.json}`; the manifest carries the metrics
 of all epochs so far, so nothing that was reported can be lost. Kept are the last two (should the
-newest be damaged, the one before it serves) and the best.
+newest be damaged, the one before it serves) and the best. `epoch-0004-step-000120` was made inside
+of an epoch: it counts as long as the one before that epoch does, and goes when the epoch is done.
 """
 
 from __future__ import annotations
@@ -23,10 +24,26 @@ STATE = "state.safetensors"
 CHECKPOINT_FORMAT = 2
 """1 was 0.1.0's, which kept `momentum.*` and nothing else of an optimizer."""
 MODEL, DEPLOYED, WARM = "model", "deployed", "warm"
-FAMILY = re.compile(r"model|deployed|warm|(optimizer|after):[a-z][a-z0-9_-]{0,63}")
+RANK = "rank"
+FAMILY = re.compile(r"model|deployed|warm|((optimizer|after):[a-z]|rank:[0-9])[a-z0-9_-]{0,63}")
 FAMILIES = TypeAdapter(list[Annotated[str, Field(max_length=100)]])
 HISTORY = TypeAdapter(list[dict[str, float]])
 EPOCH = re.compile(r"epoch-([0-9]{4,9})")
+STEP = re.compile(r"epoch-([0-9]{4,9})-step-([0-9]{6,12})")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """How far an epoch is that a checkpoint was made in. seconds: that its steps have taken."""
+
+    steps: int
+    seconds: float
+
+    def plain(self) -> dict[str, float]:
+        return {"steps": self.steps, "seconds": self.seconds}
+
+
+BEGUN = TypeAdapter(Begun)
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,9 @@ class Checkpoint:
 
     Families are `model`; `deployed`, the model's state to validate by and deploy where that is
     another one; `optimizer:KIND`; `warm` (`fmoe.training.warm_start`); `after:KIND`
-    (`fmoe.after_step`).
+    (`fmoe.after_step`); of one that was made inside of an epoch also `rank:0` and so on, what each
+    worker that shares images has of its own.
+    epoch: the last that is done; -1: none. begun: how far the one after it is.
     adopted: it comes from a training whose settings may differ (PBT).
     """
 
@@ -43,6 +62,7 @@ class Checkpoint:
     families: Mapping[str, Tensors]
     history: list[dict[str, float]]
     adopted: bool = False
+    begun: Begun | None = None
 
     @property
     def model(self) -> Tensors:
@@ -73,6 +93,26 @@ class Checkpoints:
     like: Mapping[str, Tensor] | None = None
 
     def save(self, checkpoint: Checkpoint, best_epoch: int) -> None:
+        """After an epoch: in the place of those inside of it, and of older ones."""
+        self._commit(self._folder(checkpoint.epoch), checkpoint)
+        keep = {checkpoint.epoch, checkpoint.epoch - 1, best_epoch}
+        for epoch in self.epochs():
+            if epoch not in keep and epoch < checkpoint.epoch:
+                self._folder(epoch).delete()
+        for epoch, steps in self.inside():
+            if epoch <= checkpoint.epoch:
+                self._folder(epoch, steps).delete()
+
+    def save_inside(self, checkpoint: Checkpoint) -> None:
+        """Inside of an epoch, beside the last one before it."""
+        assert checkpoint.begun is not None
+        here = checkpoint.epoch + 1, checkpoint.begun.steps
+        self._commit(self._folder(*here), checkpoint)
+        older = [place for place in self.inside() if place < here]
+        for place in older[:-1]:
+            self._folder(*place).delete()
+
+    def _commit(self, folder: Folder, checkpoint: Checkpoint) -> None:
         families = checkpoint.families
         assert all(FAMILY.fullmatch(family) for family in families), list(families)
         tensors = {f"{family}.{n}": t for family, part in families.items() for n, t in part.items()}
@@ -83,15 +123,13 @@ class Checkpoints:
             "families": sorted(families),
             "adopted": checkpoint.adopted,
             "history": checkpoint.history,
+            "begun": checkpoint.begun and checkpoint.begun.plain(),
         }
-        self._folder(checkpoint.epoch).commit({STATE: pack(tensors)}, manifest)
-        keep = {checkpoint.epoch, checkpoint.epoch - 1, best_epoch}
-        for epoch in self.epochs():
-            if epoch not in keep and epoch < checkpoint.epoch:
-                self._folder(epoch).delete()
+        folder.commit({STATE: pack(tensors)}, manifest)
 
     def latest(self) -> Checkpoint | None:
-        """The newest that is whole; None where there is none. Raises `UserError` for another's."""
+        """The newest after an epoch that is whole; None where there is none. Raises `UserError` for
+        another's."""
         for epoch in reversed(self.epochs()):
             try:
                 return self.load(epoch)
@@ -99,9 +137,21 @@ class Checkpoints:
                 continue
         return None
 
+    def latest_inside(self, done: int) -> Checkpoint | None:
+        """The newest that is whole of the epoch after the last that is `done` (-1: the first)."""
+        for epoch, steps in reversed(self.inside()):
+            if epoch == done + 1:
+                try:
+                    return self._load(self._folder(epoch, steps), done)
+                except Damaged:
+                    continue
+        return None
+
     def load(self, epoch: int) -> Checkpoint:
         """Raises `Damaged`, or `UserError` where it belongs to other settings."""
-        folder = self._folder(epoch)
+        return self._load(self._folder(epoch), epoch)
+
+    def _load(self, folder: Folder, epoch: int) -> Checkpoint:
         manifest = folder.manifest()
         if manifest is None:
             raise Damaged(f"{folder.uri}: no {MANIFEST}")
@@ -118,6 +168,8 @@ class Checkpoints:
         try:
             history = HISTORY.validate_python(manifest.get("history"), strict=True)
             names = FAMILIES.validate_python(manifest.get("families"), strict=True)
+            given = manifest.get("begun")
+            begun = None if given is None else BEGUN.validate_python(given)
         except ValidationError:
             raise Damaged(f"{folder.uri}/{MANIFEST}: holds no history or no families") from None
         try:
@@ -131,7 +183,7 @@ class Checkpoints:
         ).items():
             family, _, rest = name.partition(".")
             families[family][rest] = tensor
-        return Checkpoint(epoch, families, history, manifest.get("adopted") is True)
+        return Checkpoint(epoch, families, history, manifest.get("adopted") is True, begun)
 
     def _check(self, header: Header, families: list[str]) -> None:
         """Raises `Damaged` for a tensor that belongs to none of the families, or to no parameter of
@@ -150,11 +202,21 @@ class Checkpoints:
             if family in families and self.like is not None:
                 header.require(self.like, f"{family}.")
 
-    def _folder(self, epoch: int) -> Folder:
-        return self.folder / f"epoch-{epoch:04d}"
+    def _folder(self, epoch: int, steps: int | None = None) -> Folder:
+        inside = "" if steps is None else f"-step-{steps:06d}"
+        return self.folder / f"epoch-{epoch:04d}{inside}"
+
+    def inside(self) -> list[tuple[int, int]]:
+        """Epochs and steps inside of which there are checkpoints, in order."""
+        matches = (STEP.fullmatch(name) for name in self.folder.names())
+        return sorted((int(name[1]), int(name[2])) for name in matches if name)
+
+    def newest(self) -> tuple[int, int]:
+        """Epochs that are done, and steps of the one after them, in what was kept last."""
+        return max([(0, 0), *((epoch + 1, 0) for epoch in self.epochs()), *self.inside()])
 
     def epochs(self) -> list[int]:
-        """Of which there are checkpoints, in order."""
+        """After which there are checkpoints, in order."""
         matches = (EPOCH.fullmatch(name) for name in self.folder.names())
         return sorted(int(name[1]) for name in matches if name)
 

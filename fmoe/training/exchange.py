@@ -5,7 +5,7 @@ However experts are shared out, a checkpoint is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -16,8 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fmoe.models.mixture import Mixture
 from fmoe.numerics.worker import Group, Worker
-from fmoe.storage.checkpoint import Checkpoint
+from fmoe.storage.checkpoint import RANK, Checkpoint, family
 from fmoe.storage.tensors import Tensors, pack
+
+SUMS = "sums"
+"""The name under which a worker keeps what it has added up of an epoch, beside its statistics."""
 
 
 def with_gradients_of_all(step_loss: nn.Module, worker: Worker) -> nn.Module:
@@ -73,25 +76,59 @@ def of_experts(model: nn.Module, name: str) -> bool:
 
 
 def of_all(checkpoint: Checkpoint, model: nn.Module, worker: Worker) -> Checkpoint:
-    """On the first worker with all experts; on the others as it is."""
-    peers = worker.peers
-    if peers.size == 1 or worker.rank > 0:
-        return checkpoint
-    if peers.rank > 0:
-        own = {
-            f"{family}.{name}": tensor
-            for family, tensors in checkpoint.families.items()
-            for name, tensor in tensors.items()
-            if of_experts(model, name)
-        }
-        send(own, peers, worker.device)
+    """On the first worker with all experts, and with what each worker has of its own inside of an
+    epoch; on the others as it is."""
+    peers, everyone = worker.peers, worker.all
+    if worker.rank > 0 and checkpoint.begun is None:
+        return checkpoint  # its peers' experts are those of the first group
+    if not worker.first:
+        send(of_worker(checkpoint, model, worker), everyone, worker.device)
         return checkpoint
     families = {family: dict(tensors) for family, tensors in checkpoint.families.items()}
-    for tensors in received(peers, worker.device):
+    senders = range(1, peers.size if checkpoint.begun is None else everyone.size)
+    for tensors in received(senders, everyone, worker.device):
         for full_name, tensor in tensors.items():
             family, _, name = full_name.partition(".")
-            families[family][name] = tensor
+            families.setdefault(family, {})[name] = tensor
     return replace(checkpoint, families=families)
+
+
+def of_worker(checkpoint: Checkpoint, model: nn.Module, worker: Worker) -> Tensors:
+    """What the first worker has not, by family and name."""
+    families = checkpoint.families
+    if worker.rank > 0:
+        families = {name: part for name, part in families.items() if name == own_family(worker)}
+    return {
+        f"{family}.{name}": tensor
+        for family, tensors in families.items()
+        for name, tensor in tensors.items()
+        if of_experts(model, name) or worker.peers.rank == 0
+    }
+
+
+def own_family(worker: Worker) -> str:
+    """Of what a worker that shares images has of its own inside of an epoch."""
+    return family(RANK, str(worker.rank))
+
+
+def statistics(model: nn.Module, worker: Worker) -> Tensors:
+    """Those of BatchNorm, where they are the worker's own until the epoch's end."""
+    return {name: b for name, b in model.named_buffers() if worker.world_size > 1 and floats(b)}
+
+
+def floats(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()
+
+
+def of_ranks(checkpoint: Checkpoint, worker: Worker) -> Tensors:
+    """What this worker goes on with inside of an epoch: its own statistics and sums, or, of another
+    number of workers, the statistics' means, and the sums on the first."""
+    ranks = [part for name, part in checkpoint.families.items() if name.startswith(f"{RANK}:")]
+    if len(ranks) == worker.world_size:
+        return dict(checkpoint.families[own_family(worker)])
+    found = {name: torch.stack([r[name] for r in ranks]).mean(0) for name in ranks[0]}
+    found[SUMS] = found[SUMS] * (len(ranks) if worker.rank == 0 else 0)
+    return found
 
 
 def of_this(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
@@ -113,18 +150,18 @@ def of_this(checkpoint: Checkpoint, model: nn.Module) -> Checkpoint:
     )
 
 
-def send(tensors: Tensors, peers: Group, device: torch.device) -> None:
-    """To the first of the peers."""
+def send(tensors: Tensors, workers: Group, device: torch.device) -> None:
+    """To the first of the workers."""
     data = torch.frombuffer(bytearray(pack(tensors)), dtype=torch.uint8).to(device)
-    dist.send(torch.tensor([len(data)], device=device), group=peers.handle, group_dst=0)
-    dist.send(data, group=peers.handle, group_dst=0)
+    dist.send(torch.tensor([len(data)], device=device), group=workers.handle, group_dst=0)
+    dist.send(data, group=workers.handle, group_dst=0)
 
 
-def received(peers: Group, device: torch.device) -> Iterator[Tensors]:
-    """What each of the others sends."""
-    for rank in range(1, peers.size):
+def received(senders: Iterable[int], workers: Group, device: torch.device) -> Iterator[Tensors]:
+    """What each of them sends."""
+    for rank in senders:
         size = torch.zeros(1, dtype=torch.int64, device=device)
-        dist.recv(size, group=peers.handle, group_src=rank)
+        dist.recv(size, group=workers.handle, group_src=rank)
         data = torch.empty(int(size), dtype=torch.uint8, device=device)
-        dist.recv(data, group=peers.handle, group_src=rank)
+        dist.recv(data, group=workers.handle, group_src=rank)
         yield load(data.cpu().numpy().tobytes())

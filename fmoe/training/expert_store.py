@@ -151,6 +151,7 @@ class ExpertStore:
             checkpoints=checkpoints,
             worker=worker,
             progress=progress,
+            minutes=config.checkpoint.minutes,
         ):
             history.append(epoch.metrics)
             best = epoch.best

@@ -18,6 +18,7 @@ from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Damaged, Folder
 from fmoe.training.calibration import Fitting, deployed
 from fmoe.training.expert_store import ExpertStore, expert_key
+from fmoe.training.keeping import Notice, never
 from fmoe.training.loop import Epoch, Training, epochs
 from fmoe.training.selection import best_epoch
 from fmoe.training.trainer import Progress
@@ -64,8 +65,10 @@ def joint_epochs(
     *,
     worker: Worker | None = None,
     progress: Progress | None = None,
+    notice: Notice = never,
 ) -> Iterator[Epoch]:
-    """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there."""
+    """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there. notice:
+    whether this worker has been told that it will end."""
     worker = worker or Worker()
     sent = torch.bfloat16 if config.parallel.gradients == "bfloat16" else None
     shared = SharedExperts(worker.peers, sent)
@@ -84,6 +87,8 @@ def joint_epochs(
         checkpoints=checkpoints(run, config, data.identity),
         worker=worker,
         progress=progress,
+        minutes=config.checkpoint.minutes,
+        notice=notice,
     )
 
 

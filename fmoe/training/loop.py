@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from fmoe.attacks import AttackConfig
 from fmoe.config import Joint, Phase, Update
@@ -27,9 +27,10 @@ from fmoe.models.mixture import Mixture
 from fmoe.numerics.precision import Numerics
 from fmoe.numerics.state import REMEDY
 from fmoe.numerics.worker import Worker
-from fmoe.storage.checkpoint import DEPLOYED, Checkpoint, Checkpoints
+from fmoe.storage.checkpoint import DEPLOYED, Begun, Checkpoint, Checkpoints
 from fmoe.training import calibration, exchange, memory
 from fmoe.training.calibration import Fitting
+from fmoe.training.keeping import Keeping, Notice, never
 from fmoe.training.metrics import Measured, computed, names
 from fmoe.training.selection import best_epoch, over, overfitted
 from fmoe.training.trainer import Progress, Trainer
@@ -96,12 +97,15 @@ def epochs(
     checkpoints: Checkpoints | None = None,
     worker: Worker | None = None,
     progress: Progress | None = None,
+    minutes: float | None = None,
+    notice: Notice = never,
 ) -> Iterator[Epoch]:
     """Trains `model` in place, an epoch an iteration; resumes from the newest checkpoint.
 
-    worker: which of several this process is, and its device. Epochs that a checkpoint already
-    holds are yielded again from its history, so that whoever listens hears of every epoch. Raises
-    `NonFiniteLoss` with the step and its draw.
+    worker: which of several this process is, and its device. minutes: between two checkpoints
+    inside of an epoch; None: only when `notice` says that this worker will end. Epochs that a
+    checkpoint already holds are yielded again from its history, so that whoever listens hears of
+    every epoch. Raises `NonFiniteLoss` with the step and its draw.
     """
     worker, phase, attack = worker or Worker(), training.phase, training.attack
     trainer = training.trainer(model, worker)
@@ -111,8 +115,14 @@ def epochs(
     latest = checkpoints.latest() if checkpoints else None
     if latest is not None:
         check(latest)
-        trainer.restore(latest)
         history = copy.deepcopy(latest.history)
+    inside = checkpoints.latest_inside(len(history) - 1) if checkpoints else None
+    if newest := inside or latest:
+        trainer.restore(newest)
+    keeping = None
+    if checkpoints:
+        make = partial(kept_inside, trainer, history)
+        keeping = Keeping(checkpoints, worker, make, minutes, notice)
     for index, metrics in enumerate(history):
         yield Epoch(index, metrics, best_epoch(history[: index + 1], attack))
 
@@ -120,9 +130,9 @@ def epochs(
     for index in range(len(history), phase.epochs):
         if over(phase, history, attack):
             return
-        start = time.perf_counter()
+        start = time.perf_counter() - trainer.seconds
         with memory.fitting(phase):
-            metrics = trainer.epoch(index, progress)
+            metrics = trainer.epoch(index, progress, keeping)
         judge = partial(validation_accuracies, model, val, judged_by, training.seed, worker)
         if training.calibration:
             assert isinstance(model, Mixture)
@@ -141,8 +151,18 @@ def epochs(
         history.append(metrics)
         best = best_epoch(history, attack)
         good = trainer.checkpoint(index, history, deployed)
-        if checkpoints:
+        if checkpoints and keeping:
             whole = exchange.of_all(good, model, worker)
+            keeping.settle()
             if worker.first:
                 checkpoints.save(whole, best)
+            keeping.begin_anew()
         yield Epoch(index, metrics, best)
+
+
+def kept_inside(
+    trainer: Trainer, history: list[dict[str, float]], begun: Begun, sums: Tensor
+) -> Checkpoint:
+    """Of an epoch that has begun, after those of the history."""
+    made = trainer.checkpoint(len(history) - 1, history, inside=(begun, sums))
+    return exchange.of_all(made, trainer.model, trainer.worker)

@@ -33,9 +33,19 @@ from fmoe.numerics.precision import Numerics
 from fmoe.numerics.state import REMEDY, Stateful
 from fmoe.numerics.sync_batch_norm import synchronize
 from fmoe.numerics.worker import Group, Worker, reduce_sum
-from fmoe.storage.checkpoint import DEPLOYED, MODEL, WARM, Checkpoint, copied, family
+from fmoe.storage.checkpoint import (
+    DEPLOYED,
+    MODEL,
+    RANK,
+    WARM,
+    Begun,
+    Checkpoint,
+    copied,
+    family,
+)
 from fmoe.training import exchange
 from fmoe.training.crafting import crafting_view
+from fmoe.training.keeping import Keeping
 from fmoe.training.step_loss import StepLoss
 from fmoe.training.validation import validation_attacks
 from fmoe.training.warm_start import WarmStart
@@ -147,6 +157,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """All that remembers steps, as before the first one, on the weights as they are now."""
+        self._begun: tuple[Begun, Tensor] | None = None
         learning = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.optimizers = self.phase.optimizer.build(learning)
         self.followers: dict[str, Follower] = {
@@ -156,6 +167,11 @@ class Trainer:
         self.warm: WarmStart | None = None
         if self.phase.warm_start:
             self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.worker)
+
+    @property
+    def seconds(self) -> float:
+        """That the epoch has taken which is gone on with."""
+        return 0.0 if self._begun is None else self._begun[0].seconds
 
     @property
     def images(self) -> int:
@@ -246,19 +262,29 @@ class Trainer:
         exchange.add_up(self.model, self.worker)
         return torch.stack(total).sum(0)
 
-    def epoch(self, index: int, progress: Progress | None) -> dict[str, float]:
-        """One pass over the training images; metrics are means over all workers' images."""
-        start, steps = time.perf_counter(), len(self.batches)
+    def epoch(
+        self, index: int, progress: Progress | None, keeping: Keeping | None = None
+    ) -> dict[str, float]:
+        """One pass over the training images; metrics are means over all workers' images.
+
+        Goes on where a checkpoint that was made inside of the epoch left off. keeping: makes such.
+        """
+        (begun, total), self._begun = self._begun or (Begun(0, 0.0), None), None
+        start, steps = time.perf_counter() - begun.seconds, len(self.batches)
         unchecked: list[tuple[int, Tensor, Attack]] = []
-        total: Tensor | None = None
-        for number, batch in enumerate(self.batches.of_epoch(index)):
+        for number, batch in enumerate(self.batches.of_epoch(index, begun.steps), begun.steps):
             step = index * steps + number
             sums, attack = self.step(step, batch.x, batch.y, batch)
             total = sums if total is None else total + sums
             unchecked.append((step, sums[0], attack))
-            if len(unchecked) == CHECK_LOSS_EVERY or number == steps - 1:
+            last = number == steps - 1
+            keep = keeping is not None and not last and keeping.due()
+            if len(unchecked) == CHECK_LOSS_EVERY or last or keep:
                 check_losses(unchecked, self.worker)
                 unchecked = []
+            if keep:
+                assert keeping is not None
+                keeping.keep(Begun(number + 1, time.perf_counter() - start), total)
             if progress:
                 progress(index, number + 1, steps)
         assert total is not None
@@ -289,14 +315,21 @@ class Trainer:
         epoch: int,
         history: list[dict[str, float]],
         deployed: Mapping[str, Tensor] | None = None,
+        inside: tuple[Begun, Tensor] | None = None,
     ) -> Checkpoint:
         """Of the experts that this worker holds (`exchange.of_all` has all of them). deployed: the
-        state that validation chose, where it is not the trained one."""
+        state that validation chose, where it is not the trained one. inside: how far the next epoch
+        is, and what has been added up of it."""
         families = {MODEL: copied(self.model.state_dict())}
         if deployed is not None:
             families[DEPLOYED] = copied(deployed)
         families |= {name: copied(part.state()) for name, part in self.families().items()}
-        return Checkpoint(epoch, families, list(history))
+        if inside is None:
+            return Checkpoint(epoch, families, list(history))
+        begun, sums = inside
+        own = {**exchange.statistics(self.model, self.worker), exchange.SUMS: sums}
+        families[exchange.own_family(self.worker)] = copied(own)
+        return Checkpoint(epoch, families, list(history), begun=begun)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Raises `UserError` unless it holds what this phase keeps, and nothing else.
@@ -304,7 +337,8 @@ class Trainer:
         Of one that is adopted from other settings the model must fit; any other family that is not
         there or does not fit entirely begins anew (an optimizer of another kind is another family).
         """
-        kept = {name for name in checkpoint.families if name not in (MODEL, DEPLOYED)}
+        own = f"{RANK}:"  # of workers, inside of an epoch
+        kept = {n for n in checkpoint.families if n not in (MODEL, DEPLOYED) and own not in n}
         differing = kept ^ self.families().keys()
         if differing and not checkpoint.adopted:
             raise UserError(
@@ -314,6 +348,10 @@ class Trainer:
         checkpoint = exchange.of_this(checkpoint, self.model)
         self.model.load_state_dict(checkpoint.model)
         self._begin()
+        if checkpoint.begun is not None:
+            found = exchange.of_ranks(checkpoint, self.worker)
+            self._begun = checkpoint.begun, found.pop(exchange.SUMS).to(self.worker.device)
+            self.model.load_state_dict(found, strict=False)
         for name, part in self.families().items():
             if name not in checkpoint.families:
                 continue

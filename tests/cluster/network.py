@@ -120,6 +120,12 @@ class Host:
     def cut(self) -> None:
         ip("-n", self.network.switch, "link", "set", self.port, "down")
 
+    def limit(self, rate: str) -> None:
+        """What it sends goes over the link at this rate, as `100mbit`."""
+        shape = "root", "tbf", "rate", rate, "burst", "256kb", "latency", "100ms"
+        device = "qdisc", "replace", "dev", "eth0"
+        subprocess.run(["tc", "-n", self.namespace, *device, *shape], check=True)
+
     def mend(self) -> None:
         ip("-n", self.network.switch, "link", "set", self.port, "up")
 
