@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from benchmarks import measure
 from benchmarks.crafting import mixture
-from benchmarks.memory import MEBIBYTE, everything, peak
+from benchmarks.memory import MEBIBYTE, everything
 from benchmarks.step import trainer, whole_steps
+from fmoe.planning.memory import peak
 
 BASE = {"experts": 4, "width": 8, "steps": 2, "batch": 64, "images": 1000}
 VARIED = {

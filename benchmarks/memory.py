@@ -12,63 +12,22 @@ benchmarks/results/memory.json.
 from __future__ import annotations
 
 import argparse
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from benchmarks import measure
 from benchmarks.crafting import mixture
 from benchmarks.step import trainer
 from fmoe.data.facts import Facts
+from fmoe.planning.memory import peak
 from fmoe.training import Trainer
 
 MEBIBYTE = 2**20
-
-
-class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of all tensors that operations give, while their storages live; their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.known: set[int] = set()
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        given = func(*args, **(kwargs or {}))
-        self.see(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
-        return given
-
-    def see(self, tensors: Iterable[Tensor]) -> None:
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            if storage._cdata in self.known:
-                continue
-            self.known.add(storage._cdata)
-            self.now += storage.nbytes()
-            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-
-    def _gone(self, address: int, size: int) -> None:
-        self.known.discard(address)
-        self.now -= size
-
-
-def peak(run: Callable[[], object], kept: Iterable[Tensor]) -> int:
-    """Bytes: of what is kept anyway, and of the most that was alive beside it."""
-    alive = Alive()
-    with alive:
-        alive.see(kept)
-        run()
-    return alive.peak
 
 
 def everything(made: Trainer, *more: Tensor) -> list[Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pipelines import calibrate, compare, data, evaluate, predict, promote, pull, train, tune
+from pipelines import calibrate, compare, data, evaluate, plan, predict, promote, pull, train, tune
 from pipelines.entry import Command
 
 COMMANDS: dict[str, Command] = {
     "data": data.app,
+    "plan": plan.plan,
     "train": train.train,
     "tune": tune.tune,
     "evaluate": evaluate.evaluate,

@@ -25,6 +25,11 @@ def submit(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="A variable of the job; no secrets. Repeatable."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and what would be sent; send nothing.")
+    ] = False,
+    gpu_type: Annotated[str, typer.Option(help="Of the plan: a100, h100, l4, t4.")] = "a100",
+    link: Annotated[str, typer.Option(help="Of the plan: between two workers.")] = "10gbit",
     json: Json = False,
 ) -> None:
     """Run a pipeline on a Ray cluster: the same command, with `submit` before it.
@@ -37,18 +42,29 @@ def submit(
     fmoe submit train my-recipe.yaml --workers 1..4 --address http://127.0.0.1:8265
     fmoe submit evaluate models:/fmoe-cifar10@candidate --workers 4 --env NCCL_DEBUG=INFO
     fmoe submit tune cifar10 --workers-per-trial 4 --minutes 600
+    fmoe submit --dry-run --gpu-type l4 train cifar10 --workers 8
     """
     arguments = list(context.args)
     metadata = check(arguments)
     variables = dict(map(variable, env or []))
-    from fmoe.on_ray.jobs import Jobs, passed_on
+    from fmoe.on_ray.jobs import Jobs, Order, passed_on
     from pipelines.jobs import followed
 
     refuse_passwords({**passed_on(), **variables})
+    order = Order(arguments, variables, pip, metadata)
+    if dry_run:
+        from pipelines.planning import of_command, told_of_order
 
+        with result(json) as answer:
+            answer |= {
+                "plan": of_command(arguments[0], parsed(arguments), gpu_type, link),
+                "sent": order.told(),
+            }
+        say(json, *told_of_order(answer))
+        return
     with result(json) as answer:
         jobs = Jobs.at(address)
-        job_id = jobs.submit(arguments, env=variables, pip=pip, metadata=metadata)
+        job_id = jobs.submit(order)
         if not json:
             show(f"job    {job_id} at {jobs.address}")
         job = followed(jobs, job_id) if follow else jobs.get(job_id)
@@ -59,8 +75,8 @@ def submit(
         raise typer.Exit(1)
 
 
-def check(arguments: list[str]) -> dict[str, str]:
-    """Refuses here what the job would refuse there; gives the job's metadata."""
+def parsed(arguments: list[str]) -> dict[str, Any]:
+    """The command's own options, as it would take them. Raises what it would raise."""
     from pipelines import as_jobs
 
     if not arguments or arguments[0] not in as_jobs.COMMANDS:
@@ -69,17 +85,23 @@ def check(arguments: list[str]) -> dict[str, str]:
     app = application()
     mount(app, arguments[0], as_jobs.COMMANDS[arguments[0]])
     commands: Any = typer.main.get_command(app)
-    given = commands.commands[arguments[0]].make_context(
+    context = commands.commands[arguments[0]].make_context(
         f"fmoe {arguments[0]}", arguments[1:], parent=None
     )
-    overrides = given.params.get("overrides") or ()
+    return dict(context.params)
+
+
+def check(arguments: list[str]) -> dict[str, str]:
+    """Refuses here what the job would refuse there; gives the job's metadata."""
+    given = parsed(arguments)
+    overrides = given.get("overrides") or ()
     if arguments[0] == "train":
         from fmoe import config
 
-        config.load(given.params["recipe"], overrides)
-        return {"recipe": config.recipe_name(given.params["recipe"])}
+        config.load(given["recipe"], overrides)
+        return {"recipe": config.recipe_name(given["recipe"])}
     if arguments[0] == "tune":
-        return check_space(given.params["space"], overrides)
+        return check_space(given["space"], overrides)
     return {}
 
 

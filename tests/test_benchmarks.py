@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import crafting, memory, step
+from benchmarks import crafting, gpu, memory, on_gpu, step
 from fmoe.data.facts import Facts
+from fmoe.planning.memory import peak
 
 FOLDER = Path(step.__file__).parent
 
@@ -57,5 +59,23 @@ def test_memory_counts_what_is_alive() -> None:
         del one
         torch.cat([other, other])
 
-    assert memory.peak(run, []) == 4 * (1000 + 2000)
-    assert memory.peak(lambda: None, [torch.zeros(10)]) == 40
+    assert peak(run, []) == 4 * (1000 + 2000)
+    assert peak(lambda: None, [torch.zeros(10)]) == 40
+
+
+def test_what_a_gpu_would_be_asked_is_true_here() -> None:
+    """The script itself, on this machine's CPU: every check holds, and speed has its rows."""
+    device = torch.device("cpu")
+    found = on_gpu.of_body("branched", device, width=4, count=8)
+    found |= on_gpu.steps("whole", device, width=4, count=8)
+    assert [name for name, (value, most) in found.items() if value > most] == []
+    assert len(found) == 9
+
+
+def test_parts_that_cannot_run_are_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    given = argparse.Namespace(data_dir=None)
+    assert gpu.why_not(gpu.PARTS["speedrun"], given) == "skipped: needs pyautoattack"
+    assert gpu.why_not(gpu.PARTS["ray_overhead"], given) == "skipped: needs ray, mlflow"
+    assert gpu.why_not(gpu.PARTS["whole"], given) == "skipped: needs --data-dir with CIFAR-10"
+    assert gpu.why_not(gpu.PARTS["correctness"], given) is None

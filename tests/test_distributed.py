@@ -30,6 +30,7 @@ from fmoe.storage.checkpoint import Checkpoints, copy_state
 from fmoe.storage.folder import Folder
 from fmoe.storage.tensors import Tensors
 from fmoe.training import Trainer
+from fmoe.training.metrics import TIMES
 from fmoe.training.validation import validation_accuracies
 from fmoe.training.warm_start import WarmStart
 from tests.conftest import SMALL
@@ -133,7 +134,7 @@ def one_epoch(chosen: Config, worker: Worker, folder: Path) -> Tensors:
         checkpoints=Checkpoints(Folder.at(folder), "key"),
         worker=worker,
     )
-    differing = {"seconds", "train_seconds", "images_per_second", "workers"}
+    differing = {"seconds", "train_seconds", "images_per_second", "workers", *TIMES}
     metrics = {
         f"metric.{name}": torch.tensor(value, dtype=torch.float64)
         for name, value in epoch.metrics.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def test_staged_folder_holds_the_packages_and_the_recipe_alone(tmp_path: Path) -
         "fmoe", "pins.txt", "pipelines", "submitted", "tune_spaces",
     ]  # fmt: skip
     files = [path for path in target.rglob("*") if path.is_file()]
-    assert sum(file.stat().st_size for file in files) < 2**20
+    assert sum(file.stat().st_size for file in files) < 2**21
     assert not [file for file in files if file.suffix == ".pyc" or file.name.startswith(".")]
     assert (target / "fmoe/recipes/digits.yaml").exists()
     assert (target / "tune_spaces/digits.yaml").exists()
@@ -196,3 +197,26 @@ def test_no_cluster(address: str, said: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_faults_between_here_and_the_cluster(error: Exception, said: str) -> None:
     with pytest.raises(UserError, match=said), jobs.answering("http://head:8265", "fmoe-1"):
         raise error
+
+
+def test_a_dry_run_tells_the_plan_and_what_would_be_sent(tmp_path: Path) -> None:
+    """No cluster is asked: there is none at that address."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipelines.cli", "submit", "--dry-run", "--json"),
+            *("--address", "http://127.0.0.1:9", "--gpu-type", "l4", "--env", "NCCL_DEBUG=INFO"),
+            *("train", "digits", "--workers", "2"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "FMOE_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["plan"]["gpus"] == 2
+    assert answer["plan"]["gpu_type"] == "l4"
+    assert answer["sent"]["entrypoint"] == "python -m pipelines.in_job train digits --workers 2"
+    assert answer["sent"]["env"]["NCCL_DEBUG"] == "INFO"
+    assert answer["sent"]["files"] > 100
+    assert list(tmp_path.iterdir()) == []

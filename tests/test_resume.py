@@ -21,10 +21,11 @@ from fmoe.storage.checkpoint import STATE, Checkpoints, copy_state
 from fmoe.storage.folder import MANIFEST, Folder
 from fmoe.storage.tensors import Tensors
 from fmoe.training import Epoch, Progress
+from fmoe.training.metrics import TIMES
 from tests.conftest import SMALL
 
 EPOCHS = 4
-TIMING = {"seconds", "train_seconds", "images_per_second"}
+TIMING = {"seconds", "train_seconds", "images_per_second", *TIMES}
 
 History = list[dict[str, float]]
 

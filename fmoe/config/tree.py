@@ -293,15 +293,16 @@ class Config(Spec):
     trained model. null: all by the gate's weights alone."""
     joint: Joint = Joint()
     evaluate: Evaluate = Evaluate()
-    parallel: Parallel = Parallel()
+    parallel: Parallel | Literal["auto"] = Parallel()
+    """`auto`: what `fmoe plan` would take."""
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        if self.parallel.expert > len(self.experts.members):
+        peers, experts = self.shared_by, len(self.experts.members)
+        if peers > experts:
             raise ValueError(
-                f"parallel.expert: {self.parallel.expert} workers for "
-                f"{len(self.experts.members)} experts: each must hold one"
+                f"parallel.expert: {peers} workers for {experts} experts: each must hold one"
             )
         if self.joint.update == "gate" and not self.gate.learns:
             raise ValueError(f"joint.update: gate, but gate.kind: {self.gate.kind} learns nothing")
@@ -347,6 +348,11 @@ class Config(Spec):
             raise ValueError(f"{path}.accurate: names every role; the robust part needs one")
         if self.gate.hard:
             raise ValueError(f"{path}: gate.kind: {self.gate.kind} asks one expert alone")
+
+    @property
+    def shared_by(self) -> int:
+        """Workers that share the experts, where it is said."""
+        return 1 if self.parallel == "auto" else self.parallel.expert
 
     @property
     def numerics(self) -> Numerics:

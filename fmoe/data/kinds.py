@@ -36,6 +36,8 @@ class Info:
 class _Known(Spec):
     name: str
     info: Info
+    images: tuple[int, int] | None = None
+    """How many there are published to train on, and to test."""
 
     @property
     def kind(self) -> Kind:

@@ -25,6 +25,8 @@ def built_in(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
             or prepared_path(data_set.name).exists()
         )
         counts: dict[str, int | None] = dict.fromkeys(own.PART_NAMES)
+        if data_set.images is not None:
+            counts["train"], counts["test"] = data_set.images
         place = origin(data_set.name, data_dir) if here else None
         facts = data_set.facts.plain()
         listed.append({"name": data_set.name, **counts, **facts, "place": place})

@@ -52,6 +52,7 @@ class Digits(Embedded):
 
     name: Literal["digits"] = "digits"
     info: Info = Info((1, 8, 8), TEN_DIGITS, (0.3053,), (0.3760,), 137)
+    images: tuple[int, int] | None = (1437, 360)
     origin: str = "of scikit-learn"
     test_images: int = 360
 
@@ -69,6 +70,7 @@ class Cifar10(Published):
     """CIFAR-10 (Krizhevsky 2009)."""
 
     name: Literal["cifar10"] = "cifar10"
+    images: tuple[int, int] | None = (50_000, 10_000)
     info: Info = Info(
         (3, 32, 32),
         CIFAR10,
@@ -104,6 +106,7 @@ class Cifar100(Published):
     """CIFAR-100 (Krizhevsky 2009) with its 100 fine labels; the 20 coarse ones are not read."""
 
     name: Literal["cifar100"] = "cifar100"
+    images: tuple[int, int] | None = (50_000, 10_000)
     info: Info = Info(
         (3, 32, 32), CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 5000
     )
@@ -140,6 +143,7 @@ class Svhn(Published):
     """SVHN's cropped digits (Netzer et al. 2011), without `extra`."""
 
     name: Literal["svhn"] = "svhn"
+    images: tuple[int, int] | None = (73_257, 26_032)
     info: Info = Info(
         (3, 32, 32), TEN_DIGITS, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 5000
     )
@@ -177,6 +181,7 @@ class Mnist(InIdx):
     """MNIST (LeCun 1998)."""
 
     name: Literal["mnist"] = "mnist"
+    images: tuple[int, int] | None = (60_000, 10_000)
     torchvision: str = "MNIST"
     info: Info = Info((1, 28, 28), TEN_DIGITS, (0.1307,), (0.3081,), 5000)
     hub: Hub | None = Hub(config="mnist")
@@ -196,6 +201,7 @@ class FashionMnist(InIdx):
     """Fashion-MNIST (arXiv 1708.07747)."""
 
     name: Literal["fashion-mnist"] = "fashion-mnist"
+    images: tuple[int, int] | None = (60_000, 10_000)
     torchvision: str = "FashionMNIST"
     info: Info = Info((1, 28, 28), FASHION, (0.2860,), (0.3530,), 5000)
     hub: Hub | None = Hub(config="fashion_mnist", names=FASHION_ON_THE_HUB)

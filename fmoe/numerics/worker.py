@@ -11,7 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
+from fmoe.numerics.clock import Clock
 from fmoe.numerics.draw import shard
+
+EXCHANGE = "exchange"
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Group:
     rank: int = 0
     size: int = 1
     handle: dist.ProcessGroup | None = None
+    clock: Clock = field(default_factory=Clock, compare=False, repr=False)
+    """Counts what is waited for here, as `exchange`."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Group:
         return self  # a copy of a model is of the same group
@@ -33,7 +38,8 @@ class Group:
     def sum_(self, tensor: Tensor) -> Tensor:
         """All members' tensors, added, in the place of each one's own."""
         if self.size > 1:
-            dist.all_reduce(tensor, group=self.handle)
+            with self.clock.on(EXCHANGE):
+                dist.all_reduce(tensor, group=self.handle)
         return tensor
 
     def gathered(self, tensor: Tensor, sizes: list[int], dim: int = 0) -> Tensor:
@@ -44,7 +50,8 @@ class Group:
         padded = own.new_zeros(max(sizes), *own.shape[1:])  # all must be of one size
         padded[: len(own)] = own
         everyone = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(everyone, padded, group=self.handle)
+        with self.clock.on(EXCHANGE):
+            dist.all_gather(everyone, padded, group=self.handle)
         parts = [part[:size] for part, size in zip(everyone, sizes, strict=True)]
         return torch.cat(parts).movedim(0, dim)
 
@@ -60,8 +67,9 @@ class Worker:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    peers: Group = Group()
+    peers: Group = field(default_factory=Group)
     handle: dist.ProcessGroup | None = None
+    clock: Clock = field(default_factory=Clock, compare=False, repr=False)
 
     @classmethod
     def of_mesh(cls, rank: int, workers: int, experts: int, device: torch.device) -> Worker:
@@ -70,24 +78,26 @@ class Worker:
         experts: how many workers shall share the experts; as many of them do as a number of
         workers that has changed on the way allows.
         """
-        size = gcd(workers, experts)
+        size, clock = gcd(workers, experts), Clock(device)
         if size == 1:
-            return cls(rank, workers, device)
+            return cls(rank, workers, device, clock=clock)
         mesh = init_device_mesh(
             device.type, (workers // size, size), mesh_dim_names=("data", "expert")
         )
         data, expert = mesh["data"], mesh["expert"]
-        peers = Group(expert.get_local_rank(), size, expert.get_group())
-        return cls(data.get_local_rank(), workers // size, device, peers, data.get_group())
+        peers = Group(expert.get_local_rank(), size, expert.get_group(), clock)
+        rank = data.get_local_rank()
+        return cls(rank, workers // size, device, peers, data.get_group(), clock)
 
     @property
     def images(self) -> Group:
         """Those that share a batch's images."""
-        return Group(self.rank, self.world_size, self.handle)
+        return Group(self.rank, self.world_size, self.handle, self.clock)
 
     @property
     def all(self) -> Group:
-        return Group(self.rank * self.peers.size + self.peers.rank, self.processes)
+        rank = self.rank * self.peers.size + self.peers.rank
+        return Group(rank, self.processes, clock=self.clock)
 
     @property
     def processes(self) -> int:

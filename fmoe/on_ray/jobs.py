@@ -65,6 +65,59 @@ class Job:
         return bool(JobStatus(self.status).is_terminal())
 
 
+@dataclass(frozen=True)
+class Order:
+    """`fmoe ARGUMENTS` as a job.
+
+    env: variables of the job; they are visible to whoever sees the job, so no secrets.
+    pip: have Ray install the submitter's versions on every node of the job.
+    """
+
+    arguments: Sequence[str]
+    env: Mapping[str, str]
+    pip: bool
+    metadata: Mapping[str, str]
+
+    @contextlib.contextmanager
+    def staged(self) -> Iterator[dict[str, Any]]:
+        """What is sent, with a folder of files that is there as long as the block runs."""
+        job_id = f"fmoe-{self.arguments[0]}-{secrets.token_hex(4)}"
+        revision = provenance.git_revision()
+        env_vars = {
+            **passed_on(),
+            "FMOE_JOB_ID": job_id,
+            "FMOE_GIT_REVISION": revision,
+            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
+            **self.env,
+        }
+        about = {"fmoe": VERSION, "command": shlex.join(self.arguments), "git_revision": revision}
+        with tempfile.TemporaryDirectory(prefix="fmoe-job-") as aside:
+            given = stage(Path(aside), self.arguments)
+            runtime_env: dict[str, Any] = {"working_dir": aside, "env_vars": env_vars}
+            if self.pip:
+                packages = [f"{name}=={version}" for name, version in provenance.pins().items()]
+                runtime_env["pip"] = {"packages": packages, "pip_check": False}
+            yield {
+                "entrypoint": f"{ENTRYPOINT} {shlex.join(given)}",
+                "submission_id": job_id,
+                "runtime_env": runtime_env,
+                "metadata": {**about, **self.metadata},
+            }
+
+    def told(self) -> dict[str, Any]:
+        """What would be sent, for people: of the files their number and size."""
+        with self.staged() as job:
+            files = [p for p in Path(job["runtime_env"]["working_dir"]).rglob("*") if p.is_file()]
+            return {
+                "entrypoint": job["entrypoint"],
+                "env": job["runtime_env"]["env_vars"],
+                "pip": job["runtime_env"].get("pip", {}).get("packages", []),
+                "metadata": job["metadata"],
+                "files": len(files),
+                "bytes": sum(file.stat().st_size for file in files),
+            }
+
+
 @dataclass
 class Jobs:
     """The jobs of one cluster."""
@@ -85,48 +138,10 @@ class Jobs:
             check(url, headers)
             return cls(url, headers, JobSubmissionClient(url, headers=headers))
 
-    def submit(
-        self,
-        arguments: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        pip: bool,
-        metadata: Mapping[str, str],
-    ) -> str:
-        """Starts `fmoe ARGUMENTS` on the cluster's head; gives the job's id.
-
-        env: variables of the job; they are visible to whoever sees the job, so no secrets.
-        pip: have Ray install the submitter's versions on every node of the job.
-        """
-        job_id = f"fmoe-{arguments[0]}-{secrets.token_hex(4)}"
-        revision = provenance.git_revision()
-        env_vars = {
-            **passed_on(),
-            "FMOE_JOB_ID": job_id,
-            "FMOE_GIT_REVISION": revision,
-            "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS),
-            **env,
-        }
-        with tempfile.TemporaryDirectory(prefix="fmoe-job-") as aside:
-            given = stage(Path(aside), arguments)
-            runtime_env: dict[str, Any] = {"working_dir": aside, "env_vars": env_vars}
-            if pip:
-                packages = [f"{name}=={version}" for name, version in provenance.pins().items()]
-                runtime_env["pip"] = {"packages": packages, "pip_check": False}
-            with answering(self.address):
-                return str(
-                    self.client.submit_job(
-                        entrypoint=f"{ENTRYPOINT} {shlex.join(given)}",
-                        submission_id=job_id,
-                        runtime_env=runtime_env,
-                        metadata={
-                            "fmoe": VERSION,
-                            "command": shlex.join(arguments),
-                            "git_revision": revision,
-                            **metadata,
-                        },
-                    )
-                )
+    def submit(self, order: Order) -> str:
+        """Starts its command on the cluster's head; gives the job's id."""
+        with order.staged() as job, answering(self.address):
+            return str(self.client.submit_job(**job))
 
     def head(self) -> str:
         """The head node's IP address."""

@@ -27,11 +27,11 @@ from fmoe.on_ray.token import auth_token
 RAY_ENVIRONMENT = {
     # the controller polls its workers at this pace, and a report waits for it
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 ON_ONE_MACHINE = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # nothing is asked over a network
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # Prometheus asks clusters
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
     "GLOO_SOCKET_IFNAME": "lo",  # workers talk over loopback
 }
@@ -176,6 +176,11 @@ def start(folder: Path, workers: int, data_bytes: int, idle: bool) -> None:
 def _gist(error: Exception) -> str:
     """Ray's messages go on over several lines."""
     return first_line(Exception(" ".join(str(error).split()) or type(error).__name__))
+
+
+def this_node() -> str:
+    """Its address, as the names of what is measured on it have it."""
+    return str(ray.util.get_node_ip_address())
 
 
 def driven_by() -> dict[str, str]:

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar
 
 import ray
@@ -29,15 +30,18 @@ from fmoe.numerics.worker import Worker
 from fmoe.on_ray import private
 from fmoe.on_ray.placement import free_left_behind
 from fmoe.on_ray.pool import Reporter
-from fmoe.on_ray.session import Resources, grows
+from fmoe.on_ray.session import Resources, grows, this_node
 from fmoe.on_ray.tasks import Listener, mailbox
 from fmoe.on_ray.workers import Workers
+from fmoe.planning.sharing import decided
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Folder
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.joint import joint_epochs
 
 T = TypeVar("T")
+Monitor = Callable[[str], AbstractContextManager[None]]
+"""What watches a node, by its name, as long as the block runs."""
 MAX_FAILURES = 3
 ERRORS = {error.__name__: error for error in (UserError, NonFiniteLoss)}
 
@@ -50,11 +54,23 @@ def worker(settings: dict[str, Any]) -> dict[str, str] | None:
         device = ray.train.torch.get_device()  # a node's workers see all of its GPUs
     config = Config.model_validate(settings["config"])
     place = context.get_world_rank(), context.get_world_size()
-    worker = Worker.of_mesh(*place, config.parallel.expert, device)
-    reporter = Reporter(settings["mailbox"], phase="joint")
+    worker = Worker.of_mesh(*place, config.shared_by, device)
+    reporter, monitor = Reporter(settings["mailbox"], phase="joint"), settings["monitor"]
+    node = ray.get_runtime_context().get_node_id()
+    # one worker a node, and none where the driver sees for itself
+    watching = monitor and node != settings["driver_node"] and context.get_local_rank() == 0
     shared = ray.get(settings["shared"])
     if worker.first:
         reporter.start(worker.processes, worker.peers.size)
+    with ExitStack() as stack:
+        if watching:
+            stack.enter_context(monitor(this_node()))
+        return trained(config, settings, shared, worker, reporter)
+
+
+def trained(
+    config: Config, settings: dict[str, Any], shared: Any, worker: Worker, reporter: Reporter
+) -> dict[str, str] | None:
     try:
         for epoch in joint_epochs(
             config,
@@ -82,8 +98,10 @@ def fit(
     workers: Workers,
     resources: Resources,
     listener: Listener,
+    monitor: Monitor | None = None,
 ) -> None:
-    """Trains the mixture on `workers`; checkpoints land in `run`, epochs at `listener`.
+    """Trains the mixture on `workers`; checkpoints land in `run`, epochs at `listener`. monitor:
+    runs on every other node beside training.
 
     A lost worker, node or Train controller costs what was done since our own newest checkpoint:
     what is left resumes from there, as often as something is kept in between. Ray is told of
@@ -91,6 +109,8 @@ def fit(
 
     Raises `TrainingFailed`, or the worker's `UserError` or `NonFiniteLoss`.
     """
+    if config.parallel == "auto":
+        config = decided(config, ray.get(shared).data(), workers.most, gpu=bool(resources.gpus))
     failures = 0
     kept = Checkpoints(run / "joint", key="")
     filesystem, path = (run / "ray").resolve()
@@ -104,6 +124,8 @@ def fit(
                 "run": run,
                 "resources": resources,
                 "mailbox": box,
+                "monitor": monitor,
+                "driver_node": ray.get_runtime_context().get_node_id(),
             },
             torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),
             scaling_config=ScalingConfig(

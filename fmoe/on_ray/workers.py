@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fmoe.errors import UserError
 
@@ -30,12 +30,16 @@ class Workers:
         return workers
 
     @classmethod
-    def of(cls, asked: Workers | None, parallel: Parallel, option: str = "--workers") -> Workers:
+    def of(
+        cls, asked: Workers | None, parallel: Parallel | Literal["auto"], option: str = "--workers"
+    ) -> Workers:
         """Those that were asked for, or as many as the recipe needs.
 
         Raises `UserError` for a number that the recipe's `parallel` does not go with. A range may
         come down to one: then fewer workers share the experts.
         """
+        if parallel == "auto":
+            return asked or cls(1, 1)
         least = parallel.workers or parallel.expert
         if asked is None:
             return cls(least, least)

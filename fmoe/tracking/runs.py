@@ -30,6 +30,7 @@ from fmoe.errors import UserError
 from fmoe.model_folder import FILES
 from fmoe.storage.folder import sha256
 from fmoe.tracking import experiments
+from fmoe.tracking.monitoring import SYSTEM
 from fmoe.tracking.registry import CANDIDATE
 from fmoe.tracking.store import client, selected, shown, store_errors, writing
 from fmoe.tracking.tags import CARD_DIGEST, DRIVER
@@ -80,6 +81,8 @@ class Tracker:
         for start in range(0, len(lacking), PARAMS_AT_ONCE):
             self.store.log_batch(self.run_id, params=lacking[start : start + PARAMS_AT_ONCE])
         for key in known.metrics:
+            if key.startswith(SYSTEM):  # many, and not ours to log
+                continue
             history = self.store.get_metric_history(self.run_id, key)
             self.logged |= {(key, metric.step) for metric in history}
 

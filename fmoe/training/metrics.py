@@ -34,6 +34,9 @@ class Measured:
     worker: Worker
 
 
+TIMES = ("crafting_seconds", "descent_seconds", "data_seconds", "exchange_seconds")
+"""Parts of `train_seconds`, where there are such: what workers wait for in exchanges is a part of
+crafting or descent, without what DDP does beside the backward pass."""
 MEASURED = ("val_robust", "val_clean", "train_loss", "train_accuracy", "seconds", "train_seconds")
 
 

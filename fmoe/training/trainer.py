@@ -232,8 +232,16 @@ class Trainer:
             own = draw.part(rows.start, rows.stop)
             if self.warm and batch:
                 own = self.warm.draw(own, batch, rows)
-            crafted.append(self.craft(attack, x[rows], y[rows], own))
+            with self.worker.clock.on("crafting"):
+                crafted.append(self.craft(attack, x[rows], y[rows], own))
         x_adv = torch.cat(crafted)
+        with self.worker.clock.on("descent"):
+            sums = self._descend(index, x, x_adv, y)
+        if self.warm and batch and attack.warm_eps is not None:
+            self.warm.keep(batch, (x_adv - x) / max(attack.warm_eps, TINY))
+        return sums, attack
+
+    def _descend(self, index: int, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         with keeping_buffers(self.model) if self.phase.awp else nullcontext():
             sums = self._gradients(x, x_adv, y)
         if self.phase.awp:
@@ -243,9 +251,7 @@ class Trainer:
         self.optimizers.step(index, self.steps)
         for follower in self.followers.values():
             follower.after_step(index)
-        if self.warm and batch and attack.warm_eps is not None:
-            self.warm.keep(batch, (x_adv - x) / max(attack.warm_eps, TINY))
-        return sums, attack
+        return sums
 
     def _gradients(self, x: Tensor, x_adv: Tensor, y: Tensor) -> Tensor:
         """Adds those at the weights as they are, part by part; workers exchange their sums with the
@@ -272,7 +278,11 @@ class Trainer:
         (begun, total), self._begun = self._begun or (Begun(0, 0.0), None), None
         start, steps = time.perf_counter() - begun.seconds, len(self.batches)
         unchecked: list[tuple[int, Tensor, Attack]] = []
-        for number, batch in enumerate(self.batches.of_epoch(index, begun.steps), begun.steps):
+        batches, clock = self.batches.of_epoch(index, begun.steps), self.worker.clock
+        clock.taken()
+        for number in range(begun.steps, steps):
+            with clock.on("data"):
+                batch = next(batches)
             step = index * steps + number
             sums, attack = self.step(step, batch.x, batch.y, batch)
             total = sums if total is None else total + sums
@@ -297,6 +307,7 @@ class Trainer:
             **weights,
             "lr": self.phase.optimizer.lr_at((index + 1) * steps - 1, self.steps),
             "train_seconds": time.perf_counter() - start,
+            **{f"{name}_seconds": seconds for name, seconds in clock.taken().items()},
         }
 
     def offers(self) -> dict[str, Mapping[str, Tensor]]:

@@ -18,7 +18,7 @@ from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Settings
 from fmoe.on_ray import evaluate, pool, shared_storage
 from fmoe.on_ray import train as on_ray_train
-from fmoe.on_ray.session import Resources, grows, session
+from fmoe.on_ray.session import Resources, grows, session, this_node
 from fmoe.on_ray.shared_data import SharedData
 from fmoe.on_ray.tasks import Event
 from fmoe.on_ray.workers import Workers
@@ -26,6 +26,7 @@ from fmoe.paths import home
 from fmoe.storage.checkpoint import Checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, finishing
+from fmoe.tracking.monitoring import Monitor
 from fmoe.training import check_attack, check_batches, joint, selection
 from fmoe.training.calibration import deployed
 from fmoe.training.expert_store import ExpertStore
@@ -79,7 +80,7 @@ def run(request: Request) -> dict[str, Any]:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
             return still_registered(folder, name, finished, display)
         check_batches(settings.experts.train, len(loaded.train), 1)
-        groups = workers.most // settings.parallel.expert
+        groups = workers.most // settings.shared_by
         check_batches(settings.joint, len(loaded.train), groups)
         check_attack(settings.joint, settings.joint.attack)
         for member in settings.experts.pretrained:
@@ -92,11 +93,12 @@ def run(request: Request) -> dict[str, Any]:
         with session(workers.most, shared.nbytes):
             shared_storage.check(storage, store.folder)
             tracker, texts = start_tracking(folder, settings, recipe, name, loaded)
-            with finishing(tracker):
+            monitor = Monitor(tracker.run_id, tracker.store.tracking_uri)
+            with finishing(tracker), monitor.on(this_node()):
                 if tracker.note:
                     display.line(tracker.note)
                 tracker.log_texts(texts)
-                given = settings, loaded, folder, store, tracker, display, request, workers
+                given = settings, loaded, folder, store, tracker, display, request, workers, monitor
                 training = TrainingRun(*given)
                 return training.complete(ray.put(shared))
 
@@ -113,6 +115,7 @@ class TrainingRun:
     display: Display
     request: Request
     workers: Workers
+    monitor: Monitor
 
     def complete(self, shared: Any) -> dict[str, Any]:
         """shared: the reference of the data in the object store."""
@@ -233,6 +236,7 @@ class TrainingRun:
                 workers=self.workers,
                 resources=resources,
                 listener=listen,
+                monitor=self.monitor.on,
             )
         self.display.update(bar, epochs)
         latest = kept.latest()

@@ -21,6 +21,7 @@ from fmoe.storage.folder import Folder
 from fmoe.storage.tensors import Tensors
 from fmoe.training import joint
 from fmoe.training.expert_store import ExpertStore, expert_key
+from fmoe.training.metrics import TIMES
 from tests.extending import whole_way
 from tests.extending.added import added
 from tests.extending.document import section
@@ -61,7 +62,7 @@ def history(chosen: Config, few: Data, folder: Path) -> list[dict[str, float]]:
     key = expert_key(chosen, MEMBER, few.identity)
     found = ExpertStore(Folder.at(folder)).find(key)
     assert found is not None
-    timings = {"seconds", "train_seconds", "images_per_second"}
+    timings = {"seconds", "train_seconds", "images_per_second", *TIMES}
     return [{n: v for n, v in epoch.items() if n not in timings} for epoch in found["history"]]
 
 

@@ -1,0 +1,117 @@
+"""Memory that a worker needs at its peak, by a training pass on each of two small batches."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fmoe import assembly
+from fmoe.config import Config, Role
+from fmoe.data.facts import Facts
+from fmoe.optim import OptimizerConfig
+from fmoe.training.step_loss import StepLoss
+
+FEW, MORE = 4, 8  # images of the two batches
+FLOAT = 4
+
+
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of all tensors that operations give, while their storages live; their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known: set[int] = set()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        given = func(*args, **(kwargs or {}))
+        self.see(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+        return given
+
+    def see(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            if tensor.is_mkldnn:  # oneDNN's own form, for the time of one product
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata in self.known:
+                continue
+            self.known.add(storage._cdata)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+
+    def _gone(self, address: int, size: int) -> None:
+        self.known.discard(address)
+        self.now -= size
+
+
+def peak(run: Callable[[], object], kept: Iterable[Tensor]) -> int:
+    """Bytes: of what is kept anyway, and of the most that was alive beside it."""
+    alive = Alive()
+    with alive:
+        alive.see(kept)
+        run()
+    return alive.peak
+
+
+def of_step(config: Config, facts: Facts, peers: int, images: float) -> float:
+    """Bytes of a joint step on `images` a worker, whose group of `peers` shares the experts. Not
+    with them: the data set, and what the allocator and libraries take for themselves."""
+    experts = -(-len(config.experts.members) // peers)
+    fixed, each = of_pass(with_experts(config, experts), facts)
+    return fixed + each * images / config.joint.accumulate
+
+
+def of_pass(config: Config, facts: Facts) -> tuple[float, float]:
+    """Bytes of what is kept whatever the batch, and of each image."""
+    model = assembly.mixture(config, facts)
+    model.checkpointing = config.joint.checkpointing
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    few, more = (peak_of(model, config, facts, images) for images in (FEW, MORE))
+    each = (more - few) / (MORE - FEW)
+    states = states_of(config.joint.optimizer) + len(config.joint.following)
+    twin = 2 if config.precision == "bfloat16" else FLOAT
+    if config.joint.crafting == "train":
+        twin = 0
+    return few - FEW * each + parameters * (FLOAT * states + twin), each
+
+
+def peak_of(model: nn.Module, config: Config, facts: Facts, images: int) -> int:
+    step_loss = StepLoss(model, config.joint, config.numerics, 1)
+    x, y = torch.rand(images, *facts.shape), torch.zeros(images, dtype=torch.int64)
+    model.train()
+
+    def run() -> None:
+        loss, _ = step_loss(x, x, y)
+        loss.backward()
+
+    found = peak(run, [*model.parameters(), *model.buffers(), x, y])
+    model.zero_grad()
+    return found
+
+
+def with_experts(config: Config, count: int) -> Config:
+    """The first so many experts of it."""
+    roles, left = dict[str, Role](), count
+    for name, role in config.experts.roles.items():
+        roles[name] = role.model_copy(update={"count": min(role.count, left)})
+        left -= roles[name].count
+    experts = config.experts.model_copy(update={"roles": roles})
+    return config.model_copy(update={"experts": experts, "confidence": None})
+
+
+def states_of(optimizer: OptimizerConfig) -> float:
+    """Numbers that it keeps for each parameter: it makes a step on a small convolution."""
+    weight = nn.Parameter(torch.ones(4, 4, 3, 3))
+    weight.grad = torch.ones_like(weight)
+    made = optimizer.build({"weight": weight})
+    made.step(0, 2)
+    return sum(state.numel() for state in made.state().values()) // weight.numel()
