@@ -51,14 +51,28 @@ def test_node_cut_off_and_another_preempted(cluster: Cluster, undisturbed: dict[
     cluster.nodes[0].kill()
     run.wait_for_try(2)
     assert "joint  2 workers, 16 images of a batch each" in run.text
+    assert inside(cluster, "elastic") == []
     told = cluster.head.run(PYTHON, "-c", drained(cluster.spare), env=cluster.driver_env())
     assert told.returncode == 0, told.stderr
-    time.sleep(DEADLINE)
+    told_at = time.monotonic()
+    wait_for(lambda: inside(cluster, "elastic"), DEADLINE, "a checkpoint on notice")
+    time.sleep(max(0.0, told_at + DEADLINE - time.monotonic()))
     assert run.driver.poll() is None, run.text
     cluster.spare.kill()
     answer = run.finish()
     assert_complete(cluster, answer, epochs)
     assert "joint  1 worker, 32 images of a batch each" in run.text
+
+
+def inside(cluster: Cluster, name: str) -> list[str]:
+    """Checkpoints inside of epochs, of a run in the store."""
+    code = f"""
+from fmoe.storage.folder import Folder
+print(*Folder.at({cluster.storage(f"runs/runs/{name}/joint")!r}).names())
+"""
+    done = cluster.head.run(PYTHON, "-c", code, env=cluster.driver_env())
+    assert done.returncode == 0, done.stderr
+    return [found for found in done.stdout.split() if "-step-" in found]
 
 
 def drained(host: Host) -> str:
@@ -77,10 +91,14 @@ assert accepted, why
 """
 
 
-def test_worker_controller_and_node_die(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
-    """One after another, in one run of two workers; another node comes."""
-    run = cluster.train("three-die", "--workers", "2")
+def test_worker_controller_node_and_driver_die(cluster: Cluster) -> None:
+    """One after another, in one run of two workers that hold two experts and one; another node
+    comes."""
+    command = "--workers", "2", "--set=parallel.expert=2"
+    alone = cluster.train("shared-undisturbed", *command).finish()
+    run = cluster.train("shared", *command)
     run.wait_for_try(1)
+    assert "joint  2 workers, the experts shared out among 2, 32 images" in run.text
     (worker,) = cluster.nodes[0].find("RayTrainWorker")
     os.kill(worker, signal.SIGKILL)
     run.wait_for_try(2)
@@ -90,9 +108,11 @@ def test_worker_controller_and_node_die(cluster: Cluster, undisturbed: dict[str,
     cluster.nodes[0].kill()
     cluster.start_node(cluster.nodes[0])
     run.wait_for_try(4)
-    answer = run.finish()
+    run.kill_driver()
+    wait_for(cluster.whole, 60, "the killed driver's CPUs")
+    answer = cluster.train("shared", *command).finish()
     assert_complete(cluster, answer)
-    assert answer["digest"] == undisturbed["digest"]
+    assert answer["digest"] == alone["digest"]
 
 
 def test_disk_full_driver_killed_checkpoint_truncated(
