@@ -186,11 +186,11 @@ def test_a_manifest_that_says_nonsense_is_damaged(whole: Result, tmp_path: Path)
 
 
 def test_a_fault_of_the_disk_is_raised_where_training_is(tmp_path: Path) -> None:
-    def full(checkpoint: Checkpoint) -> None:
+    def full() -> None:
         raise OSError("No space left on device")
 
     kept = Checkpoints(Folder.at(tmp_path), "key")
-    object.__setattr__(kept, "save_inside", full)
+    object.__setattr__(kept, "inside_writer", lambda checkpoint: full)
 
     def made(*given: object) -> Checkpoint:
         return Checkpoint(-1, {}, [], begun=Begun(1, 0.0))

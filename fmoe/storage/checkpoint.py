@@ -9,7 +9,7 @@ of an epoch: it counts as long as the one before that epoch does, and goes when 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -94,7 +94,7 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint, best_epoch: int) -> None:
         """After an epoch: in the place of those inside of it, and of older ones."""
-        self._commit(self._folder(checkpoint.epoch), checkpoint)
+        self._committing(checkpoint)(self._folder(checkpoint.epoch))
         keep = {checkpoint.epoch, checkpoint.epoch - 1, best_epoch}
         for epoch in self.epochs():
             if epoch not in keep and epoch < checkpoint.epoch:
@@ -103,16 +103,25 @@ class Checkpoints:
             if epoch <= checkpoint.epoch:
                 self._folder(epoch, steps).delete()
 
-    def save_inside(self, checkpoint: Checkpoint) -> None:
-        """Inside of an epoch, beside the last one before it."""
-        assert checkpoint.begun is not None
-        here = checkpoint.epoch + 1, checkpoint.begun.steps
-        self._commit(self._folder(*here), checkpoint)
-        older = [place for place in self.inside() if place < here]
-        for place in older[:-1]:
-            self._folder(*place).delete()
+    def inside_writer(self, checkpoint: Checkpoint) -> Callable[[], None]:
+        """What writes a checkpoint inside of an epoch, beside the last one before it.
 
-    def _commit(self, folder: Folder, checkpoint: Checkpoint) -> None:
+        It may be called in another thread: tensors are bytes by then. Of a second thread that
+        calls torch OpenMP makes a second team, and every loop of the first is slower from then on.
+        """
+        assert checkpoint.begun is not None
+        here, commit = (checkpoint.epoch + 1, checkpoint.begun.steps), self._committing(checkpoint)
+
+        def write() -> None:
+            commit(self._folder(*here))
+            older = [place for place in self.inside() if place < here]
+            for place in older[:-1]:
+                self._folder(*place).delete()
+
+        return write
+
+    def _committing(self, checkpoint: Checkpoint) -> Callable[[Folder], None]:
+        """What commits it to a folder."""
         families = checkpoint.families
         assert all(FAMILY.fullmatch(family) for family in families), list(families)
         tensors = {f"{family}.{n}": t for family, part in families.items() for n, t in part.items()}
@@ -125,7 +134,8 @@ class Checkpoints:
             "history": checkpoint.history,
             "begun": checkpoint.begun and checkpoint.begun.plain(),
         }
-        folder.commit({STATE: pack(tensors)}, manifest)
+        packed = pack(tensors)
+        return lambda folder: folder.commit({STATE: packed}, manifest)
 
     def latest(self) -> Checkpoint | None:
         """The newest after an epoch that is whole; None where there is none. Raises `UserError` for

@@ -88,7 +88,7 @@ class Keeping:
         checkpoint = self.make(begun, sums)
         self.settle()
         if self.worker.first:
-            self._writing = self._thread.submit(self.checkpoints.save_inside, checkpoint)
+            self._writing = self._thread.submit(self.checkpoints.inside_writer(checkpoint))
         if self._urgent:
             self.settle()
 
