@@ -3,10 +3,11 @@ r"""What a death costs with checkpoints inside of epochs, and what they cost the
     python -m benchmarks.deaths --data-dir DATA                # ten kills; three rounds of training
 
 Kills: `fmoe train cifar10-small-branched` with two workers and `checkpoint.minutes: 0.2`; a worker,
-Ray Train's controller and the driver are killed in turn, at random moments of the joint phase. Lost
-is the time since the newest checkpoint was written (the write's own time comes to it). The weights
-are compared with those of a run that nobody disturbed. Cost: the same training in one process, in
-turns with such checkpoints and without. Result: benchmarks/results/deaths.json.
+Ray Train's controller and the driver are killed in turn, at random moments. Lost is the time since
+the newest checkpoint was written, or since the joint phase went on, if that is less (its workers'
+start comes to it); nothing where it had not gone on yet. The weights are compared with those of a
+run that nobody disturbed. Cost: the same training in one process, in turns with such checkpoints
+and without. Result: benchmarks/results/deaths.json.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from fmoe.training import Training, epochs
 
 MINUTES = 0.2
 SETTINGS = ["joint.epochs=2", "joint.sizes=[]", f"checkpoint.minutes={MINUTES}"]
+TOLD = ("same_digest", "most_seconds_lost")
 VICTIMS = ("worker", "controller", "driver")
 TITLES = {"worker": "ray::RayTrainWorker", "controller": "ray::TrainController"}
 
@@ -74,27 +76,45 @@ def kill(what: str, driver: subprocess.Popen[str]) -> bool:
     return False
 
 
-def newest(joint: Path) -> float | None:
+def newest(joint: Path) -> float:
     """When the newest whole checkpoint was written."""
-    times = [manifest.stat().st_mtime for manifest in joint.glob("*/manifest.json")]
-    return max(times, default=None)
+    return max((file.stat().st_mtime for file in joint.glob("*/manifest.json")), default=0.0)
+
+
+class Watched:
+    """The log of a run: when the joint phase last went on."""
+
+    def __init__(self, log: Path):
+        self.log, self.seen, self.went_on = log, 0, time.time()
+
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            times = self.log.read_text().count("joint  2 workers") if self.log.exists() else 0
+            if times > self.seen:
+                self.seen, self.went_on = times, time.time()
+            time.sleep(0.1)
+
+    def lost(self, joint: Path, tries: int) -> float:
+        """tries: how often the joint phase has been begun anew."""
+        if self.seen < tries:
+            return 0.0
+        return time.time() - max(newest(joint), self.went_on)
 
 
 def kills(home: Path, given: argparse.Namespace) -> dict[str, Any]:
     whole = answer(start(home, "undisturbed", given))
     moments, found = random.Random(given.seed), list[dict[str, Any]]()
     joint, driver = home / "runs/killed/joint", start(home, "killed", given)
-    tries = 0
-    while len(found) < given.kills and driver.poll() is None:
-        time.sleep(moments.uniform(5, 30))
-        what, written = VICTIMS[len(found) % len(VICTIMS)], newest(joint)
-        lost = None if written is None else time.time() - written
-        if driver.poll() is not None or written is None or not kill(what, driver):
-            tries += 1
-            if tries > 10 * given.kills:
-                raise SystemExit("nothing to kill: too short a training for so many kills")
+    watched = Watched(home / "killed.log")
+    while len(found) < given.kills:
+        watched.wait(moments.uniform(5, 40))
+        what, lost = VICTIMS[len(found) % len(VICTIMS)], watched.lost(joint, len(found) + 1)
+        if driver.poll() is not None:
+            raise SystemExit("too short a training for so many kills: --set joint.epochs=4")
+        if not kill(what, driver):
             continue
-        found.append({"killed": what, "seconds_since_checkpoint": round(lost or 0.0, 1)})
+        found.append({"killed": what, "seconds_lost": round(lost, 1)})
         print(found[-1], flush=True)
         if what == "driver":
             driver = start(home, "killed", given)
@@ -102,7 +122,7 @@ def kills(home: Path, given: argparse.Namespace) -> dict[str, Any]:
     return {
         "kills": found,
         "same_digest": result["digest"] == whole["digest"],
-        "most_seconds_lost": max(one["seconds_since_checkpoint"] for one in found),
+        "most_seconds_lost": max(one["seconds_lost"] for one in found),
     }
 
 
@@ -136,7 +156,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="PATH=VALUE")
     given = parser.parse_args()
+    known = measure.path("deaths", "json")
     found: dict[str, Any] = {"minutes": MINUTES}
+    if known.exists():  # of a call that asked for the other part
+        before = json.loads(known.read_text())
+        found |= {key: before[key] for key in ("cost", "kills", *TOLD) if key in before}
     if given.rounds:
         found["cost"] = cost(given)
     if given.kills:

@@ -152,10 +152,14 @@ class Checkpoints:
         for epoch, steps in reversed(self.inside()):
             if epoch == done + 1:
                 try:
-                    return self._load(self._folder(epoch, steps), done)
+                    return self.load_inside(done, steps)
                 except Damaged:
                     continue
         return None
+
+    def load_inside(self, done: int, steps: int) -> Checkpoint:
+        """Of the epoch after the last that is `done`. Raises as `load`."""
+        return self._load(self._folder(done + 1, steps), done)
 
     def load(self, epoch: int) -> Checkpoint:
         """Raises `Damaged`, or `UserError` where it belongs to other settings."""

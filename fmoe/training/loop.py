@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from fmoe.attacks import AttackConfig
@@ -112,11 +113,10 @@ def epochs(
     val = training.val[: phase.validation.images].to(worker.device)
     judged_by = validation_attacks(phase, attack)
     history: list[dict[str, float]] = []
-    latest = checkpoints.latest() if checkpoints else None
+    latest, inside = agreed(checkpoints, worker) if checkpoints else (None, None)
     if latest is not None:
         check(latest)
         history = copy.deepcopy(latest.history)
-    inside = checkpoints.latest_inside(len(history) - 1) if checkpoints else None
     if newest := inside or latest:
         trainer.restore(newest)
     keeping = None
@@ -158,6 +158,38 @@ def epochs(
                 checkpoints.save(whole, best)
             keeping.begin_anew()
         yield Epoch(index, metrics, best)
+
+
+Newest = tuple[Checkpoint | None, Checkpoint | None]
+"""The newest checkpoint after an epoch, and that inside of the one after it."""
+
+
+def newest(checkpoints: Checkpoints) -> Newest:
+    latest = checkpoints.latest()
+    return latest, checkpoints.latest_inside(-1 if latest is None else latest.epoch)
+
+
+def agreed(checkpoints: Checkpoints, worker: Worker) -> Newest:
+    """As the first worker finds them: one of an earlier try that is dying may still be writing.
+
+    Raises `UserError` on all where it finds others' checkpoints.
+    """
+    told = torch.zeros(3, device=worker.device)  # found, epochs that are done, steps
+    if not worker.first:
+        found, epochs_done, steps = (int(value) for value in worker.all.sum_(told).tolist())
+        if not found:
+            return newest(checkpoints)  # which raises here, too
+        latest = checkpoints.load(epochs_done - 1) if epochs_done else None
+        return latest, checkpoints.load_inside(epochs_done - 1, steps) if steps else None
+    try:
+        latest, inside = newest(checkpoints)
+    except UserError:
+        worker.all.sum_(told)
+        raise
+    told[0], told[1] = 1, 0 if latest is None else latest.epoch + 1
+    told[2] = inside.begun.steps if inside and inside.begun else 0
+    worker.all.sum_(told)
+    return latest, inside
 
 
 def kept_inside(
