@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.memory import everything
+from benchmarks.step import on_noise
 from fmoe import assembly, config
 from fmoe.attacks import FGSM, NFGSM, PGD, Clean
 from fmoe.attacks.kinds import Mix, Shares
@@ -17,9 +19,9 @@ from fmoe.data.facts import Facts
 from fmoe.data.sets import named
 from fmoe.errors import UserError
 from fmoe.losses import CrossEntropy, Mart, Trades
-from fmoe.optim import SGD, Muon
 from fmoe.planning import memory, passes, study, traffic
 from fmoe.planning.machines import GPUS, Machine, link, machine
+from fmoe.planning.memory import peak
 from fmoe.planning.passes import Passes
 from fmoe.planning.plan import Images, Plan, Planner, Setting, Way, best_of
 from fmoe.planning.work import of_module, parts
@@ -106,9 +108,22 @@ def test_traffic_is_what_was_measured() -> None:
     assert low == pytest.approx(2.09e6, rel=0.05)
 
 
-def test_states_of_optimizers() -> None:
-    assert memory.states_of(SGD()) == 1
-    assert memory.states_of(Muon()) == 1
+@pytest.mark.parametrize("recipe", ["digits", "cifar10-small-branched"])
+def test_memory_is_what_an_epoch_needs(recipe: str) -> None:
+    """Of a worker of two: counted, all of its tensors, within a fifth."""
+    chosen = config.load(recipe, ["joint.sizes=[]"])
+    facts, share = named(chosen.data.name).facts, chosen.joint.batch_size // 2
+    part = Config.model_validate({**chosen.plain(), "parallel": {}})
+    settings = part.model_copy(
+        update={"joint": part.joint.model_copy(update={"batch_size": share})}
+    )
+    model = assembly.seeded_mixture(settings)
+    made = on_noise(model, settings, settings.joint.attack, settings.precision, 2 * share, facts)
+    for _ in range(2):  # momentum comes with the first
+        images = made.batches.split
+        found = peak(lambda: made.epoch(0, None), everything(made, images.images, images.labels))
+    planned = memory.of_step(chosen, facts, 1, share) + images.images.numel()
+    assert planned == pytest.approx(found, rel=0.2)
 
 
 def test_sharing_experts_out_shares_memory_out() -> None:

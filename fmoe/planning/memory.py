@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 from fmoe import assembly
 from fmoe.config import Config, Role
 from fmoe.data.facts import Facts
-from fmoe.optim import OptimizerConfig
 from fmoe.training.step_loss import StepLoss
 
 FEW, MORE = 4, 8  # images of the two batches
@@ -77,23 +76,29 @@ def of_pass(config: Config, facts: Facts) -> tuple[float, float]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     few, more = (peak_of(model, config, facts, images) for images in (FEW, MORE))
     each = (more - few) / (MORE - FEW)
-    states = states_of(config.joint.optimizer) + len(config.joint.following)
     twin = 2 if config.precision == "bfloat16" else FLOAT
     if config.joint.crafting == "train":
         twin = 0
-    return few - FEW * each + parameters * (FLOAT * states + twin), each
+    followers = len(config.joint.following)
+    return few - FEW * each + parameters * (FLOAT * followers + twin), each
 
 
 def peak_of(model: nn.Module, config: Config, facts: Facts, images: int) -> int:
     step_loss = StepLoss(model, config.joint, config.numerics, 1)
     x, y = torch.rand(images, *facts.shape), torch.zeros(images, dtype=torch.int64)
-    model.train()
+    optimizers = config.joint.optimizer.build(dict(model.train().named_parameters()))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizers.step(0, 2)  # its states come with the first
+    model.zero_grad()
 
     def run() -> None:
         loss, _ = step_loss(x, x, y)
         loss.backward()
+        optimizers.step(1, 2)
 
-    found = peak(run, [*model.parameters(), *model.buffers(), x, y])
+    states = optimizers.state().values()
+    found = peak(run, [*model.parameters(), *model.buffers(), *states, x, y])
     model.zero_grad()
     return found
 
@@ -106,12 +111,3 @@ def with_experts(config: Config, count: int) -> Config:
         left -= roles[name].count
     experts = config.experts.model_copy(update={"roles": roles})
     return config.model_copy(update={"experts": experts, "confidence": None})
-
-
-def states_of(optimizer: OptimizerConfig) -> float:
-    """Numbers that it keeps for each parameter: it makes a step on a small convolution."""
-    weight = nn.Parameter(torch.ones(4, 4, 3, 3))
-    weight.grad = torch.ones_like(weight)
-    made = optimizer.build({"weight": weight})
-    made.step(0, 2)
-    return sum(state.numel() for state in made.state().values()) // weight.numel()
