@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import measure
+from benchmarks.crafting import ours
 from benchmarks.step import on_noise, whole_steps
 from fmoe import assembly, config, data
 from fmoe.attacks import PGD
@@ -208,8 +209,8 @@ def speed(device: torch.device, *, tiny: bool) -> dict[str, Any]:
         model = lively(assembly.seeded_mixture(chosen)).to(device)
         arms: dict[str, Callable[[], object]] = dict(peer(model, x, y))
         for compiled in (False, True):
-            numerics = Numerics("bfloat16", compile=compiled).fitting(device)
-            arms["compiled" if compiled else "fmoe"] = crafting(model, numerics, x, y)
+            name = "compiled" if compiled else "fmoe"
+            arms[name] = ours(model, x, y, "bfloat16", compiled=compiled)
         made = on_noise(assembly.seeded_mixture(chosen), chosen, ATTACK, "bfloat16", 2 * count)
         arms["step"] = whole_steps(made)
         seconds = measure.interleaved(arms, rounds=2 if tiny else 4)
@@ -223,23 +224,6 @@ def speed(device: torch.device, *, tiny: bool) -> dict[str, Any]:
             for name, value in seconds.items()
         }
     return found
-
-
-def crafting(model: nn.Module, numerics: Numerics, x: Tensor, y: Tensor) -> Callable[[], object]:
-    numerics.prepare(x.device)
-    twin = crafting_view(model, numerics)
-
-    def run(at: Tensor) -> Tensor:
-        numerics.begin_pass(at.device)
-        with numerics.autocast(at.device):
-            out: Tensor = twin.module(at)
-        return out
-
-    def craft() -> Tensor:
-        twin.refresh()
-        return ATTACK.perturb(run, x, y, Draw(0))
-
-    return craft
 
 
 def trained(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
@@ -34,6 +34,7 @@ from fmoe.training.metrics import TIMES
 from fmoe.training.validation import validation_accuracies
 from fmoe.training.warm_start import WarmStart
 from tests.conftest import SMALL
+from tests.ranks import Ranks, write
 
 WORLD = 2
 
@@ -198,31 +199,22 @@ def worker(rank: int, folder: Path) -> None:
     found["layer"] = layer(norm, slice(0, 4) if rank == 0 else slice(4, 7))
     found["validation"] = validation(worker)
     found["warm start"] = warm_start(worker)
-    flat = {f"{case}/{n}": t.contiguous() for case, part in found.items() for n, t in part.items()}
-    save_file(flat, folder / f"{rank}.safetensors")
+    write(found, folder / f"{rank}.safetensors")
     dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """What the two processes found."""
+class Pair(Ranks):
+    """What the two processes found, and the folder in which they trained."""
 
     folder: Path
-    found: list[Tensors]
-
-    def of(self, case: str) -> list[Tensors]:
-        prefix = f"{case}/"
-        return [
-            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            for tensors in self.found
-        ]
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp("ranks")
     start_processes(worker, args=(folder,), nprocs=WORLD)  # type: ignore[no-untyped-call]
-    return Ranks(folder, [load_file(folder / f"{rank}.safetensors") for rank in range(WORLD)])
+    return Pair([load_file(folder / f"{rank}.safetensors") for rank in range(WORLD)], folder)
 
 
 def different(one: Tensors, other: Tensors) -> list[str]:
@@ -293,7 +285,7 @@ def test_a_synchronised_epoch_equals_that_of_one_process(ranks: Ranks, tmp_path:
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-3)
 
 
-def test_the_checkpoint_is_what_ranks_agree_on(ranks: Ranks) -> None:
+def test_the_checkpoint_is_what_ranks_agree_on(ranks: Pair) -> None:
     latest = Checkpoints(Folder.at(ranks.folder / "epoch"), "key").latest()
     assert latest is not None
     found = ranks.of("epoch")[1]

@@ -33,6 +33,7 @@ from fmoe.storage.checkpoint import Checkpoint, Checkpoints, copied
 from fmoe.storage.folder import Folder
 from fmoe.storage.tensors import Tensors
 from fmoe.training import Trainer, exchange
+from tests.ranks import Ranks, write
 
 Mesh = tuple[int, int]
 MESHES = [(2, 1), (1, 2), (2, 2), (1, 3)]
@@ -233,24 +234,15 @@ def worker(rank: int, folder: Path) -> None:
                 going_on(place, here, EPOCHS, LOCALLY)
         if mesh == (1, 2):
             found |= {f"sent as {sent}": attacked(place, folder, sent) for sent in SENT}
-        flat = {f"{case}/{n}": t for case, part in found.items() for n, t in part.items()}
-        save_file({name: t.contiguous() for name, t in flat.items()}, file(folder, mesh, rank))
+        write(found, file(folder, mesh, rank))
         dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
-class World:
-    """What the processes of a mesh found, one after another."""
+class World(Ranks):
+    """What the processes of a mesh found."""
 
     mesh: Mesh
-    found: list[Tensors]
-
-    def of(self, case: str) -> list[Tensors]:
-        prefix = f"{case}/"
-        return [
-            {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            for tensors in self.found
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +260,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=MESHES, ids=str)
 def world(request: pytest.FixtureRequest, worlds: Path) -> World:
     mesh = request.param
-    return World(mesh, [load_file(file(worlds, mesh, rank)) for rank in range(math.prod(mesh))])
+    return World([load_file(file(worlds, mesh, rank)) for rank in range(math.prod(mesh))], mesh)
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +314,7 @@ def test_begun_alone_and_finished_with_experts_shared_out(
 
 
 def test_gradients_in_bfloat16_do_not_weaken_the_attack(worlds: Path) -> None:
-    found = World((1, 2), [load_file(file(worlds, (1, 2), rank)) for rank in range(2)])
+    found = Ranks([load_file(file(worlds, (1, 2), rank)) for rank in range(2)])
     exact, rounded = (found.of(f"sent as {sent}") for sent in SENT)
     for pair in (exact, rounded):
         assert torch.equal(pair[0]["x_adv"], pair[1]["x_adv"]), "both have the same images"

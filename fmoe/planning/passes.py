@@ -12,6 +12,7 @@ from torch import Tensor
 from fmoe.attacks import Attack
 from fmoe.losses import LossConfig
 from fmoe.numerics.draw import Draw
+from fmoe.planning.totals import Totals
 
 DRAWS = 1000  # of a randomized attack
 IMAGES = 60  # dealt out evenly by most `shares`
@@ -19,17 +20,11 @@ CLASSES = 3
 
 
 @dataclass(frozen=True)
-class Passes:
+class Passes(Totals):
     """On average, for each image: those with a gradient of the image, and those without."""
 
     gradients: float = 0.0
     forwards: float = 0.0
-
-    def __add__(self, other: Passes) -> Passes:
-        return Passes(self.gradients + other.gradients, self.forwards + other.forwards)
-
-    def times(self, factor: float) -> Passes:
-        return Passes(factor * self.gradients, factor * self.forwards)
 
 
 class Counting:

@@ -10,21 +10,16 @@ from dataclasses import dataclass
 from fmoe.config import Config
 from fmoe.data.facts import Facts
 from fmoe.planning.passes import Passes
+from fmoe.planning.totals import Totals
 from fmoe.planning.work import Parts, scaled
 
 FLOAT = 4
 
 
 @dataclass(frozen=True)
-class Traffic:
+class Traffic(Totals):
     bytes: float = 0.0
     messages: float = 0.0
-
-    def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.bytes + other.bytes, self.messages + other.messages)
-
-    def times(self, factor: float) -> Traffic:
-        return Traffic(factor * self.bytes, factor * self.messages)
 
     def seconds(self, speed: float, latency: float) -> float:
         """speed: bytes a second."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from fmoe import assembly
 from fmoe.config import Config
 from fmoe.data.facts import Facts
+from fmoe.planning.totals import Totals
 
 IMAGES = 2  # BatchNorm has no statistics of one
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(Totals):
     """Of one image: operations (a multiply-add is two) of a forward pass, of one with the gradient
     of its input, of one with those of the parameters. Of any number of images: kernels that a
     forward pass starts. parameters: how many numbers are learned."""
@@ -29,9 +30,6 @@ class Work:
     training: float = 0.0
     kernels: float = 0.0
     parameters: int = 0
-
-    def __add__(self, other: Work) -> Work:
-        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
