@@ -355,6 +355,11 @@ class Config(Spec):
         return 1 if self.parallel == "auto" else self.parallel.expert
 
     @property
+    def coarse_gradients(self) -> bool:
+        """Whether the images' gradients travel in bfloat16."""
+        return self.parallel != "auto" and self.parallel.gradients == "bfloat16"
+
+    @property
     def numerics(self) -> Numerics:
         return Numerics(self.precision, self.deterministic, self.compile)
 

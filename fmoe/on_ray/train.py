@@ -33,7 +33,6 @@ from fmoe.on_ray.pool import Reporter
 from fmoe.on_ray.session import Resources, grows, this_node
 from fmoe.on_ray.tasks import Listener, mailbox
 from fmoe.on_ray.workers import Workers
-from fmoe.planning.sharing import decided
 from fmoe.storage.checkpoint import Checkpoints
 from fmoe.storage.folder import Folder
 from fmoe.training.expert_store import ExpertStore
@@ -110,6 +109,8 @@ def fit(
     Raises `TrainingFailed`, or the worker's `UserError` or `NonFiniteLoss`.
     """
     if config.parallel == "auto":
+        from fmoe.planning.sharing import decided  # no worker and no other run needs it
+
         config = decided(config, ray.get(shared).data(), workers.most, gpu=bool(resources.gpus))
     failures = 0
     kept = Checkpoints(run / "joint", key="")

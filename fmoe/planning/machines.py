@@ -7,14 +7,14 @@ it is not measured here (no GPU), and `fmoe plan --calibrate` takes what this ma
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import psutil
 import torch
 
 from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError
-from fmoe.numerics.precision import Precision, multiplies_bfloat16
+from fmoe.numerics.precision import multiplies_bfloat16
 
 REACHED = 0.3
 """Of the peak, by convolutions of some size and all that stands between them."""
@@ -31,10 +31,6 @@ class Machine:
     memory: float
     kernel: float
     reached: float = REACHED
-
-    def seconds(self, operations: float, kernels: float, precision: Precision) -> float:
-        """Of so many operations, started as so many kernels."""
-        return max(operations / (self.peaks[precision] * self.reached), kernels * self.kernel)
 
 
 GPUS = {
@@ -93,7 +89,3 @@ def link(text: str) -> float:
                 return value * LINKS[unit] / 8
             break
     raise UserError(f"--link {text}: expected a speed such as 100mbit or 10gbit")
-
-
-def reaching(machine: Machine, share: float) -> Machine:
-    return replace(machine, reached=share)

@@ -107,6 +107,8 @@ class Planner:
         self.config, self.facts, self.images, self.setting = config, facts, images, setting
         self.parts = cache(partial(parts, config, facts))
         self.of_expert = cache(partial(of_expert, config, facts))
+        self.attack = passes.of_attack(config.joint.attack)
+        self.loss = passes.of_loss(config.joint.loss)
 
     def plan(self) -> Plan:
         """Hours of each phase, with the best way to share out the joint one."""
@@ -168,7 +170,7 @@ class Planner:
         """Seconds of a step, those of them for what is exchanged, and hours of the joint phase."""
         phase, setting = self.config.joint, self.setting
         share = phase.batch_size / groups
-        attack, loss = passes.of_attack(phase.attack), passes.of_loss(phase.loss)
+        attack, loss = self.attack, self.loss
         seconds = exchanged = 0.0
         for side, epochs in sides(phase).items():
             work, sent = self.parts(side), self.sent(groups, peers, side)
@@ -182,10 +184,8 @@ class Planner:
         return seconds / phase.epochs, exchanged / phase.epochs, hours
 
     def sent(self, groups: int, peers: int, side: int | None = None) -> Traffic:
-        phase = self.config.joint
-        attack, loss = passes.of_attack(phase.attack), passes.of_loss(phase.loss)
         given = self.config, self.facts, self.parts(side)
-        return traffic.of_step(*given, groups, peers, attack, loss, side)
+        return traffic.of_step(*given, groups, peers, self.attack, self.loss, side)
 
     def step_seconds(
         self, name: str, work: Work, attack: Passes, loss: float, phase: Phase, images: float

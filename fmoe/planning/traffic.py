@@ -47,8 +47,7 @@ def of_step(
         return reduced(FLOAT * held.parameters, groups)
     images = config.joint.batch_size / groups
     channels, height, width = scaled(facts.shape, side)
-    low = config.parallel != "auto" and config.parallel.gradients == "bfloat16"
-    pixel = 2 if low else FLOAT
+    pixel = 2 if config.coarse_gradients else FLOAT
     own = -(-len(parts.experts) // peers)  # padded to the most that one holds
     logits = Traffic(images * own * len(facts.classes) * FLOAT * (peers - 1), 1)
     gradients = reduced(images * channels * height * width * pixel, peers)

@@ -113,11 +113,9 @@ def own_family(worker: Worker) -> str:
 
 def statistics(model: nn.Module, worker: Worker) -> Tensors:
     """Those of BatchNorm, where they are the worker's own until the epoch's end."""
-    return {name: b for name, b in model.named_buffers() if worker.world_size > 1 and floats(b)}
-
-
-def floats(tensor: Tensor) -> bool:
-    return tensor.is_floating_point()
+    if worker.world_size == 1:
+        return {}
+    return {name: b for name, b in model.named_buffers() if b.is_floating_point()}
 
 
 def of_ranks(checkpoint: Checkpoint, worker: Worker) -> Tensors:

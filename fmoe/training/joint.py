@@ -70,8 +70,7 @@ def joint_epochs(
     """The joint phase's epochs; checkpoints go to `run`/joint and are resumed from there. notice:
     whether this worker has been told that it will end."""
     worker = worker or Worker()
-    low = config.parallel != "auto" and config.parallel.gradients == "bfloat16"
-    sent = torch.bfloat16 if low else None
+    sent = torch.bfloat16 if config.coarse_gradients else None
     shared = SharedExperts(worker.peers, sent)
     yield from epochs(
         initial(config, store, data.identity, shared),
