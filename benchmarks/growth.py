@@ -37,7 +37,9 @@ def point(
     seconds = measure.interleaved({"step": step}, rounds=rounds)["step"]
     return {
         "seconds": round(seconds, 4),
-        "mebibytes": round(peak(step, everything(made, made.batches.split.images)) / MEBIBYTE, 1),
+        "mebibytes": round(
+            peak(step, everything(made, made.batches.images.held().images)) / MEBIBYTE, 1
+        ),
     }
 
 

@@ -78,12 +78,13 @@ def compare(
         found[name] = peak(partial(made.step, 1, x, y), everything(made, x, y))
         if epoch:
             made.model.zero_grad()
-            kept = everything(made, made.batches.split.images, made.batches.split.labels)
+            held = made.batches.images.held()
+            kept = everything(made, held.images, held.labels)
             found[f"{name}, an epoch"] = peak(partial(made.epoch, 0, None), kept)
         if torch.cuda.is_available():
             found[f"{name}, by torch.cuda"] = torch.cuda.max_memory_allocated()
     if epoch:  # beside what a step keeps: the images, and a batch of them before it is scaled
-        images = made.batches.split.images
+        images = made.batches.images.held().images
         beside = size([images]) + size([images[:batch]])
         for name in ("plain", "checkpointing"):
             found[f"{name}, predicted of an epoch"] = found[name] + beside

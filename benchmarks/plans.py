@@ -13,14 +13,14 @@ from pathlib import Path
 from fmoe import config
 from fmoe.data.sets import named
 from fmoe.planning.machines import GPUS, link
-from fmoe.planning.plan import Images, Plan, Planner, Setting
+from fmoe.planning.plan import Counts, Plan, Planner, Setting
 
 PAGE = Path(__file__).parent.parent / "docs/cost.md"
 RECIPES = ("cifar10", "cifar10-branched")
 PLACES = ((1, "2400gbit"), (8, "2400gbit"), (8, "10gbit"), (64, "400gbit"), (64, "25gbit"))
 """How many GPUs, and the slowest link between two of them."""
 GPU = "a100"
-IMAGES = Images(45_000, 5_000, 10_000)
+IMAGES = Counts(45_000, 5_000, 10_000)
 GIB = 2**30
 
 

@@ -48,10 +48,14 @@ def calibrate(
             network, config, card = model_folder.load_model(folder)
         parts = config.data
         loaded = data.load_training(
-            parts.name, data_dir, val_images=parts.val_images, train_images=parts.train_images
+            parts.name,
+            data_dir,
+            val_images=parts.val_images,
+            train_images=parts.train_images,
+            stream=None,  # where it is in files
         )
         calibration.check_data(card, loaded.train_digest)
-        val = loaded.val[:images]
+        val = loaded.val[:images].held()
         bar = display.task("calibrate", len(val))
         fitted = calibration.calibrated(
             network,

@@ -13,7 +13,7 @@ from typing import Any
 
 from fmoe import data
 from fmoe.config import Config
-from fmoe.data import Data, TrainingData
+from fmoe.data import Data, Images, TrainingData
 from fmoe.errors import UserError
 from fmoe.storage.folder import Damaged, Folder
 
@@ -37,7 +37,7 @@ def check_images(settings: Config, data_dir: str | Path | None) -> None:
 
 def claim_data(
     folder: Folder,
-    loaded: TrainingData,
+    loaded: TrainingData[Images],
     data_dir: str | Path | None,
     evaluated: Folder | None = None,
 ) -> None:

@@ -15,7 +15,7 @@ from fmoe.errors import UserError
 from fmoe.on_ray.workers import Workers
 from fmoe.planning import calibration, study
 from fmoe.planning.machines import link, machine
-from fmoe.planning.plan import Images, Planner, Reached, Setting
+from fmoe.planning.plan import Counts, Planner, Reached, Setting
 from fmoe.tuning import search_space
 
 GIB = 2**30
@@ -75,7 +75,7 @@ def known_recipe(name: str) -> bool:
     return "space" not in tree
 
 
-def counted(found: Any, settings: Config) -> Images:
+def counted(found: Any, settings: Config) -> Counts:
     """Of a data set, less what is kept for validation. Raises `UserError` for one whose size is
     not known without reading it."""
     wanted = settings.data
@@ -90,7 +90,7 @@ def counted(found: Any, settings: Config) -> Images:
         train, test = found.images
         val = wanted.val_images or found.info.val_images
         left = train - val
-    return Images(min(left, wanted.train_images or left), val, test)
+    return Counts(min(left, wanted.train_images or left), val, test)
 
 
 def table(answer: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fmoe import model_folder
 from fmoe.config import Config
-from fmoe.data import Data
+from fmoe.data import Data, Images
 from fmoe.evaluation import Evaluation, examples
 from fmoe.plots import run as run_plots
 from fmoe.storage.folder import Folder
@@ -23,7 +23,7 @@ def publish(
     run: Folder,
     tracker: Tracker,
     config: Config,
-    data: Data,
+    data: Data[Images],
     history: list[dict[str, float]],
     epoch: int,
     evaluation: Evaluation,

@@ -69,8 +69,8 @@ def test_what_is_no_class_is_not_counted() -> None:
 def test_imbalance_is_of_the_whole_split() -> None:
     found = by_class.by_class(findings(), NAMES)
     even = torch.tensor([0, 1, 2, 3, 0, 1])
-    assert by_class.imbalance(found, even) == []
-    (missing, unlike) = by_class.imbalance(found, LABELS)
+    assert by_class.imbalance(found, torch.bincount(even, minlength=4).tolist()) == []
+    (missing, unlike) = by_class.imbalance(found, torch.bincount(LABELS, minlength=4).tolist())
     assert missing == "class-imbalance: no image of 1 of 4 classes, first 'dog'"
     assert unlike.startswith("class-imbalance: 4 test images of 'ant' and 1 of 'cat'; the mean")
     assert "91.7% clean and 50.0% in the worst case" in unlike

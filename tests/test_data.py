@@ -257,7 +257,7 @@ def test_batches_move_to_a_device() -> None:
     batches = Batches(numbered(6), 3, Augment(), seed=0)
     moved = batches.to(torch.device("cpu"))
     assert moved.batch_size == 3
-    assert torch.equal(moved.split.images, batches.split.images)
+    assert torch.equal(moved.images.held().images, batches.images.held().images)
 
 
 def test_augment_by_hand() -> None:

@@ -31,8 +31,8 @@ def test_what_is_read_of_each_state(state: str, tmp_path: Path) -> None:
         return
     found = HeldOut.read("cifar10", folder)
     test = data.read("cifar10", "test", folder)
-    assert torch.equal(found.test.images, test.images)
-    assert torch.equal(found.test.labels, test.labels)
+    assert torch.equal(found.test.held().images, test.images)
+    assert torch.equal(found.test.held().labels, test.labels)
     assert found.test_digest == data.digest(test)
     if state in WITHOUT_TRAIN:
         assert (found.digest, found.leaked) == (None, None)

@@ -830,14 +830,14 @@ def test_doctored_sets_are_refused(
         data.load("insects")
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert make(tmp_path, "insects").own.about.format == 1, "a damaged one is replaced"
+    assert make(tmp_path, "insects").own.about.format == 2, "a damaged one is replaced"
 
 
 def test_a_missing_part(tmp_path: Path) -> None:
     write(tmp_path, pictures(30))
     made = make(tmp_path, "insects").own
-    made.folder.delete_file(made.about.parts["test"].file)
-    with pytest.raises(UserError, match=r"test-\w+.safetensors: missing; run `fmoe data prepare`"):
+    made.folder.delete_file(made.about.parts["test"].files[0].file)
+    with pytest.raises(UserError, match=r"test-\S+.parquet: missing; run `fmoe data prepare`"):
         data.load("insects")
     assert len(data.load_training("insects").train) == 21, "test is not opened"
 

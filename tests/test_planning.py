@@ -23,13 +23,13 @@ from fmoe.planning import memory, passes, study, traffic
 from fmoe.planning.machines import GPUS, Machine, link, machine
 from fmoe.planning.memory import peak
 from fmoe.planning.passes import Passes
-from fmoe.planning.plan import Images, Plan, Planner, Setting, Way, best_of
+from fmoe.planning.plan import Counts, Plan, Planner, Setting, Way, best_of
 from fmoe.planning.work import of_module, parts
 from fmoe.tuning import search_space
 from pipelines.planning import Request, planned, table
 
 CIFAR = named("cifar10").facts
-IMAGES = Images(45_000, 5_000, 10_000)
+IMAGES = Counts(45_000, 5_000, 10_000)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_memory_is_what_an_epoch_needs(recipe: str) -> None:
     model = assembly.seeded_mixture(settings)
     made = on_noise(model, settings, settings.joint.attack, settings.precision, 2 * share, facts)
     for _ in range(2):  # momentum comes with the first
-        images = made.batches.split
+        images = made.batches.images.held()
         found = peak(lambda: made.epoch(0, None), everything(made, images.images, images.labels))
     planned = memory.of_step(chosen, facts, 1, share) + images.images.numel()
     assert planned == pytest.approx(found, rel=0.2)
@@ -186,7 +186,7 @@ def test_smaller_images_take_less() -> None:
 def test_a_study_counts_shared_experts_once() -> None:
     """Each trial asks for up to nine, and most are the same."""
     space, facts = search_space.load("digits"), named("digits").facts
-    found = study.plan(space, facts, Images(1300, 137, 360), Setting(GPUS["a100"], 4, 1e9))
+    found = study.plan(space, facts, Counts(1300, 137, 360), Setting(GPUS["a100"], 4, 1e9))
     assert found["trials"] == space.most
     assert found["trials_at_once"] == 4
     assert 0 < found["experts"] < 3 * min(20, space.most)

@@ -65,7 +65,9 @@ def split(count: int, seed: int) -> Split:
 @pytest.fixture(scope="module")
 def few() -> Data:
     identity = Identity(FACTS, "digest", 16)
-    return Data("cifar10", split(24, 0), split(16, 1), identity, split(12, 2), "digest")
+    return Data(
+        "cifar10", split(24, 0), split(16, 1), identity, split(12, 2), "test digest", "digest"
+    )
 
 
 def built(name: str, shape: tuple[int, int, int] = SHAPE, classes: int = 3) -> TimmNet:

@@ -33,7 +33,7 @@ def test_placement_is_undone_but_for_the_border(digits: Data) -> None:
     """What was cropped away is lost; everything else comes back to its place."""
     made = batches(digits)
     for batch in made.of_epoch(0):
-        image = made.split.pixels()[batch.rows] + 1  # nothing is 0
+        image = made.images.held().pixels()[batch.rows] + 1  # nothing is 0
         back = batch.transform.undo(batch.transform.apply(image))
         inside = back != 0
         assert torch.equal(back[inside], image[inside])
@@ -46,13 +46,13 @@ def test_augmented_images_are_as_before(digits: Data) -> None:
     made = batches(digits)
     for (x, y), batch in zip(made.epoch(1), made.of_epoch(1), strict=True):
         assert torch.equal(x, batch.x)
-        assert torch.equal(y, made.split.labels[batch.rows])
+        assert torch.equal(y, made.images.held().labels[batch.rows])
         top, left, flipped = batch.transform.top, batch.transform.left, batch.transform.flipped
         assert top is not None
         assert left is not None
         assert flipped is not None
         same = (top == 1) & (left == 1) & ~flipped
-        assert torch.equal(x[same], made.split.pixels()[batch.rows][same])
+        assert torch.equal(x[same], made.images.held().pixels()[batch.rows][same])
 
 
 def test_an_attack_starts_where_the_last_one_ended(digits: Data) -> None:

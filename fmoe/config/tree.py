@@ -47,6 +47,9 @@ class DataConfig(Spec):
     """Cut out of train for selection; each data set has a default."""
     train_images: PositiveInt | None = None
     """How many of the rest to train on, the same ones every time; null for all."""
+    stream: bool | None = None
+    """Whether training images stay in files, of which it has a few in memory at a time, in an order
+    of its own; null: from 2 GiB of pixels on."""
     augment: Augment = Augment()
 
 

@@ -4,11 +4,12 @@ from fmoe.data.kinds import Info
 from fmoe.data.preparing import Before, Prepared, prepare
 from fmoe.data.reading import check, find, load, load_training, origin, prepared_path, read
 from fmoe.data.sets import info
-from fmoe.data.splits import Data, Split, TrainingData, digest
+from fmoe.data.splits import Data, Images, Split, TrainingData, digest
 
 __all__ = [
     "Before",
     "Data",
+    "Images",
     "Info",
     "Prepared",
     "Split",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmoe.data.augment import Augment, Transform
-from fmoe.data.splits import Split
+from fmoe.data.splits import Images
 from fmoe.errors import UserError
 from fmoe.numerics.draw import Draw, shard
 
@@ -42,7 +42,7 @@ class Batches:
     down, an epoch each, the last one for all that follow; none: as they are.
     """
 
-    split: Split
+    images: Images
     batch_size: int
     augment: Augment
     seed: int
@@ -51,12 +51,12 @@ class Batches:
     sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_size(self.batch_size, len(self.split))
+        check_size(self.batch_size, len(self.images))
         if self.world_size > self.batch_size:
             raise UserError(f"batch_size: {self.batch_size} for {self.world_size} workers")
 
     def __len__(self) -> int:
-        return len(self.split) // self.batch_size
+        return len(self.images) // self.batch_size
 
     @property
     def rows(self) -> slice:
@@ -73,13 +73,11 @@ class Batches:
 
     def of_epoch(self, index: int, first: int = 0) -> Iterator[Batch]:
         """The same, with what a perturbation of the images themselves needs; from batch `first`."""
-        shuffle = Draw(self.seed, "shuffle", index)
-        order = torch.randperm(len(self.split), generator=shuffle.generator(torch.device("cpu")))
-        order = order.to(self.split.images.device)
-        for batch in range(first, len(self)):
-            draw = self.draw("augment", index, batch)
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            part = self.split[rows[draw.rows]]
+        order = self.images.order(Draw(self.seed, "shuffle", index))
+        batches = torch.split(order[: len(self) * self.batch_size], self.batch_size)[first:]
+        parts = self.images.batches([rows[self.rows] for rows in batches])
+        for number, (rows, part) in enumerate(zip(batches, parts, strict=True), first):
+            draw = self.draw("augment", index, number)
             x = part.pixels()
             transform = self.augment.transform(x, draw)
             assert isinstance(draw.rows, slice)
@@ -96,4 +94,4 @@ class Batches:
         return F.interpolate(x_BCHW, (size, width), mode="area")
 
     def to(self, device: torch.device) -> Batches:
-        return replace(self, split=self.split.to(device))
+        return replace(self, images=self.images.to(device))

@@ -1,4 +1,4 @@
-"""Encoded pictures to one array: decoded by all cores, resized, and kept while it goes on.
+"""Encoded pictures to pixels of one size: decoded by all cores, resized, and kept in a file.
 
 Every picture has the size that is asked for, or the first one's. Resizing is Pillow's bilinear
 filter on 8 bits, which is antialiased where it makes smaller: height and width each by its own
@@ -12,64 +12,56 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import torch
 
 from fmoe.cpus import usable_cpus
 from fmoe.data.facts import LARGEST_SIDE
 from fmoe.data.images import resized
 from fmoe.data.pictures import decode, in_channels
+from fmoe.data.scratch import Scratch
 from fmoe.data.sources.source import Arrays, Encoded, Pictures, Wanted
 from fmoe.errors import UserError
-from fmoe.storage.folder import Damaged, Folder
-from fmoe.storage.tensors import pack, read_header, unpack
 
-AT_ONCE = 1024
-"""Images of which what was decoded is kept for a later try."""
+AT_ONCE = 256
+"""Images that are kept together for a later try."""
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """kept: where chunks are kept until the set is written; progress: told how many are decoded."""
+    """work: where pixels are kept until the set is written; progress: told how many are decoded."""
 
     wanted: Wanted
-    kept: Folder
+    work: Path
     progress: Callable[[int], None]
 
-    def all(self, name: str, pictures: Pictures, size: tuple[int, int] | None) -> Image:
-        """uint8 [N,C,H,W]; size: of another part's images, if it is decoded.
+    def all(self, name: str, pictures: Pictures, size: tuple[int, int] | None) -> Scratch:
+        """size: of another part's images, if it is decoded.
 
         Raises `UserError` with the file's name for a picture that cannot be read, or has another
         size.
         """
-        chunks: list[Image] = []
-        total, size = len(pictures.labels), self.wanted.size or size
-        encoded: Iterator[Encoded] | None = None
-        for start in range(0, total, AT_ONCE):
-            count, file = min(AT_ONCE, total - start), f"{name}-{start // AT_ONCE:06d}.safetensors"
-            chunk = self._again(file, count) if pictures.version else None
-            if chunk is not None:
-                encoded = None
-            else:
-                encoded = encoded or pictures.read(start)
-                chunk = self._decoded(islice(encoded, count), count, size)
-                if count == AT_ONCE and pictures.version:
-                    self.kept.write(file, pack({"images": torch.from_numpy(chunk)}))
-            size = size or (chunk.shape[2], chunk.shape[3])
-            if not start:
-                refuse_too_large(total, chunk.shape)
-            chunks.append(chunk)
+        total = len(pictures.labels)
+        scratch = Scratch.found(self.work, name, total)
+        if pictures.version is None or not self._fits(scratch, size):
+            scratch.forget()
+        if scratch.done:
+            self.progress(scratch.done)
+        encoded = pictures.read(scratch.done)
+        while scratch.done < total:
+            count = min(AT_ONCE, total - scratch.done)
+            asked = self.wanted.size or (scratch.shape[1:] if scratch.shape else size)
+            scratch.append(self._decoded(islice(encoded, count), count, asked))
             self.progress(count)
-        channels = max(chunk.shape[1] for chunk in chunks)
-        assert size is not None
-        images = np.empty((total, channels, *size), np.uint8)
-        for place, chunk in enumerate(chunks):
-            images[place * AT_ONCE : place * AT_ONCE + len(chunk)] = chunk  # grey is repeated
-        return images
+        return scratch
+
+    def _fits(self, scratch: Scratch, size: tuple[int, int] | None) -> bool:
+        wanted = self.wanted.size or size
+        return scratch.shape is None or wanted is None or scratch.shape[1:] == wanted
 
     def fitted(self, given: Arrays) -> Image:
         """Arrays in the size and channels that are asked for."""
@@ -87,16 +79,6 @@ class Decoder:
             images = np.stack([in_channels(image, self.wanted.channels) for image in images])
         self.progress(len(images))
         return images
-
-    def _again(self, file: str, count: int) -> Image | None:
-        """A chunk that an interrupted try has left."""
-        try:
-            header = read_header(self.kept, file)
-            images = unpack(self.kept.read(file, limit=header.size), file)["images"].numpy()
-        except (OSError, Damaged, KeyError):
-            return None
-        fits = images.ndim == 4 and len(images) == count and images.dtype == np.uint8
-        return images if fits else None
 
     def _decoded(
         self, encoded: Iterator[Encoded], count: int, size: tuple[int, int] | None

@@ -53,16 +53,19 @@ class Identity:
     what is trained on them.
 
     train_digest: sha256 over the published training images and labels, whatever files they came
-    from; val_images: how many of them are kept for validation.
+    from; val_images: how many of them are kept for validation; streamed: whether an epoch takes
+    them in the order of `fmoe.data.streamed`.
     """
 
     facts: Facts
     train_digest: str
     val_images: int
+    streamed: bool = False
 
     def plain(self) -> dict[str, Any]:
         split = {"digest": self.train_digest, "val_images": self.val_images}
-        return {**split, **self.facts.plain()}
+        order = {"streamed": True} if self.streamed else {}
+        return {**split, **order, **self.facts.plain()}
 
 
 def check_channels(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -1,12 +1,14 @@
 """The images that a trained model is judged on, and what the training images beside them tell.
 
 Test files alone suffice. Nothing is cut out of train here: the published training images serve
-the digest of the whole set and the look for test images among them, and are not kept.
+the digest of the whole set and the look for test images among them, and are not kept. A large set
+stays in its files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fmoe.data import reading
 from fmoe.data.facts import Facts
-from fmoe.data.splits import Split, digest, whole_digest
+from fmoe.data.reading import Opened
+from fmoe.data.splits import Images, flat
 from fmoe.errors import UserError
 
 LEAKED_SHARE = 0.005
@@ -27,14 +29,15 @@ LEAKED_SHARE = 0.005
 class HeldOut:
     """The test split as it is published.
 
-    test_digest: sha256 over its images and labels; digest: over those of train and test; leaked:
-    bool [N], which of them are training images, too, pixel for pixel; unread: why the training
-    images could not be read. digest and leaked are None then.
+    per_class: how many there are of each; test_digest: sha256 over its images and labels; digest:
+    over those of train and test; leaked: bool [N], which of them are training images, too, pixel
+    for pixel; unread: why the training images could not be read. digest and leaked are None then.
     """
 
     name: str
     facts: Facts
-    test: Split
+    test: Images
+    per_class: list[int]
     test_digest: str
     digest: str | None
     leaked: Tensor | None
@@ -44,18 +47,18 @@ class HeldOut:
     def read(cls, name: str, data_dir: str | Path | None = None) -> HeldOut:
         """Raises `UserError` where the test images cannot be read; those of train may be missing or
         damaged: they decide no verdict."""
-        data_set = reading.find(name, data_dir)
-        test = reading.read_part(data_set, "test", data_dir)
-        given = (name, data_set.facts, test, digest(test))
+        opened = Opened.of(name, data_dir, None, None)
+        test = opened.images("test")
+        counts, test_digest = opened.counts("test", test), opened.test_digest(test)
+        given = (name, opened.data_set.facts, test, counts, test_digest)
         try:
-            train = reading.read_part(data_set, "train", data_dir)
-            val = reading.own_val(data_set)
+            train, val = opened.images("train"), opened.val()
+            leaked = among(test, train)
+            if val is not None:
+                leaked |= among(test, val)
+            return cls(*given, opened.digest(train, val, test), leaked, None)
         except UserError as error:
             return cls(*given, None, None, str(error))
-        leaked = among(test, train)
-        if val is not None:
-            leaked |= among(test, val)
-        return cls(*given, whole_digest(train, val, test), leaked, None)
 
     def count_leaked(self, judged: int) -> int | None:
         """Of the first `judged` test images; None where the training images could not be read."""
@@ -71,12 +74,19 @@ class HeldOut:
         ]
 
 
-def among(test: Split, train: Split) -> Tensor:
+def among(test: Images, train: Images) -> Tensor:
     """bool [N]: which of the test images are images of train, pixel for pixel."""
-    wanted = [image.numpy().tobytes() for image in test.images]
-    known = set(wanted)
-    in_train = {pixels for image in train.images if (pixels := image.numpy().tobytes()) in known}
-    return torch.tensor([pixels in in_train for pixels in wanted])
+    wanted = dict(_digests(test))
+    known = set(wanted.values())
+    in_train = {digest for _, digest in _digests(train) if digest in known}
+    return torch.tensor([wanted[row] in in_train for row in range(len(test))])
+
+
+def _digests(images: Images) -> Iterator[tuple[int, bytes]]:
+    """Of the pixels of each, and which row it is."""
+    for rows, piece in images.pieces():
+        for row, image in zip(rows.tolist(), piece.images.numpy(), strict=True):
+            yield row, hashlib.sha256(flat(image)).digest()
 
 
 def check_classes(card: Mapping[str, Any], name: str, there: Facts, model: str) -> list[str]:

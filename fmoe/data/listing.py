@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fmoe.data import own
 from fmoe.data.kinds import Embedded
-from fmoe.data.reading import find, given, origin, own_val, prepared_path, read_part
+from fmoe.data.own import PartName
+from fmoe.data.reading import Opened, given, origin, prepared_path
 from fmoe.data.sets import DATA_SETS
-from fmoe.data.splits import Split, whole_digest
+from fmoe.data.splits import Images, Split
 
 
 def built_in(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
@@ -33,21 +32,23 @@ def built_in(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
     return listed
 
 
+FIRST = 10_000
+"""Training images of a set too large for memory that are looked at."""
+
+
 def shown(name: str, data_dir: str | Path | None = None) -> tuple[dict[str, Any], Split]:
-    """Counts of a data set, for JSON, and its training images. Raises `UserError`."""
-    data_set = find(name, data_dir)
-    train, test = (read_part(data_set, part, data_dir) for part in ("train", "test"))
-    parts = {"train": train, "val": own_val(data_set), "test": test}
-    there = {part: split for part, split in parts.items() if split is not None}
-    classes = len(data_set.facts.classes)
+    """Counts of a data set, for JSON, and its training images (of a large set the first ones).
+    Raises `UserError`."""
+    opened = Opened.of(name, data_dir, None, None)
+    train, val, test = opened.images("train"), opened.val(), opened.images("test")
+    parts: dict[PartName, Images | None] = {"train": train, "val": val, "test": test}
     return {
         "name": name,
-        **{part: None if split is None else len(split) for part, split in parts.items()},
-        **data_set.facts.plain(),
-        "digest": whole_digest(train, parts["val"], test),
+        **{part: None if images is None else len(images) for part, images in parts.items()},
+        **opened.data_set.facts.plain(),
+        "digest": opened.digest(train, val, test),
         "place": origin(name, data_dir),
         "per_class": {
-            part: torch.bincount(split.labels, minlength=classes).tolist()
-            for part, split in there.items()
+            part: opened.counts(part, images) for part, images in parts.items() if images
         },
-    }, train
+    }, (train[:FIRST] if opened.streamed else train).held()

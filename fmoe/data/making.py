@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from fmoe.data import own
 from fmoe.data import sets as data_sets
-from fmoe.data.decoding import Decoder, Image
+from fmoe.data.decoding import Decoder
 from fmoe.data.facts import Facts
 from fmoe.data.own import NAME, Own, PartName
 from fmoe.data.preparing import DOWNLOADS
+from fmoe.data.scratch import in_colour
+from fmoe.data.shards import Given
 from fmoe.data.sources import Arrays, Columns, Source, Wanted, opened, published
-from fmoe.data.splits import Split, digest
 from fmoe.errors import UserError, first_line
 from fmoe.paths import home
 from fmoe.schema import faults
@@ -29,6 +29,7 @@ CUT: dict[PartName, float] = {"test": 0.2, "val": 0.1}
 """Shares of each class's images, where a source has no parts."""
 VAL_SHARE = 0.1
 """Of the training images, kept for validation where a source has none and a recipe does not say."""
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -68,34 +69,30 @@ def make(
         raise UserError("--to: names no folder")
     work = home() / "data" / ".preparing" / f"{name}-{_version(source, wanted)}"
     try:
-        parts = _decoded(source, wanted, work, progress)
+        decoded, shape = _decoded(source, wanted, work, progress)
     except OSError as error:
         raise UserError(f"{work}: cannot be written ({first_line(error)})") from None
-    parts, cut = (_cut(parts[None], source), True) if None in parts else (parts, False)
-    facts = measured(parts["train"], source, mean, std)
-    splits = {part: as_split(*arrays) for part, arrays in parts.items() if part is not None}
+    cut = None in decoded
+    parts = (
+        _cut(decoded[None], source)
+        if cut
+        else {part: given for part, given in decoded.items() if part is not None}
+    )
+    facts = measured(parts["train"], shape, source, mean, std)
     folder = Folder.at(to if to is not None else home() / "data") / name
-    whole = digest(*(splits[part] for part in own.PART_NAMES if part in splits))
     try:
         before = own.at(folder)
     except UserError:
         before = None  # damaged: what is made now takes its place
-    train = len(splits["train"])
-    val = len(splits["val"]) if "val" in splits else max(1, round(VAL_SHARE * train))
+    train = len(parts["train"].labels)
+    val = len(parts["val"].labels) if "val" in parts else max(1, round(VAL_SHARE * train))
     try:
-        kept = own.write(
-            folder,
-            {part: (split.images, split.labels) for part, split in splits.items()},
-            facts,
-            val_images=val,
-            digest=whole,
-            source=origin[:5000],
-        )
+        kept = own.write(folder, parts, facts, val_images=val, source=origin[:5000])
     except OSError as error:
         raise UserError(f"{folder.uri}: cannot be written ({first_line(error)})") from None
     for left in work.parent.glob(f"{name}-{16 * '[0-9a-f]'}"):
         shutil.rmtree(left, ignore_errors=True)
-    changed = before is not None and (before.about.digest, before.facts) != (whole, facts)
+    changed = before and (before.about.digest, before.facts) != (kept.about.digest, facts)
     return Made(kept, before if changed else None, tuple(_notes(kept, cut)))
 
 
@@ -140,8 +137,8 @@ def _version(source: Source, wanted: Wanted) -> str:
 
 def _decoded(
     source: Source, wanted: Wanted, work: Path, progress: Callable[[int, int], None]
-) -> dict[PartName | None, tuple[Image, np.ndarray[Any, Any]]]:
-    """Images uint8 [N,C,H,W] of one shape, and labels, of each part."""
+) -> tuple[dict[PartName | None, Given], Shape]:
+    """Of each part, and the shape [C,H,W] that all images have."""
     total, done = sum(len(given.labels) for given in source.parts.values()), 0
 
     def told(count: int) -> None:
@@ -149,34 +146,36 @@ def _decoded(
         done += count
         progress(done, total)
 
-    decoder = Decoder(wanted, Folder.at(work), told)
+    decoder = Decoder(wanted, work, told)
     size: tuple[int, int] | None = None
-    parts: dict[PartName | None, tuple[Image, np.ndarray[Any, Any]]] = {}
+    channels, parts = 1, {}
     for part in sorted(source.parts, key=lambda part: part != "train"):
         given = source.parts[part]
         if isinstance(given, Arrays):
             images = decoder.fitted(given)
+            shape, parts[part] = images.shape[1:], Given(given.labels, images.__getitem__)
         else:
-            images = decoder.all(str(part or "all"), given, size)
-        size = size or (images.shape[2], images.shape[3])
-        if images.shape[2:] != size:
+            scratch = decoder.all(str(part or "all"), given, size)
+            assert scratch.shape is not None
+            shape, parts[part] = scratch.shape, Given(given.labels, scratch.read)
+        size, channels = size or (shape[1], shape[2]), max(channels, shape[0])
+        if shape[1:] != size:
             raise UserError(
-                f"{source.name}: {part} has images of {images.shape[2]}x{images.shape[3]}, and "
+                f"{source.name}: {part} has images of {shape[1]}x{shape[2]}, and "
                 f"train of {size[0]}x{size[1]}; give --size"
             )
-        parts[part] = images, given.labels
-    channels = max(images.shape[1] for images, _ in parts.values())
-    return {
-        part: (images if images.shape[1] == channels else np.repeat(images, channels, 1), labels)
-        for part, (images, labels) in parts.items()
-    }
+    assert size is not None
+    alike = {part: _in_colour(given, channels) for part, given in parts.items()}
+    return alike, (channels, *size)
 
 
-def _cut(
-    whole: tuple[Image, np.ndarray[Any, Any]], source: Source
-) -> dict[PartName | None, tuple[Image, np.ndarray[Any, Any]]]:
+def _in_colour(given: Given, channels: int) -> Given:
+    return replace(given, read=lambda rows: in_colour(given.read(rows), channels))
+
+
+def _cut(whole: Given, source: Source) -> dict[PartName, Given]:
     """Train, val and test with the same share of each class, the same images every time."""
-    images, labels = whole
+    labels = whole.labels
     rng = np.random.RandomState(0)
     chosen: dict[PartName, list[np.ndarray[Any, Any]]] = {"train": [], "val": [], "test": []}
     for label, name in enumerate(source.classes):
@@ -192,24 +191,27 @@ def _cut(
             chosen[part].append(rows[:count])
             rows = rows[count:]
         chosen["train"].append(rows)
-    parts = {part: np.sort(np.concatenate(rows)) for part, rows in chosen.items()}
-    return {part: (images[rows], labels[rows]) for part, rows in parts.items()}
+    return {part: _of(whole, np.sort(np.concatenate(rows))) for part, rows in chosen.items()}
+
+
+def _of(whole: Given, chosen: np.ndarray[Any, Any]) -> Given:
+    return Given(whole.labels[chosen], lambda rows: whole.read(chosen[rows]))
 
 
 def measured(
-    train: tuple[Image, np.ndarray[Any, Any]],
+    train: Given,
+    shape: Shape,
     source: Source,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Facts:
     """mean, std: given, or of the training images' pixels per channel, in [0,1]."""
-    images = train[0]
-    channels, height, width = images.shape[1:]
+    channels = shape[0]
     if mean is None or std is None:  # what is given is not measured
-        counts = [
-            np.bincount(images[:, channel].reshape(-1), minlength=256)
-            for channel in range(channels)
-        ]
+        counts = np.zeros((channels, 256), np.int64)
+        for images in train.chunks(own.AT_ONCE):
+            for channel, count in enumerate(counts):
+                count += np.bincount(images[:, channel].reshape(-1), minlength=256)
         values = np.arange(256) / 255
         means = [float(count @ values / count.sum()) for count in counts]
         stds = [
@@ -221,21 +223,14 @@ def measured(
         mean, std = means if mean is None else mean, stds if std is None else std
     try:
         return Facts(
-            shape=(channels, height, width),
+            shape=shape,
             classes=source.classes,
             mean=tuple(map(float, mean)),
             std=tuple(map(float, std)),
         )
     except ValidationError as error:
-        tree = {"shape": images.shape[1:], "classes": source.classes, "mean": mean, "std": std}
+        tree = {"shape": shape, "classes": source.classes, "mean": mean, "std": std}
         raise UserError(f"{source.name}: {faults(error, tree)}") from None
-
-
-def as_split(images: Image, labels: np.ndarray[Any, Any]) -> Split:
-    return Split(
-        torch.from_numpy(np.ascontiguousarray(images)),
-        torch.from_numpy(np.ascontiguousarray(labels)),
-    )
 
 
 def _notes(kept: Own, cut: bool) -> list[str]:

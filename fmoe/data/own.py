@@ -1,12 +1,13 @@
 """Data sets of the user's own, as `fmoe data prepare SOURCE --name NAME` keeps them.
 
-A folder NAME, here or in an object store: `set.json` with all that was measured, and a safetensors
-file a part, whose names hold digests: a new set stands beside the old one until `set.json`, written
-last, names it.
+A folder NAME, here or in an object store: `set.json` with all that was measured, and files of
+Parquet (`fmoe.data.shards`), whose names hold digests: a new set stands beside the old one until
+`set.json`, written last, names it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,53 +16,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import torch
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
 
 from fmoe.data.facts import MOST_CLASSES, ClassName, Facts, Mean, Side, Std, check_channels
 from fmoe.data.kinds import Info
-from fmoe.data.readers import Arrays, Kind, checked
+from fmoe.data.readers import Kind
+from fmoe.data.shards import FILE, Digest, Given, Part, Shards, rows_of
+from fmoe.data.shards import write as write_files
+from fmoe.data.splits import feed, flat
 from fmoe.errors import UserError, first_line
 from fmoe.paths import home
 from fmoe.schema import faults
-from fmoe.storage.folder import Damaged, Folder, sha256
-from fmoe.storage.tensors import pack, read_header, unpack
+from fmoe.storage.folder import Damaged, Folder
 
 SET = "set.json"
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 PartName = Literal["train", "val", "test"]
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
-PART_FILE = r"^(train|val|test)-[0-9a-f]{16}\.safetensors$"
+BEFORE = r"^(train|val|test)-[0-9a-f]{16}\.safetensors$"
+"""A part of format 1."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Pixels = tuple[Tensor, Tensor]
-"""Images uint8 [N,C,H,W] and labels int64 [N]."""
-
-
-class PartFile(BaseModel):
-    """A part in `set.json`: its file beside it, which has this digest."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    file: Annotated[str, Field(pattern=PART_FILE)]
-    sha256: Digest
-    images: Annotated[int, Field(ge=1)]
-    per_class: list[Annotated[int, Field(ge=0)]]
+AT_ONCE = 256
+"""Images of which the digest is taken."""
 
 
 class SetFile(BaseModel):
-    """What `set.json` holds."""
+    """What `set.json` holds. train_digest: of train and val; digest: of test, too."""
 
     model_config = ConfigDict(strict=True)
-    format: Literal[1]
+    format: Literal[2]
     shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
     classes: Annotated[list[ClassName], Field(min_length=2, max_length=MOST_CLASSES)]
     mean: list[Mean]
     std: list[Std]
     val_images: Annotated[int, Field(ge=1)]
+    train_digest: Digest
     digest: Digest
     source: Annotated[str, Field(max_length=5000)]
-    parts: dict[PartName, PartFile]
+    parts: dict[PartName, Part]
 
     @model_validator(mode="after")
     def _fits(self) -> SetFile:
@@ -69,7 +62,12 @@ class SetFile(BaseModel):
         for name in ("train", "test"):
             if name not in self.parts:
                 raise ValueError(f"parts: no {name}")
+        channels, height, width = self.shape
         for name, part in self.parts.items():
+            try:
+                part.check((channels, height, width))
+            except ValueError as error:
+                raise ValueError(f"parts.{name}.{error}") from None
             if len(part.per_class) != len(self.classes) or sum(part.per_class) != part.images:
                 raise ValueError(f"parts.{name}.per_class: does not fit classes and images")
         return self
@@ -110,32 +108,9 @@ class Own:
     def has(self, part: PartName) -> bool:
         return part in self.about.parts
 
-    def read(self, part: PartName) -> Arrays:
-        """Raises `UserError`, with the file's name, for what is missing or damaged."""
-        entry = self.about.parts[part]
-        source = f"{self.folder.uri}/{entry.file}"
-        try:
-            header = read_header(self.folder, entry.file)
-            header.require(like(entry.images, self.facts.shape))
-            data = self.folder.read(entry.file, limit=header.size)
-            if sha256(data) != entry.sha256:
-                raise Damaged(f"{source}: damaged: its sha256 is not that of {SET}")
-            tensors = unpack(data, source)
-        except FileNotFoundError:
-            raise UserError(f"{source}: missing; run `fmoe data prepare` again") from None
-        except Damaged as error:
-            raise UserError(f"{error}; run `fmoe data prepare` again") from None
-        except OSError as error:
-            raise UserError(f"{source}: cannot be read ({first_line(error)})") from None
-        return checked(source, tensors["images"].numpy(), tensors["labels"].numpy(), self.kind)
-
-
-def like(images: int, shape: tuple[int, int, int]) -> dict[str, Tensor]:
-    """What a part's file holds, without the memory for it."""
-    return {
-        "images": torch.empty(images, *shape, dtype=torch.uint8, device="meta"),
-        "labels": torch.empty(images, dtype=torch.int64, device="meta"),
-    }
+    def shards(self, part: PartName) -> Shards:
+        """The part's files."""
+        return Shards(self.folder, self.about.parts[part], self.kind)
 
 
 def places(data_dir: str | Path | None) -> Iterator[Folder]:
@@ -161,6 +136,8 @@ def at(folder: Folder) -> Own | None:
     source = f"{folder.uri}/{SET}"
     try:
         tree = folder.read_json(SET)
+        if tree.get("format") == 1:
+            raise UserError(f"{source}: of an earlier version; run `fmoe data prepare` again")
         return Own(folder.name, folder, SetFile.model_validate(tree))
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -191,41 +168,70 @@ def listed(data_dir: str | Path | None = None) -> list[Own]:
 
 def write(
     folder: Folder,
-    parts: Mapping[PartName, Pixels],
+    parts: Mapping[PartName, Given],
     facts: Facts,
     *,
     val_images: int,
-    digest: str,
     source: str,
 ) -> Own:
-    """Makes the folder this set's. digest: of images and labels of all parts; source: where they
-    come from, for people. What was there before goes once the new set counts."""
-    entries: dict[PartName, PartFile] = {}
-    for name, (images, labels) in parts.items():
-        data = pack({"images": images, "labels": labels})
-        part = PartFile(
-            file=f"{name}-{sha256(data)[:16]}.safetensors",
-            sha256=sha256(data),
-            images=len(labels),
-            per_class=torch.bincount(labels, minlength=len(facts.classes)).tolist(),
+    """Makes the folder this set's. source: where the images come from, for people. What was there
+    before goes once the new set counts."""
+    shape = facts.shape
+    digests = Digests.of(parts, shape)
+    entries = {
+        name: Part(
+            images=len(given.labels),
+            per_class=np.bincount(given.labels, minlength=len(facts.classes)).tolist(),
+            digest=digests.parts[name],
+            rows=rows_of(shape),
+            files=write_files(folder, name, given, shape),
         )
-        folder.write(part.file, data)
-        entries[name] = part
+        for name, given in parts.items()
+    }
     about = SetFile(
         format=FORMAT,
         **facts.plain(),
         val_images=val_images,
-        digest=digest,
+        train_digest=digests.train,
+        digest=digests.whole,
         source=source,
         parts=entries,
     )
     folder.write_json(SET, about.model_dump(mode="json"))
-    kept = {SET, *(part.file for part in entries.values())}
-    for file in folder.names():
-        if file not in kept and re.fullmatch(PART_FILE, file):
+    kept = {file.file for part in entries.values() for file in part.files}
+    for name in folder.names():
+        if name not in kept and (re.fullmatch(FILE, name) or re.fullmatch(BEFORE, name)):
             with suppress(OSError):
-                folder.delete_file(file)
+                folder.delete_file(name)
     return Own(folder.name, folder, about)
+
+
+@dataclass(frozen=True)
+class Digests:
+    """sha256 over images and labels: of each part, of train and val, and of all."""
+
+    parts: Mapping[PartName, str]
+    train: str
+    whole: str
+
+    @classmethod
+    def of(cls, parts: Mapping[PartName, Given], shape: tuple[int, int, int]) -> Digests:
+        """Reads some images at a time."""
+        whole, own, train = hashlib.sha256(), {}, ""
+        for name in (name for name in PART_NAMES if name in parts):
+            if name == "test":
+                train = whole.hexdigest()
+            alone, given = hashlib.sha256(), parts[name]
+            count = len(given.labels)
+            for sha in (whole, alone):
+                feed(sha, (count, *shape))
+            for pixels in given.chunks(AT_ONCE):
+                for sha in (whole, alone):
+                    sha.update(flat(pixels))
+            for sha in (whole, alone):
+                feed(sha, (count,), flat(given.labels))
+            own[name] = alone.hexdigest()
+        return cls(own, train, whole.hexdigest())
 
 
 def summary(own: Own) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from fmoe.data import own, readers
 from fmoe.data.kinds import Embedded, Info, Published
 from fmoe.data.reading import check, given, prepared_path, read_part
 from fmoe.data.sets import DataSet, info, named
+from fmoe.data.shards import Given
 from fmoe.data.splits import Split, digest
 from fmoe.errors import UserError, first_line
 from fmoe.paths import home
@@ -91,13 +92,9 @@ def _put(data_set: DataSet, whole: Prepared, to: str | Path) -> Prepared:
     """In the form of a set of the user's own, which any place can hold."""
     own.write(
         Folder.at(to) / data_set.name,
-        {
-            "train": (whole.train.images, whole.train.labels),
-            "test": (whole.test.images, whole.test.labels),
-        },
+        {"train": Given.of(whole.train), "test": Given.of(whole.test)},
         data_set.facts,
         val_images=data_set.info.val_images,
-        digest=whole.digest,
         source=data_set.name,
     )
     return whole

@@ -38,10 +38,9 @@ def balanced(figures: Mapping[str, Mapping[str, Any]], key: str) -> float:
     return sum(known) / len(known)
 
 
-def imbalance(figures: Mapping[str, Mapping[str, Any]], labels: Tensor) -> list[str]:
-    """A note where some classes have many more images than others. labels: of the whole test split,
-    of which few images may have been judged."""
-    numbers = torch.bincount(labels, minlength=len(figures)).tolist()
+def imbalance(figures: Mapping[str, Mapping[str, Any]], numbers: Sequence[int]) -> list[str]:
+    """A note where some classes have many more images than others. numbers: of the whole test
+    split, of which few images may have been judged."""
     counts = dict(zip(figures, numbers, strict=True))
     missing = [name for name, count in counts.items() if not count]
     notes = []

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fmoe.attacks import PGD
 from fmoe.attacks.threat import Threat
 from fmoe.data import Split
+from fmoe.data.splits import Images
 from fmoe.evaluation.chunk import Chunk
 from fmoe.evaluation.iterated import ascending, until_broken
 from fmoe.evaluation.result import Evaluation
@@ -38,9 +39,9 @@ class Examples:
         return (self.x_adv - self.x) / (2 * self.eps[:, None, None, None].clamp_min(1e-6)) + 0.5
 
 
-def first(model: nn.Module, split: Split, threat: Threat, count: int = 8) -> Examples:
-    """The first images under PGD-20."""
-    part = split[:count]
+def first(model: nn.Module, images: Images, threat: Threat, count: int = 8) -> Examples:
+    """The first ones under PGD-20."""
+    part = images[:count].held()
     x, labels = part.pixels(), part.labels
     attack = PGD(eps=threat.eps, norm=threat.norm, steps=20)
     x_adv = attack(model, x, labels, draw=Draw(0, "plot"))

@@ -1,44 +1,67 @@
-"""Training data in Ray's object store: read and verified once, in the driver."""
+"""Training data in Ray's object store: read and verified once, in the driver; or streamed."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import ray
 import torch
 
 from fmoe.data import Split, TrainingData
 from fmoe.data.facts import Identity
+from fmoe.data.splits import Images
+from fmoe.data.streamed import FILES_AT_ONCE, Streamed
+from fmoe.on_ray.streaming import AT_ONCE, OnRay
+
+Arrays = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class SharedData:
-    """Train and val as arrays in Ray's object store: workers on a node share one copy."""
+    """Train and val as arrays in Ray's object store, of which workers on a node share one copy; or
+    in files, which they read."""
 
     name: str
     identity: Identity
-    arrays: dict[str, np.ndarray]
+    train: Arrays | Streamed
+    val: Arrays | Streamed
 
     @classmethod
-    def of(cls, data: TrainingData) -> SharedData:
-        parts = {"train": data.train, "val": data.val}
-        arrays = {f"{n}_images": s.images.numpy() for n, s in parts.items()}
-        arrays |= {f"{n}_labels": s.labels.numpy() for n, s in parts.items()}
-        return cls(data.name, data.identity, arrays)
+    def of(cls, data: TrainingData[Images]) -> SharedData:
+        return cls(data.name, data.identity, _shared(data.train), _shared(data.val))
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
+        """That it takes in the object store."""
+        return sum(_bytes(part) for part in (self.train, self.val))
 
-    def data(self) -> TrainingData:
-        def split(part: str) -> Split:
-            return Split(
-                torch.from_numpy(self.arrays[f"{part}_images"]),
-                torch.from_numpy(self.arrays[f"{part}_labels"]),
-            )
-
+    def data(self) -> TrainingData[Images]:
         with warnings.catch_warnings():
             # the store's arrays are read-only, and nothing of ours writes to them
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return TrainingData(self.name, split("train"), split("val"), self.identity)
+            return TrainingData(self.name, _opened(self.train), _opened(self.val), self.identity)
+
+
+def _shared(images: Images) -> Arrays | Streamed:
+    if isinstance(images, Streamed):
+        folder = images.shards.folder.patient()  # an outage of its storage is waited out
+        node = ray.get_runtime_context().get_node_id() if folder.local else None
+        return replace(images, shards=replace(images.shards, folder=folder), ahead=OnRay(node))
+    split = images.held()
+    return split.images.numpy(), split.labels.numpy()
+
+
+def _bytes(part: Arrays | Streamed) -> int:
+    if not isinstance(part, Streamed):
+        return sum(array.nbytes for array in part)
+    file = part.nbytes // max(1, len(part)) * part.shards.about.rows
+    return part.rows.nbytes + (AT_ONCE + 2) * FILES_AT_ONCE * file
+
+
+def _opened(part: Arrays | Streamed) -> Images:
+    if isinstance(part, Streamed):
+        return part
+    images, labels = part
+    return Split(torch.from_numpy(images), torch.from_numpy(labels))

@@ -28,7 +28,7 @@ EVALUATED = {"fgsm": Passes(1, 1), "pgd": Passes(20, 1)}
 
 
 @dataclass(frozen=True)
-class Images:
+class Counts:
     """How many there are to train on, to validate on, and to be judged on."""
 
     train: int
@@ -103,7 +103,7 @@ class Plan:
 class Planner:
     """Of one configuration on images of one data set."""
 
-    def __init__(self, config: Config, facts: Facts, images: Images, setting: Setting):
+    def __init__(self, config: Config, facts: Facts, images: Counts, setting: Setting):
         self.config, self.facts, self.images, self.setting = config, facts, images, setting
         self.parts = cache(partial(parts, config, facts))
         self.of_expert = cache(partial(of_expert, config, facts))

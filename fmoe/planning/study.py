@@ -9,7 +9,7 @@ from typing import Any
 
 from fmoe.config import Config
 from fmoe.data.facts import Facts, Identity
-from fmoe.planning.plan import HOUR, Images, Planner, Setting
+from fmoe.planning.plan import HOUR, Counts, Planner, Setting
 from fmoe.training.expert_store import expert_key
 from fmoe.tuning.search_space import Space
 
@@ -20,7 +20,7 @@ MOST_SAMPLED = 20
 def plan(
     space: Space,
     facts: Facts,
-    images: Images,
+    images: Counts,
     setting: Setting,
     workers_per_trial: int = 1,
     progress: Callable[[int], None] = lambda done: None,

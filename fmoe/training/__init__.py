@@ -1,6 +1,15 @@
 """Adversarial training: a step, epochs, the expert store, the joint phase."""
 
 from fmoe.training.loop import Epoch, Training, epochs
-from fmoe.training.trainer import Progress, Trainer, check_attack, check_batches
+from fmoe.training.trainer import Progress, Trainer, check_attack, check_batches, check_kept
 
-__all__ = ["Epoch", "Progress", "Trainer", "Training", "check_attack", "check_batches", "epochs"]
+__all__ = [
+    "Epoch",
+    "Progress",
+    "Trainer",
+    "Training",
+    "check_attack",
+    "check_batches",
+    "check_kept",
+    "epochs",
+]

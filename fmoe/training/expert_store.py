@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fmoe import assembly
 from fmoe.config import Config, Member, fingerprint
-from fmoe.data import TrainingData
+from fmoe.data import Images, TrainingData
 from fmoe.data.facts import Identity
 from fmoe.model_folder import WEIGHTS
 from fmoe.numerics.draw import Draw
@@ -44,7 +44,7 @@ class ExpertStore:
         self,
         config: Config,
         member: Member,
-        data: TrainingData,
+        data: TrainingData[Images],
         *,
         worker: Worker | None = None,
         progress: Progress | None = None,
@@ -73,7 +73,7 @@ class ExpertStore:
     def obtain_all(
         self,
         config: Config,
-        data: TrainingData,
+        data: TrainingData[Images],
         *,
         worker: Worker | None = None,
         on_epoch: Callable[[Member, Epoch], None] | None = None,
@@ -127,7 +127,7 @@ class ExpertStore:
         key: str,
         config: Config,
         member: Member,
-        data: TrainingData,
+        data: TrainingData[Images],
         worker: Worker | None,
         progress: Progress | None,
         on_epoch: Callable[[Epoch], None] | None,

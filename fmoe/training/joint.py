@@ -8,7 +8,7 @@ import torch
 
 from fmoe import assembly
 from fmoe.config import ORIGIN, Config, fingerprint
-from fmoe.data import TrainingData
+from fmoe.data import Images, TrainingData
 from fmoe.data.facts import Identity
 from fmoe.errors import UserError
 from fmoe.models.mixture import Mixture
@@ -59,7 +59,7 @@ def initial(
 
 def joint_epochs(
     config: Config,
-    data: TrainingData,
+    data: TrainingData[Images],
     store: ExpertStore,
     run: Folder,
     *,

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from fmoe.attacks import AttackConfig
 from fmoe.config import Joint, Phase, Update
-from fmoe.data import Split
 from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
+from fmoe.data.splits import Images
 from fmoe.errors import UserError
 from fmoe.models.mixture import Mixture
 from fmoe.numerics.precision import Numerics
@@ -62,8 +62,8 @@ class Training:
 
     phase: Phase
     attack: AttackConfig
-    train: Split
-    val: Split
+    train: Images
+    val: Images
     augment: Augment = Augment()
     seed: int = 0
     numerics: Numerics = Numerics()
@@ -110,7 +110,7 @@ def epochs(
     """
     worker, phase, attack = worker or Worker(), training.phase, training.attack
     trainer = training.trainer(model, worker)
-    val = training.val[: phase.validation.images].to(worker.device)
+    val = training.val[: phase.validation.images].held().to(worker.device)
     judged_by = validation_attacks(phase, attack)
     history: list[dict[str, float]] = []
     latest, inside = agreed(checkpoints, worker) if checkpoints else (None, None)

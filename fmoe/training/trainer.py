@@ -25,6 +25,8 @@ from fmoe.after_step import Follower
 from fmoe.attacks import Attack, AttackConfig
 from fmoe.config import Joint, Phase, Update
 from fmoe.data.batches import Batch, Batches, check_size
+from fmoe.data.splits import Images
+from fmoe.data.streamed import Streamed
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.fast.folding import Twin
 from fmoe.models.mixture import Mixture, keeping_buffers
@@ -122,6 +124,15 @@ def check_attack(phase: Phase, attack: Attack) -> None:
     validation_attacks(phase, attack)
 
 
+def check_kept(phase: Phase, images: Images) -> None:
+    """Raises `UserError` where a phase keeps more of every image than there is memory for."""
+    if phase.warm_start and isinstance(images, Streamed):
+        raise UserError(
+            "warm_start: it keeps a perturbation of every image in memory; set warm_start: false, "
+            "or data.stream: false"
+        )
+
+
 @dataclass
 class Trainer:
     """The state of one phase: model, optimizers, what follows them, what warm starts keep."""
@@ -137,8 +148,9 @@ class Trainer:
     def __post_init__(self) -> None:
         self.numerics = self.numerics.fitting(self.worker.device)
         self.numerics.prepare(self.worker.device)
-        check_batches(self.phase, len(self.batches.split), self.worker.world_size)
+        check_batches(self.phase, len(self.batches.images), self.worker.world_size)
         check_attack(self.phase, self.attack)
+        check_kept(self.phase, self.batches.images)
         held = self.model.shared.peers if isinstance(self.model, Mixture) else Group()
         assert held == self.worker.peers, "see `Mixture.hold`"
         self.model.to(self.worker.device)
@@ -163,10 +175,10 @@ class Trainer:
         self.followers: dict[str, Follower] = {
             one.kind: one.build(self.model) for one in self.phase.following
         }
-        images = self.batches.split.images
+        images = self.batches.images
         self.warm: WarmStart | None = None
         if self.phase.warm_start:
-            self.warm = WarmStart(len(images), tuple(images.shape[1:]), self.worker)
+            self.warm = WarmStart(len(images), images.shape, self.worker)
 
     @property
     def seconds(self) -> float:

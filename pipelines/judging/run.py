@@ -89,7 +89,7 @@ class Judged:
         answer |= self.of_classes()
         answer["notes"] = [
             *answer["notes"],
-            *by_class.imbalance(answer["by_class"], self.data.test.labels),
+            *by_class.imbalance(answer["by_class"], self.data.per_class),
             *self._notes(answer),
         ]
         return answer | {"full": not lacks(answer)}
@@ -141,7 +141,7 @@ def judge(model: str, request: Request, display: Display, images: HeldOut | None
     differ = it.fits(name, data.find(name, request.data_dir).facts)
     images = images or HeldOut.read(name, request.data_dir)
     wanted = it.wanted.images if request.limit is None else request.limit
-    test = images.test[:wanted]
+    test = images.test[:wanted].held()
     key = {
         "model": [*it.key, it.answers(test)],
         "images": data.digest(test),

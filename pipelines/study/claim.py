@@ -8,7 +8,7 @@ from typing import Any
 
 from fmoe import config, data, provenance
 from fmoe.config import Config
-from fmoe.data import TrainingData
+from fmoe.data import Images, TrainingData
 from fmoe.errors import UserError
 from fmoe.on_ray.session import driven_by
 from fmoe.on_ray.tuning.share import Share
@@ -67,7 +67,12 @@ def timed_out(space: Space, trials: Sequence[Trial]) -> bool:
 
 
 def start_tracking(
-    folder: Folder, space: Space, name: str, loaded: TrainingData, share: Share, run_id: str | None
+    folder: Folder,
+    space: Space,
+    name: str,
+    loaded: TrainingData[Images],
+    share: Share,
+    run_id: str | None,
 ) -> tuple[Tracker, dict[str, str]]:
     """The study's run, new or found again, and the texts to log where it is new."""
     study = space.study
@@ -100,12 +105,20 @@ def start_tracking(
     return tracker, {} if run_id == tracker.run_id else texts
 
 
-def load(config: Config, data_dir: str | Path | None, *, test: bool) -> TrainingData:
-    """test: whether the test images' files are opened, too; it is a `Data` then."""
+def load(
+    config: Config, data_dir: str | Path | None, copies: Folder, *, test: bool
+) -> TrainingData[Images]:
+    """test: whether the test images' files are opened, too; it is a `Data` then. copies: of data
+    that are streamed and not in files yet."""
     wanted = config.data
     reader = data.load if test else data.load_training
     return reader(
-        wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
+        wanted.name,
+        data_dir,
+        val_images=wanted.val_images,
+        train_images=wanted.train_images,
+        stream=wanted.stream,
+        copies=copies,
     )
 
 

@@ -12,7 +12,7 @@ import ray
 
 from fmoe import tracking
 from fmoe.config import Config
-from fmoe.data import Data, TrainingData
+from fmoe.data import Data, Images, TrainingData
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation
 from fmoe.on_ray import shared_storage
@@ -90,7 +90,7 @@ def run(request: Request) -> dict[str, Any]:
     identity = fingerprint(space, request.workers)
     name = checked(request.name or f"{Path(request.space).stem}-{identity[:8]}")
     storage = Folder.at(request.storage or home())
-    folder = storage / "studies" / name
+    folder, copies = storage / "studies" / name, storage / "streamed"
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
     )
@@ -109,7 +109,7 @@ def run(request: Request) -> dict[str, Any]:
         known = claim(folder, space, identity, name, request.resume)
         ended = folder.exists("result.json")  # perhaps of fewer trials
         with reading(folder, finished="result" in known):
-            loaded = load(space.base, request.data_dir, test=ended)
+            loaded = load(space.base, request.data_dir, copies, test=ended)
         claim_data(folder, loaded, request.data_dir, winner(folder) if ended else None)
         if "result" in known:
             return still_registered(folder, known["result"])
@@ -135,7 +135,7 @@ def run(request: Request) -> dict[str, Any]:
                     exchange=scheduler.takes_over,
                 )
                 study = StudyRun(
-                    space, name, ledger, inputs, share, loaded, tracker, display, request
+                    space, name, ledger, inputs, share, loaded, tracker, display, request, copies
                 )
                 return study.complete()
 
@@ -149,10 +149,11 @@ class StudyRun:
     ledger: Ledger
     inputs: TrialInputs
     share: Share
-    data: TrainingData
+    data: TrainingData[Images]
     tracker: Tracker
     display: StudyDisplay
     request: Request
+    copies: Folder
     trials: dict[int, Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -169,7 +170,7 @@ class StudyRun:
             self.search()
             seconds["search"] = time.monotonic() - begin
             trials = self.ordered()
-            best, evaluations = self.finals.choose(trials, self.data.val, self.log)
+            best, evaluations = self.finals.choose(trials, self.data.val.held(), self.log)
             seconds["finals"] = time.monotonic() - begin - sum(seconds.values())
             answer = self.result(trials, best, evaluations)
             seconds["test"] = time.monotonic() - begin - sum(seconds.values())
@@ -245,11 +246,11 @@ class StudyRun:
     ) -> dict[str, Any]:
         """The winner on the test images, which are read here for the first time; registered."""
         chosen = self.finals.config(best)
-        whole = load(chosen, self.request.data_dir, test=True)
+        whole = load(chosen, self.request.data_dir, self.copies, test=True)
         assert isinstance(whole, Data)
         # a search takes hours, and files may have been replaced meanwhile
         claim_data(self.ledger.folder, whole, self.request.data_dir)
-        test = whole.test[: chosen.evaluate.images]
+        test = whole.test[: chosen.evaluate.images].held()
         judged = self.finals.evaluate(best, test, "test")
         self.log.evaluated(best, "test", judged)
         uri, digest = publish(

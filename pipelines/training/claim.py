@@ -9,7 +9,7 @@ from typing import Any
 
 from fmoe import data, provenance
 from fmoe.config import HOW, Config
-from fmoe.data import Data
+from fmoe.data import Data, Images
 from fmoe.errors import UserError, first_line
 from fmoe.on_ray.session import driven_by
 from fmoe.storage.folder import Folder
@@ -43,16 +43,21 @@ def only_one(folder: Folder) -> Iterator[None]:
 
 
 def claim_with_data(
-    folder: Folder, settings: Config, data_dir: str | Path | None
-) -> tuple[Data, dict[str, Any] | None]:
+    folder: Folder, settings: Config, data_dir: str | Path | None, copies: Folder
+) -> tuple[Data[Images], dict[str, Any] | None]:
     """Makes the run folder this configuration's and these data's; gives the data, and the result
-    of a run that is finished."""
+    of a run that is finished. copies: of data that are streamed and not in files yet."""
     new, wanted = not folder.exists("config.yaml"), settings.data
     finished = None if new else claim(folder, settings)
     with reading(folder, finished is not None):
         check_images(settings, data_dir)
         loaded = data.load(
-            wanted.name, data_dir, val_images=wanted.val_images, train_images=wanted.train_images
+            wanted.name,
+            data_dir,
+            val_images=wanted.val_images,
+            train_images=wanted.train_images,
+            stream=wanted.stream,
+            copies=copies,
         )
     if new:  # nothing is written for data that are not there
         claim(folder, settings)
@@ -87,7 +92,7 @@ def still_registered(
 
 
 def start_tracking(
-    folder: Folder, settings: Config, recipe: str, name: str, loaded: Data
+    folder: Folder, settings: Config, recipe: str, name: str, loaded: Data[Images]
 ) -> tuple[Tracker, dict[str, str]]:
     """The run, new or found again, and the texts to log where it is new."""
     known = read(folder, "run.json", RunFile) if folder.exists("run.json") else {}

@@ -13,7 +13,7 @@ import ray
 
 from fmoe import assembly, config, tracking
 from fmoe.config import Config
-from fmoe.data import Data
+from fmoe.data import Data, Images
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation, Settings
 from fmoe.on_ray import evaluate, pool, shared_storage
@@ -27,7 +27,7 @@ from fmoe.storage.checkpoint import Checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, finishing
 from fmoe.tracking.monitoring import Monitor
-from fmoe.training import check_attack, check_batches, joint, selection
+from fmoe.training import check_attack, check_batches, check_kept, joint, selection
 from fmoe.training.calibration import deployed
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.loop import check
@@ -75,7 +75,8 @@ def run(request: Request) -> dict[str, Any]:
     )
     folder = storage / "runs" / checked(name)
     with Display() as display, only_one(folder):
-        loaded, finished = claim_with_data(folder, settings, request.data_dir)
+        copies = storage / "streamed"
+        loaded, finished = claim_with_data(folder, settings, request.data_dir, copies)
         if finished is not None:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
             return still_registered(folder, name, finished, display)
@@ -85,6 +86,8 @@ def run(request: Request) -> dict[str, Any]:
         check_attack(settings.joint, settings.joint.attack)
         for member in settings.experts.pretrained:
             check_attack(settings.experts.train, settings.experts.role_of(member).attack)
+        for phase in (settings.experts.train, settings.joint):
+            check_kept(phase, loaded.train)
         # from here on an outage of the storage is waited out
         folder, store = folder.patient(), ExpertStore(store.folder.patient())
         tracking.readiness.check()  # a server that is away fails the run now
@@ -108,7 +111,7 @@ class TrainingRun:
     """The four steps of a run; each finds what an earlier try has finished."""
 
     config: Config
-    data: Data
+    data: Data[Images]
     folder: Folder
     store: ExpertStore
     tracker: Tracker
@@ -259,7 +262,7 @@ class TrainingRun:
         self, history: list[dict[str, float]], epoch: int, resources: Resources, which: str
     ) -> Evaluation:
         wanted, chosen = self.config.evaluate, deployed(self.config, history[epoch])
-        test = self.data.test[: wanted.images]
+        test = self.data.test[: wanted.images].held()
         bar = self.display.task(f"evaluate {which}", len(test))
         return evaluate.evaluate(
             joint.trained(self.config, self.folder, self.data.identity, epoch),

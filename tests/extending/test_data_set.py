@@ -286,7 +286,7 @@ def test_a_model_of_it_is_trained_saved_loaded_evaluated_and_asked(
     assert check_classes(card, "tiles", data.find("tiles").facts, "model") == []
     with pytest.raises(UserError, match=r"--data cifar10: its images are 3x32x32, .* 3x12x12"):
         check_classes(card, "cifar10", data.find("cifar10").facts, "model")
-    test = held_out.test
+    test = held_out.test.held()
     found = evaluation.evaluate(again, test.images, test.labels, attacks=["fgsm"], eps=2 / 255)
     assert found.clean == 1
     assert found.images == 20

@@ -7,20 +7,22 @@ from typing import Any
 import ray
 
 from fmoe.data import Data
+from fmoe.data.streamed import Streamed
 from fmoe.on_ray.shared_data import SharedData
 
 
 @ray.remote  # type: ignore[untyped-decorator]
 def seen(shared: SharedData) -> dict[str, Any]:
     data = shared.data()
-    array = shared.arrays["train_images"]
+    assert not isinstance(shared.train, Streamed)
+    array, _ = shared.train
     return {
-        "same_memory": data.train.images.data_ptr() == array.ctypes.data,
+        "same_memory": data.train.held().images.data_ptr() == array.ctypes.data,
         "owns": bool(array.flags.owndata),
         "writeable": bool(array.flags.writeable),
         "digest": data.train_digest,
         "test": hasattr(data, "test"),
-        "sum": int(data.train.images.sum()),
+        "sum": int(data.train.held().images.sum()),
         "val": len(data.val),
     }
 

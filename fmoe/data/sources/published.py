@@ -18,7 +18,7 @@ from fmoe.data.own import PartName
 from fmoe.data.readers import Arrays as Read
 from fmoe.data.readers import idx
 from fmoe.data.readers.arrays import PARTS
-from fmoe.data.reading import find, own_val, read_part
+from fmoe.data.reading import Opened
 from fmoe.data.sources.labels import numbered
 from fmoe.data.sources.source import Arrays, Source
 from fmoe.data.splits import Split
@@ -31,14 +31,12 @@ def found(place: Path) -> bool:
 
 def named(name: str, data_dir: str | Path | None) -> Source:
     """A data set that there is. Raises `UserError` where it cannot be read."""
-    data_set = find(name, data_dir)
-    whole: dict[PartName, Split] = {}
-    for part in PARTS:
-        whole[part] = read_part(data_set, part, data_dir)
-    if (val := own_val(data_set)) is not None:
-        whole["val"] = val
+    opened = Opened.of(name, data_dir, False, None)
+    whole: dict[PartName, Split] = {part: opened.images(part).held() for part in PARTS}
+    if (val := opened.val()) is not None:
+        whole["val"] = val.held()
     arrays = {part: (split.images.numpy(), split.labels.numpy()) for part, split in whole.items()}
-    return of_arrays(name, data_set.facts.classes, arrays)
+    return of_arrays(name, opened.data_set.facts.classes, arrays)
 
 
 def source(place: Path) -> Source:
