@@ -804,17 +804,28 @@ def test_notes(tmp_path: Path) -> None:
     )
 
 
+def of_test(tree: dict[str, Any]) -> dict[str, Any]:
+    file: dict[str, Any] = tree["parts"]["test"]["files"][0]
+    return file
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tree: tree.update(format=2), "format: Input should be 1"),
-        (lambda tree: tree["parts"]["test"].update(file="../../x.safetensors"), "parts.test.file"),
-        (lambda tree: tree["parts"]["test"].update(sha256="0" * 64), "damaged: its sha256"),
-        (lambda tree: tree["parts"]["test"].update(images=10**12), "does not fit classes"),
+        (lambda tree: tree.update(format=3), "format: Input should be 2"),
+        (lambda tree: tree.update(format=1), "of an earlier version; run `fmoe data prepare`"),
+        (lambda tree: of_test(tree).update(file="../../x.parquet"), r"parts.test.files.0.file"),
+        (lambda tree: of_test(tree).update(sha256="0" * 64), "damaged: its sha256"),
+        (lambda tree: of_test(tree).update(bytes=10**12), "parts.test.files.0.bytes"),
+        (lambda tree: tree["parts"]["test"].update(images=10**12), "parts.test.files: 1 for 10"),
+        (lambda tree: tree["parts"]["test"].update(images=7), "does not fit classes"),
+        (lambda tree: tree["parts"]["test"].update(rows=10**9), "parts.test.rows: 1000000000 im"),
+        (lambda tree: tree["parts"]["test"].update(rows=5), "parts.test.files: 1 for 6 images"),
+        (lambda tree: tree["parts"]["test"].update(digest="0" * 64), "is not that of its images"),
         (lambda tree: tree["parts"].pop("test"), "parts: no test"),
         (lambda tree: tree.update(mean=[0.5]), "mean: 1 values for 3 channels"),
         (lambda tree: tree.update(classes=["a\x1b", "b", "c"]), "cannot be printed"),
-        (lambda tree: tree.update(shape=[3, 5, 7]), "does not fit"),
+        (lambda tree: tree.update(shape=[3, 5, 7]), "its columns do not fit"),
     ],
 )
 def test_doctored_sets_are_refused(
