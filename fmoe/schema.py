@@ -31,7 +31,10 @@ class Spec(BaseModel):
                 raise ValueError(f"unknown key {', '.join(unknown)} (allowed: {allowed})")
             for key, value in data.items():
                 # Python takes True for 1 and pydantic 1 for True: neither is converted here
-                wants_bool = cls.model_fields[key].annotation is bool
+                kind = cls.model_fields[key].annotation
+                wants_bool = kind is bool or kind == bool | None
+                if value is None and kind is not bool:
+                    continue
                 parts = value if isinstance(value, list) else [value]
                 if any(isinstance(part, bool) is not wants_bool for part in parts):
                     raise ValueError(f"{key}: {value!r} is {'no' if wants_bool else 'a'} boolean")

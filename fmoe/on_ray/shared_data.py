@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import ray
@@ -37,6 +38,10 @@ class SharedData:
         """That it takes in the object store."""
         return sum(_bytes(part) for part in (self.train, self.val))
 
+    def put(self) -> Any:
+        """Its reference in the object store. Files of this machine will be read on it."""
+        return ray.put(replace(self, train=_placed(self.train), val=_placed(self.val)))
+
     def data(self) -> TrainingData[Images]:
         with warnings.catch_warnings():
             # the store's arrays are read-only, and nothing of ours writes to them
@@ -47,10 +52,15 @@ class SharedData:
 def _shared(images: Images) -> Arrays | Streamed:
     if isinstance(images, Streamed):
         folder = images.shards.folder.patient()  # an outage of its storage is waited out
-        node = ray.get_runtime_context().get_node_id() if folder.local else None
-        return replace(images, shards=replace(images.shards, folder=folder), ahead=OnRay(node))
+        return replace(images, shards=replace(images.shards, folder=folder), ahead=OnRay())
     split = images.held()
     return split.images.numpy(), split.labels.numpy()
+
+
+def _placed(part: Arrays | Streamed) -> Arrays | Streamed:
+    if isinstance(part, Streamed) and part.shards.folder.local:
+        return replace(part, ahead=OnRay(ray.get_runtime_context().get_node_id()))
+    return part
 
 
 def _bytes(part: Arrays | Streamed) -> int:

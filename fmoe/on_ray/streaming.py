@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fmoe.data.readers import Arrays
@@ -26,7 +25,7 @@ AT_ONCE = 2
 
 @dataclass(frozen=True)
 class OnRay:
-    """node: on which it is read, while that is there: files of one machine are read on it."""
+    """node: on which it is read as long as that is there; None: on any."""
 
     node: str | None = None
 
@@ -44,26 +43,18 @@ class OnRay:
                 return {"error": np.array([str(error)])}
             return {"images": images, "labels": labels}
 
-        quiet()
-        dataset = ray.data.from_items(list(range(len(wanted))), override_num_blocks=len(wanted))
-        dataset.context.execution_options.preserve_order = True
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing it has set it
+        windows = len(wanted)
+        dataset = ray.data.from_items(list(range(windows)), override_num_blocks=windows)
+        context = dataset.context
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = context.enable_auto_log_stats = False
+        if self.node is not None:
+            context.scheduling_strategy = NodeAffinitySchedulingStrategy(self.node, soft=True)
         dataset = dataset.map_batches(
-            window, batch_size=1, num_cpus=0, concurrency=AT_ONCE, **self._where()
+            window, batch_size=1, num_cpus=0, concurrency=min(AT_ONCE, windows)
         )
         for batch in dataset.iter_batches(batch_size=None, prefetch_batches=1):
             if "error" in batch:
                 raise UserError(str(batch["error"][0]))
             yield batch["images"], batch["labels"]
-
-    def _where(self) -> dict[str, Any]:
-        if self.node is None:
-            return {}
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(self.node, soft=True)}
-
-
-def quiet() -> None:
-    """Ray Data says nothing of its own: how far training is, it says itself."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.enable_auto_log_stats = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -8,8 +8,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from fmoe import tracking
 from fmoe.config import Config
 from fmoe.data import Data, Images, TrainingData
@@ -126,7 +124,7 @@ def run(request: Request) -> dict[str, Any]:
                 tracker.log_texts(texts)
                 ledger = Ledger(folder.patient())
                 inputs = TrialInputs(
-                    ray.put(shared),
+                    shared.put(),
                     loaded.identity,
                     store.folder.patient(),
                     (folder / "trials").patient(),

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-import ray
-
 from fmoe import assembly, config, tracking
 from fmoe.config import Config
 from fmoe.data import Data, Images
@@ -103,7 +101,7 @@ def run(request: Request) -> dict[str, Any]:
                 tracker.log_texts(texts)
                 given = settings, loaded, folder, store, tracker, display, request, workers, monitor
                 training = TrainingRun(*given)
-                return training.complete(ray.put(shared))
+                return training.complete(shared.put())
 
 
 @dataclass
