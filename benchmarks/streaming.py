@@ -46,10 +46,10 @@ from fmoe.training.expert_store import ExpertStore
 
 EPOCHS = 3
 ARMS = {
-    "one network": ("cifar10-small-single", 20_000),
-    "nine branches": ("cifar10-small-branched", 10_000),
+    "one network": ("cifar10-small-single", 12_000, (1, 2)),
+    "nine branches": ("cifar10-small-branched", 12_000, (2,)),
 }
-"""Recipe and images of an epoch."""
+"""Recipe, images of an epoch, workers."""
 SIZES = (10_000, 30_000, 100_000)
 SIDE, CLASSES = 64, 10
 TINY = [
@@ -91,9 +91,9 @@ def times(folder: str | None, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as aside, session(2, 500 << 20):
         place = Folder.at(aside)
-        for title, (recipe, count) in ARMS.items():
+        for title, (recipe, count, numbers) in ARMS.items():
             settings = config.load(recipe, [f"joint.epochs={EPOCHS}", "joint.sizes=[]"])
-            for workers in (1, 2):
+            for workers in numbers:
                 found[f"{title}, {workers} worker{'s' * (workers > 1)}"] = compared(
                     settings, place / f"{recipe}-{workers}", folder, count, workers, rounds
                 )

@@ -15,12 +15,16 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fmoe import data
 from fmoe.config import Config
 from fmoe.data import Data, own
+from fmoe.data.augment import Augment
+from fmoe.data.batches import Batches
 from fmoe.data.making import make
+from fmoe.data.streamed import Streamed
 from fmoe.errors import UserError
 from fmoe.storage import folder as storage
 from fmoe.storage import lease
@@ -190,3 +194,27 @@ def test_data_sets_are_kept_there_and_read_from_there(s3: S3, tmp_path: Path) ->
         data.load("none", place)
     with pytest.raises(UserError, match=r"holds no cifar10; `fmoe data prepare cifar10 --to s3"):
         data.load("cifar10", place)
+
+
+def test_data_are_streamed_from_s3(s3: S3, tmp_path: Path) -> None:
+    """A set that is prepared there is trained on from there: the same images as of a local one."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (66, 3, 4, 4), np.uint8)
+    labels = np.arange(66) % 3
+    train, test = slice(60), slice(60, 66)
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=images[train], y_train=labels[train], x_test=images[test], y_test=labels[test],
+    )  # fmt: skip
+    place = s3.folder("data")
+    made = make(tmp_path / "a.npz", "numbers", to=place.uri)
+    assert made.own.folder.names()[0] == "set.json"
+    there = data.load("numbers", place.uri, val_images=6, stream=True)
+    make(tmp_path / "a.npz", "numbers")
+    here = data.load("numbers", val_images=6)
+    assert isinstance(there.train, Streamed)
+    assert (there.digest, there.train_digest) == (here.digest, here.train_digest)
+    batches = (Batches(part, 9, Augment(crop=1), 0) for part in (there.train, here.train))
+    for (x, y), (wanted_x, wanted_y) in zip(*(each.epoch(0) for each in batches), strict=True):
+        assert torch.equal(x, wanted_x)
+        assert torch.equal(y, wanted_y)

@@ -1,5 +1,4 @@
-"""A part of a data set in Parquet: files of a few megabytes, which hold its images in an order that
-was drawn once.
+"""A part of a data set in Parquet: files of a few megabytes, in an order that was drawn once.
 
 A row is an image's pixels (uint8 [C,H,W], row by row) and its label. Pixels are decoded and resized
 when the set is prepared, so that they are the same on every machine and in every epoch. Any few

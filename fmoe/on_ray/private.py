@@ -81,10 +81,19 @@ def read_environment() -> None:
     Config.initialize("")
 
 
+IDLE_MILLISECONDS = 120_000
+"""For which a process without a task is kept for the next one: what reads streamed data has one every
+few seconds, and takes three to start."""
+
+
 def starting(*, idle: bool, folder: str) -> dict[str, Any]:
     """Arguments of `ray.init`. idle: whether a worker for each CPU is started at once; folder: for
     its sockets and logs."""
-    return {"_system_config": {"prestart_worker_first_driver": idle}, "_temp_dir": folder}
+    settings = {
+        "prestart_worker_first_driver": idle,
+        "idle_worker_killing_time_threshold_ms": IDLE_MILLISECONDS,
+    }
+    return {"_system_config": settings, "_temp_dir": folder}
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fmoe.data.shards import Rows
 from fmoe.data.streamed import Read
 from fmoe.errors import UserError
 
-AT_ONCE = 2
+AT_ONCE = 1
 """Windows that are being read."""
 
 
