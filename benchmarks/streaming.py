@@ -65,7 +65,7 @@ TINY = [
     "joint.attack={kind: fgsm}",
     "joint.validation.images=100",
     "joint.guard=false",
-    "gate={kind: conv, width: 4, blocks: 1}",
+    "gate={kind: conv, width: 4}",
     "evaluate.images=100",
 ]
 

@@ -82,8 +82,8 @@ def read_environment() -> None:
 
 
 IDLE_MILLISECONDS = 120_000
-"""For which a process without a task is kept for the next one: what reads streamed data has one every
-few seconds, and takes three to start."""
+"""For which a process without a task is kept for the next one: what reads streamed data has one
+every few seconds, and takes three to start."""
 
 
 def starting(*, idle: bool, folder: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from fmoe.deadline import within
 from fmoe.errors import UserError, first_line
 from fmoe.paths import writable
-from fmoe.tracking import experiments, named
+from fmoe.tracking import boards, experiments, named
 from fmoe.tracking.store import shown, writing
 
 ANSWER_SECONDS = 25.0
@@ -31,6 +31,7 @@ LIBRARIES = {
 
 def check() -> None:
     """Raises `UserError` where runs, their files or models could not be recorded."""
+    boards.folder()
     store = writing()
     try:  # a server that is healthy and silent would be waited for six minutes
         experiment = within(ANSWER_SECONDS, lambda: experiments.current(store))

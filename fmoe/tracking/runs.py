@@ -30,6 +30,7 @@ from fmoe.errors import UserError
 from fmoe.model_folder import FILES
 from fmoe.storage.folder import sha256
 from fmoe.tracking import experiments
+from fmoe.tracking.boards import Board
 from fmoe.tracking.monitoring import SYSTEM
 from fmoe.tracking.registry import CANDIDATE
 from fmoe.tracking.store import client, selected, shown, store_errors, writing
@@ -42,11 +43,12 @@ WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
 @dataclass
 class Tracker:
     """One MLflow run. Metrics that could not be logged wait in `pending`. note: why it is a new one
-    though another was asked for."""
+    though another was asked for; board: where metrics go, too."""
 
     store: MlflowClient
     run_id: str
     note: str | None = None
+    board: Board | None = None
     logged: set[tuple[str, int]] = field(default_factory=set)
     pending: list[Metric] = field(default_factory=list)
 
@@ -67,7 +69,8 @@ class Tracker:
                 store.update_run(run_id, "RUNNING")
                 store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
                 run = store.get_run(run_id)
-            tracker = cls(store, run.info.run_id, note and f"{note}: this is a new one")
+            told = note and f"{note}: this is a new one"
+            tracker = cls(store, run.info.run_id, told, Board.of(name))
             try:
                 tracker._complete(params, run.data)
             except BaseException:
@@ -107,10 +110,12 @@ class Tracker:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an epoch; each (name, step) is logged once, however often it is reported."""
         now = int(time.time() * 1000)
-        for name, value in metrics.items():
-            if (name, step) not in self.logged:
-                self.logged.add((name, step))
-                self.pending.append(Metric(name, float(value), now, step))
+        new = [name for name in metrics if (name, step) not in self.logged]
+        told = [Metric(name, float(metrics[name]), now, step) for name in new]
+        self.logged |= {(name, step) for name in new}
+        self.pending += told
+        if self.board:
+            self.board.log(told)
         self.flush()
 
     def flush(self) -> bool:
@@ -208,6 +213,8 @@ class Tracker:
 
     def finish(self, status: str) -> bool:
         """FINISHED, FAILED or KILLED; False where the server is away, which is not waited for."""
+        if self.board:
+            self.board.close()
         with contextlib.suppress(MlflowException, OSError):
             whole = self.flush()
             self.store.set_terminated(self.run_id, status)
