@@ -92,7 +92,10 @@ def test_addresses_and_nodes() -> None:
 def test_arguments_of_init() -> None:
     wanted = private.starting(idle=True, folder="/somewhere")
     assert wanted.keys() <= {*parameters(ray.init), "_system_config", "_temp_dir"}
-    assert wanted["_system_config"] == {"prestart_worker_first_driver": True}
+    assert wanted["_system_config"] == {
+        "prestart_worker_first_driver": True,
+        "idle_worker_killing_time_threshold_ms": 120_000,
+    }
     assert "_system_config" in inspect.getsource(ray.init)
     assert "_temp_dir" in inspect.getsource(ray.init)
 

@@ -76,7 +76,8 @@ class Batches:
         order = self.images.order(Draw(self.seed, "shuffle", index))
         batches = torch.split(order[: len(self) * self.batch_size], self.batch_size)[first:]
         parts = self.images.batches([rows[self.rows] for rows in batches])
-        for number, (rows, part) in enumerate(zip(batches, parts, strict=True), first):
+        for number, rows in enumerate(batches, first):
+            part = next(parts)
             draw = self.draw("augment", index, number)
             x = part.pixels()
             transform = self.augment.transform(x, draw)
