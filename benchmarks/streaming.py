@@ -4,7 +4,7 @@ r"""What streaming costs: an epoch's time beside one in memory, and memory as a 
 
 Time: the joint phase under Ray Train on the same images of CIFAR-10, in memory and streamed in
 turns, of one network and of nine branches; each run's first epoch is left out and told apart (it
-holds Ray Data's start). Memory: a generated set of 64 x 64 images (JPEG in Parquet) of 10,000 to
+holds the start of what reads). Memory: a generated set of 64 x 64 images (JPEG in Parquet) of 10,000 to
 100,000 is prepared and trained on, streamed and in memory; the most that all processes of the
 command have at once (PSS, so that what they share counts once). Result:
 benchmarks/results/streaming.json.
@@ -195,7 +195,7 @@ def command(home: Path, *arguments: str) -> dict[str, float]:
     most, done = [0.0], threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.2):
+        while not done.wait(1.0):  # it costs a tenth of a second
             most[0] = max(most[0], held(process.pid))
 
     watching = threading.Thread(target=watch)

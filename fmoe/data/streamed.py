@@ -87,7 +87,7 @@ class Streamed:
             raise UserError(
                 f"{self.shards.kind.name}: {len(self)} images of "
                 f"{'x'.join(map(str, self.shape))} take {self.nbytes / 1e9:.1f} GB, more than "
-                "there is memory for: use fewer, or set data.stream=true"
+                "there is memory for: train with data.stream=true, judge fewer (--limit)"
             )
         images = torch.empty(len(self), *self.shape, dtype=torch.uint8)
         labels = torch.empty(len(self), dtype=torch.int64)

@@ -1,60 +1,51 @@
-"""Windows of streamed data, read ahead by Ray Data: in processes beside the one that trains.
+"""Windows of streamed data, read ahead by Ray's tasks: in processes beside the one that trains.
 
-What is read and in which order is decided before (`fmoe.data.streamed`); here it is done. Workers
-of Ray Train hold all CPUs of a laptop, so reading asks for none.
+What is read and in which order is decided before (`fmoe.data.streamed`); here it is done. Ray Data
+would do the same, but its executor lives in the process that trains, and spins there as soon as it
+has read as much as it may (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
 
-import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
-import numpy as np
+import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fmoe.data.readers import Arrays
 from fmoe.data.shards import Rows
 from fmoe.data.streamed import Read
-from fmoe.errors import UserError
+from fmoe.on_ray.tasks import own_error
 
-AT_ONCE = 1
-"""Windows that are being read."""
+AT_ONCE = 2
+"""Windows ahead of the one in use."""
+
+
+def window(read: Read, wanted: Rows) -> Arrays:
+    return read(wanted)
 
 
 @dataclass(frozen=True)
 class OnRay:
-    """node: on which it is read as long as that is there; None: on any."""
+    """node: on which it is read as long as that is there; None: on any. Raises what reading
+    raises."""
 
     node: str | None = None
 
     def __call__(self, read: Read, wanted: Sequence[Rows]) -> Iterator[Arrays]:
-        import ray.data  # takes a second, and few need it
-
-        given = ray.put((read, list(wanted)))
-
-        def window(row: dict[str, Any]) -> dict[str, Any]:
-            read, wanted = ray.get(given)
-            (number,) = row["item"]
-            try:
-                images, labels = read(wanted[number])
-            except UserError as error:  # raised here it would be Ray's own, in many lines
-                return {"error": np.array([str(error)])}
-            return {"images": images, "labels": labels}
-
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # importing it has set it
-        windows = len(wanted)
-        dataset = ray.data.from_items(list(range(windows)), override_num_blocks=windows)
-        context = dataset.context
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = context.enable_auto_log_stats = False
+        where = "SPREAD"
         if self.node is not None:
-            context.scheduling_strategy = NodeAffinitySchedulingStrategy(self.node, soft=True)
-        dataset = dataset.map_batches(
-            window, batch_size=1, num_cpus=0, concurrency=min(AT_ONCE, windows)
-        )
-        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=1):
-            if "error" in batch:
-                raise UserError(str(batch["error"][0]))
-            yield batch["images"], batch["labels"]
+            where = NodeAffinitySchedulingStrategy(self.node, soft=True)
+        # workers of Ray Train hold all CPUs of a laptop, so reading asks for none
+        task = ray.remote(num_cpus=0, scheduling_strategy=where)(window)
+        given = ray.put(read)
+        coming = (task.remote(given, rows) for rows in wanted)
+        ahead = deque(islice(coming, AT_ONCE))
+        while ahead:
+            with own_error():
+                found = ray.get(ahead.popleft())
+            ahead.extend(islice(coming, 1))
+            yield found

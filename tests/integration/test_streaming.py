@@ -1,4 +1,4 @@
-"""Streamed data under Ray: read by Ray Data, trained to the bits that data in memory give."""
+"""Streamed data under Ray: read by tasks, trained to the bits that data in memory give."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def seen(images: Streamed, rank: int = 0, first: int = 0) -> list[tuple[bytes, l
     return [(batch.x.numpy().tobytes(), batch.y.tolist()) for batch in batches.of_epoch(1, first)]
 
 
-def test_ray_data_gives_the_same_in_the_same_order(ray_session: None, made: own.Own) -> None:
+def test_tasks_give_the_same_in_the_same_order(ray_session: None, made: own.Own) -> None:
     alone = Streamed.of(made.shards("train"))
     on_ray = replace(alone, ahead=OnRay())
     for rank in (0, 1):
