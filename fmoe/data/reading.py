@@ -136,12 +136,12 @@ def origin(name: str, data_dir: str | Path | None = None) -> str:
 @dataclass(frozen=True)
 class Opened:
     """A data set, of which no image may have been read yet. files: it as a folder of Parquet;
-    streamed: whether its images stay there."""
+    streamed: the same where its images stay there."""
 
     data_set: DataSet | Own
     data_dir: str | Path | None
     files: Own | None
-    streamed: bool
+    streamed: Own | None
 
     @classmethod
     def of(
@@ -156,13 +156,12 @@ class Opened:
             files = copied(data_set, data_dir, folder)
         if stream is None and files is not None:
             stream = Streamed.of(files.shards("train")).nbytes > LARGEST_HELD
-        return cls(data_set, data_dir, files, bool(stream))
+        return cls(data_set, data_dir, files, files if stream else None)
 
     def images(self, part: PartName) -> Images:
-        if self.streamed:
-            assert self.files is not None
-            return Streamed.of(self.files.shards(part))
-        return read_part(self.data_set, part, self.data_dir)
+        if self.streamed is None:
+            return read_part(self.data_set, part, self.data_dir)
+        return Streamed.of(self.streamed.shards(part))
 
     def val(self) -> Images | None:
         """The validation split that a set has of its own, where it does."""
@@ -170,22 +169,20 @@ class Opened:
 
     def digest(self, *parts: Images | None) -> str:
         """Of these: train, val and test, or without test. Of streamed ones as it was measured."""
-        if self.streamed:
-            assert self.files is not None
-            return self.files.about.digest if len(parts) == 3 else self.files.about.train_digest
-        return digest(*(part.held() for part in parts if part is not None))
+        if self.streamed is None:
+            return digest(*(part.held() for part in parts if part is not None))
+        about = self.streamed.about
+        return about.digest if len(parts) == 3 else about.train_digest
 
     def test_digest(self, test: Images) -> str:
-        if self.streamed:
-            assert self.files is not None
-            return self.files.about.parts["test"].digest
-        return digest(test.held())
+        if self.streamed is None:
+            return digest(test.held())
+        return self.streamed.about.parts["test"].digest
 
     def counts(self, part: PartName, images: Images) -> list[int]:
         """Of each class."""
-        if self.streamed:
-            assert self.files is not None
-            return self.files.about.parts[part].per_class
+        if self.streamed is not None:
+            return self.streamed.about.parts[part].per_class
         classes = len(self.data_set.facts.classes)
         return torch.bincount(images.held().labels, minlength=classes).tolist()
 
@@ -252,7 +249,7 @@ def load(
         train,
         val,
         train_digest=opened.digest(train, val),
-        streamed=opened.streamed,
+        streamed=opened.streamed is not None,
         val_images=val_images,
         train_images=train_images,
     )
@@ -295,7 +292,7 @@ def load_training(
         train,
         val,
         train_digest=opened.digest(train, val),
-        streamed=opened.streamed,
+        streamed=opened.streamed is not None,
         val_images=val_images,
         train_images=train_images,
     )
