@@ -35,6 +35,23 @@ def check_images(settings: Config, data_dir: str | Path | None) -> None:
         raise UserError(f"{error} ({found.name})") from None
 
 
+def load(
+    settings: Config, data_dir: str | Path | None, copies: Folder, *, test: bool
+) -> TrainingData[Images]:
+    """test: whether the test images' files are opened, too; it is a `Data` then. copies: of data
+    that are streamed and not in files yet."""
+    wanted = settings.data
+    reader = data.load if test else data.load_training
+    return reader(
+        wanted.name,
+        data_dir,
+        val_images=wanted.val_images,
+        train_images=wanted.train_images,
+        stream=wanted.stream,
+        copies=copies,
+    )
+
+
 def claim_data(
     folder: Folder,
     loaded: TrainingData[Images],

@@ -26,9 +26,10 @@ from fmoe.numerics.sync_batch_norm import synchronize
 from fmoe.numerics.worker import Group
 from fmoe.storage.folder import Folder
 from fmoe.training import joint
+from fmoe.training.checks import check_attack
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.step_loss import StepLoss
-from fmoe.training.trainer import check_attack, set_trainable, train_mode
+from fmoe.training.trainer import set_trainable, train_mode
 from tests.conftest import SMALL
 from tests.networks import branched
 

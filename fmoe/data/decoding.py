@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -22,13 +21,12 @@ from fmoe.cpus import usable_cpus
 from fmoe.data.facts import LARGEST_SIDE
 from fmoe.data.images import resized
 from fmoe.data.pictures import decode, in_channels
-from fmoe.data.scratch import Scratch
+from fmoe.data.scratch import Image, Scratch
 from fmoe.data.sources.source import Arrays, Encoded, Pictures, Wanted
 from fmoe.errors import UserError
 
 AT_ONCE = 256
 """Images that are kept together for a later try."""
-Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)

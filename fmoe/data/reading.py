@@ -174,6 +174,20 @@ class Opened:
         about = self.streamed.about
         return about.digest if len(parts) == 3 else about.train_digest
 
+    def cut(
+        self, train: Images, val: Images | None, val_images: int | None, train_images: int | None
+    ) -> TrainingData[Images]:
+        """What training and selection may see of these. Raises `UserError`."""
+        return cut(
+            self.data_set,
+            train,
+            val,
+            train_digest=self.digest(train, val),
+            streamed=self.streamed is not None,
+            val_images=val_images,
+            train_images=train_images,
+        )
+
     def test_digest(self, test: Images) -> str:
         if self.streamed is None:
             return digest(test.held())
@@ -244,15 +258,7 @@ def load(
     """
     opened = Opened.of(name, data_dir, stream, copies)
     train, val, test = opened.images("train"), opened.val(), opened.images("test")
-    part = cut(
-        opened.data_set,
-        train,
-        val,
-        train_digest=opened.digest(train, val),
-        streamed=opened.streamed is not None,
-        val_images=val_images,
-        train_images=train_images,
-    )
+    part = opened.cut(train, val, val_images, train_images)
     both = opened.test_digest(test), opened.digest(train, val, test)
     return Data(name, part.train, part.val, part.identity, test, *both)
 
@@ -286,13 +292,4 @@ def load_training(
 ) -> TrainingData[Any]:
     """As `load`, without test, whose files are not opened."""
     opened = Opened.of(name, data_dir, stream, copies)
-    train, val = opened.images("train"), opened.val()
-    return cut(
-        opened.data_set,
-        train,
-        val,
-        train_digest=opened.digest(train, val),
-        streamed=opened.streamed is not None,
-        val_images=val_images,
-        train_images=train_images,
-    )
+    return opened.cut(opened.images("train"), opened.val(), val_images, train_images)

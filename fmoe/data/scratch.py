@@ -6,7 +6,6 @@ from there.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from math import prod
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fmoe.documents import NotRead, parse_json
+from fmoe.storage.folder import Damaged, Folder
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 AT_ONCE = 256
@@ -37,10 +36,10 @@ class Scratch:
         folder.mkdir(parents=True, exist_ok=True)
         scratch = cls(folder, name)
         try:
-            told = parse_json(scratch._state.read_bytes())
+            told = scratch._told.read_json(scratch._state)
             channels, height, width = map(int, told["shape"])
             done, size = int(told["done"]), scratch.file.stat().st_size
-        except (OSError, NotRead, KeyError, TypeError, ValueError):
+        except (OSError, Damaged, KeyError, TypeError, ValueError):
             return scratch
         if 0 < done <= most and size >= done * channels * height * width > 0:
             scratch.shape, scratch.done = (channels, height, width), done
@@ -51,12 +50,16 @@ class Scratch:
         return self.folder / f"{self.name}.pixels"
 
     @property
-    def _state(self) -> Path:
-        return self.folder / f"{self.name}.json"
+    def _state(self) -> str:
+        return f"{self.name}.json"
+
+    @property
+    def _told(self) -> Folder:
+        return Folder.at(self.folder)
 
     def forget(self) -> None:
         """Empty again."""
-        self._state.unlink(missing_ok=True)
+        self._told.delete_file(self._state)
         self.shape, self.done = None, 0
 
     def append(self, images: Image) -> None:
@@ -94,17 +97,15 @@ class Scratch:
         for start in range(0, self.done, AT_ONCE):
             rows = np.arange(start, min(start + AT_ONCE, self.done))
             wide.append(in_colour(self.read(rows), channels))
-        self._state.unlink(missing_ok=True)
+        self._told.delete_file(self._state)
         os.replace(wide.file, self.file)
-        wide._state.unlink()
+        self._told.delete_file(wide._state)
         self.shape = channels, *self.shape[1:]
         self._tell(self.done)
 
     def _tell(self, done: int) -> None:
         self.done = done
-        aside = self._state.with_suffix(".tmp")
-        aside.write_text(json.dumps({"shape": self.shape, "done": done}))
-        os.replace(aside, self._state)
+        self._told.write_json(self._state, {"shape": self.shape, "done": done})
 
 
 def in_colour(images: Image, channels: int) -> Image:

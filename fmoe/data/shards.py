@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from fmoe.data.images import Pixels
 from fmoe.data.readers import Arrays, Kind, checked
 from fmoe.data.splits import Split, shuffled
 from fmoe.errors import UserError, first_line
@@ -32,7 +33,6 @@ IMAGE, LABEL = "image", "label"
 AGAIN = "run `fmoe data prepare` again"
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Rows = np.ndarray[Any, np.dtype[np.int64]]
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class File(BaseModel):

@@ -1,7 +1,8 @@
 """Adversarial training: a step, epochs, the expert store, the joint phase."""
 
+from fmoe.training.checks import check_attack, check_batches, check_kept
 from fmoe.training.loop import Epoch, Training, epochs
-from fmoe.training.trainer import Progress, Trainer, check_attack, check_batches, check_kept
+from fmoe.training.trainer import Progress, Trainer
 
 __all__ = [
     "Epoch",

@@ -24,9 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fmoe.after_step import Follower
 from fmoe.attacks import Attack, AttackConfig
 from fmoe.config import Joint, Phase, Update
-from fmoe.data.batches import Batch, Batches, check_size
-from fmoe.data.splits import Images
-from fmoe.data.streamed import Streamed
+from fmoe.data.batches import Batch, Batches
 from fmoe.errors import NonFiniteLoss, UserError
 from fmoe.fast.folding import Twin
 from fmoe.models.mixture import Mixture, keeping_buffers
@@ -46,10 +44,10 @@ from fmoe.storage.checkpoint import (
     family,
 )
 from fmoe.training import exchange
+from fmoe.training.checks import check_attack, check_batches, check_kept
 from fmoe.training.crafting import crafting_view
 from fmoe.training.keeping import Keeping
 from fmoe.training.step_loss import StepLoss
-from fmoe.training.validation import validation_attacks
 from fmoe.training.warm_start import WarmStart
 
 CHECK_LOSS_EVERY = 16  # steps; a check makes the host wait for the device
@@ -103,34 +101,6 @@ def weights_moved(model: nn.Module, share: float) -> Iterator[None]:
     finally:
         with torch.no_grad():
             torch._foreach_copy_(moved, before)
-
-
-def check_batches(phase: Phase, images: int, workers: int) -> None:
-    """Raises `UserError` for batches that cannot be made of so many images, or shared."""
-    check_size(phase.batch_size, images)
-    if 2 * phase.accumulate * workers > phase.batch_size:  # of one BatchNorm has no statistics
-        raise UserError(
-            f"accumulate: {phase.accumulate} parts on {workers} workers leave less than two images "
-            f"for each of batch_size {phase.batch_size}"
-        )
-
-
-def check_attack(phase: Phase, attack: Attack) -> None:
-    """Raises `UserError` for a training attack that the phase's other settings do not go with."""
-    if phase.warm_start and not attack.knows_warm_start:
-        raise UserError(f"warm_start: the attack {attack!r} knows none; set warm_start: false")
-    if phase.warm_start and phase.sizes:
-        raise UserError("warm_start: it keeps perturbations of one size; leave out sizes")
-    validation_attacks(phase, attack)
-
-
-def check_kept(phase: Phase, images: Images) -> None:
-    """Raises `UserError` where a phase keeps more of every image than there is memory for."""
-    if phase.warm_start and isinstance(images, Streamed):
-        raise UserError(
-            "warm_start: it keeps a perturbation of every image in memory; set warm_start: false, "
-            "or data.stream: false"
-        )
 
 
 @dataclass

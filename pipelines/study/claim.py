@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from fmoe import config, data, provenance
-from fmoe.config import Config
+from fmoe import config, provenance
 from fmoe.data import Images, TrainingData
 from fmoe.errors import UserError
 from fmoe.on_ray.session import driven_by
@@ -103,23 +101,6 @@ def start_tracking(
         "environment.txt": provenance.packages(),
     }
     return tracker, {} if run_id == tracker.run_id else texts
-
-
-def load(
-    config: Config, data_dir: str | Path | None, copies: Folder, *, test: bool
-) -> TrainingData[Images]:
-    """test: whether the test images' files are opened, too; it is a `Data` then. copies: of data
-    that are streamed and not in files yet."""
-    wanted = config.data
-    reader = data.load if test else data.load_training
-    return reader(
-        wanted.name,
-        data_dir,
-        val_images=wanted.val_images,
-        train_images=wanted.train_images,
-        stream=wanted.stream,
-        copies=copies,
-    )
 
 
 def winner(folder: Folder) -> Folder:

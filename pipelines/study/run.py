@@ -31,13 +31,12 @@ from fmoe.training.expert_store import ExpertStore
 from fmoe.tuning import search_space
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed, pareto
-from pipelines.data_claim import check_images, claim_data, reading
+from pipelines.data_claim import check_images, claim_data, load, reading
 from pipelines.publish import publish, write_figure
 from pipelines.study.answer import STATUSES, against, describe, expert_totals, overhead
 from pipelines.study.claim import (
     claim,
     fingerprint,
-    load,
     start_tracking,
     still_registered,
     timed_out,

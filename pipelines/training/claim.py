@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from fmoe import data, provenance
+from fmoe import provenance
 from fmoe.config import HOW, Config
 from fmoe.data import Data, Images
 from fmoe.errors import UserError, first_line
@@ -15,7 +15,7 @@ from fmoe.on_ray.session import driven_by
 from fmoe.storage.folder import Folder
 from fmoe.storage.lease import Held, exclusive
 from fmoe.tracking import Tracker, tags
-from pipelines.data_claim import check_images, claim_data, reading
+from pipelines.data_claim import check_images, claim_data, load, reading
 from pipelines.kept_files import RunFile, RunResult, read, read_settings
 from pipelines.output import Display
 from pipelines.republish import kept
@@ -47,18 +47,12 @@ def claim_with_data(
 ) -> tuple[Data[Images], dict[str, Any] | None]:
     """Makes the run folder this configuration's and these data's; gives the data, and the result
     of a run that is finished. copies: of data that are streamed and not in files yet."""
-    new, wanted = not folder.exists("config.yaml"), settings.data
+    new = not folder.exists("config.yaml")
     finished = None if new else claim(folder, settings)
     with reading(folder, finished is not None):
         check_images(settings, data_dir)
-        loaded = data.load(
-            wanted.name,
-            data_dir,
-            val_images=wanted.val_images,
-            train_images=wanted.train_images,
-            stream=wanted.stream,
-            copies=copies,
-        )
+        loaded = load(settings, data_dir, copies, test=True)
+        assert isinstance(loaded, Data)
     if new:  # nothing is written for data that are not there
         claim(folder, settings)
     claim_data(folder, loaded, data_dir)
