@@ -29,7 +29,8 @@ from fmoe.training import check_attack, check_batches, check_kept, joint, select
 from fmoe.training.calibration import deployed
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.loop import check
-from pipelines.output import Display, percent
+from pipelines.display import Display
+from pipelines.output import percent
 from pipelines.publish import publish
 from pipelines.training.claim import (
     checked,
