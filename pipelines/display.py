@@ -22,7 +22,7 @@ from rich.text import Text
 
 from fmoe.errors import plain
 
-WIDE = 110  # columns from which a bar fits beside the words
+WIDE = 120  # columns from which a bar fits beside the words
 NARROW = 60  # columns below which the words are the task's name alone
 LINE_SECONDS = 60.0  # seconds between two lines about the same task where nothing is redrawn
 

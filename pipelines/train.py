@@ -6,16 +6,13 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import DataDir, Gpu, Json, WorkerRange, asked
+from pipelines.options import DataDir, Gpu, Json, Overrides, WorkerRange, asked
 from pipelines.output import figures, result, say
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="digits, cifar10-small, cifar10, svhn or a file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override a recipe's value; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     workers: WorkerRange = None,
     name: Annotated[str | None, typer.Option(help="Run name; the same name resumes.")] = None,
     storage: Annotated[

@@ -6,16 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.options import DataDir, Json, asked
+from pipelines.options import DataDir, Json, Overrides, asked
 from pipelines.output import figures, result, say
 
 
 def tune(
     space: Annotated[str, typer.Argument(help="digits, cifar10-small, cifar10, svhn or a file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override the recipe; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many, at most.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Start no trial and stop those under way after.")

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("fmoe", "pipelines", "tune_spaces")
-DATA = ("*.yaml", "*.html", "py.typed", "README.md")
+DATA = ("*.yaml", "*.json", "*.html", "py.typed", "README.md")
 PROBE = """
 import fmoe, pipelines.judging.reporting, tune_spaces
 from fmoe import config
