@@ -29,6 +29,12 @@ class _Described(GenerateJsonSchema):
                     made["properties"][field]["description"] = text
         return made
 
+    def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
+        """Where `kind` may be left out, a value may fit several members."""
+        made = super().tagged_union_schema(schema)
+        made["anyOf"] = made.pop("oneOf")
+        return made
+
 
 @cache
 def _documented(module: str) -> dict[str, dict[str, str]]:
