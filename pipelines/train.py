@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import DataDir, Gpu, Json, Overrides, WorkerRange, asked
+from pipelines.options import DataDir, DryRun, Gpu, Json, Overrides, WorkerRange, asked
 from pipelines.output import figures, result, say
 
 
@@ -29,6 +29,7 @@ def train(
     ] = None,
     data_dir: DataDir = None,
     gpu: Gpu = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Train a mixture: pre-train its experts, train jointly, evaluate, register.
@@ -41,6 +42,7 @@ def train(
     fmoe train cifar10 --workers 8 --storage s3://bucket/fmoe --set seed=1
     fmoe train cifar10 --workers 1..4 --gpu     # elastic: goes on with what is there
     fmoe train cifar10 --workers 4 --set parallel.expert=2   # two hold the experts together
+    fmoe train cifar10 --workers 4 --dry-run    # the plan; nothing is started
     fmoe train digits --set gate.temperature=2 --set experts.roles.pgd.count=2
     """
     given = dict(locals())
@@ -52,7 +54,14 @@ def train(
     config.load(recipe, overrides or ())  # a mistake is told before Ray and MLflow are imported
     from pipelines.training.run import Request, run
 
-    request = asked(Request, given, besides=["json"])
+    request = asked(Request, given, besides=["dry_run", "json"])
+    if dry_run:
+        from pipelines import preview
+
+        with result(json) as answer:
+            answer |= preview.of_run(request)
+        say(json, *preview.told(answer))
+        return
     with result(json) as answer:
         answer |= run(request)
     say(
