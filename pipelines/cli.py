@@ -8,6 +8,7 @@ from pipelines import as_jobs, config, doctor, export, jobs, models, runs, studi
 from pipelines.entry import Command, application, mount, run
 
 app = application(
+    completes=True,
     help="Adversarially robust mixtures of experts: train, evaluate, register, pull, predict.",
     epilog="Start with `fmoe train digits`; `fmoe COMMAND --help` shows examples.",
 )
