@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines import as_jobs, jobs, models, runs, studies, submit
+from pipelines import as_jobs, jobs, models, push, runs, studies, submit
 from pipelines.entry import Command, application, mount, run
 
 app = application(
@@ -15,6 +15,7 @@ COMMANDS: dict[str, Command] = {
     **as_jobs.COMMANDS,
     "studies": studies.app,
     "models": models.app,
+    "push": push.push,
     "submit": submit.submit,
     "jobs": jobs.app,
     "runs": runs.app,

@@ -45,13 +45,16 @@ def publish(
     }
     run.write_json("evaluation.json", report)
     names = [f"{role}-{i}" for role, i in config.experts.members]
-    charts = {
-        "training_curves": run_plots.training_curves(history),
-        "gate_weights": run_plots.gate_weights(history, names),
-        "adversarial_images": run_plots.adversarial_row(
-            examples.first(model, data.test, config.evaluate.threat), data.facts.classes
-        ),
-    }
+    charts = numbered(
+        {
+            "training_curves": run_plots.training_curves(history),
+            "gate_weights": run_plots.gate_weights(history, names),
+            "adversarial_images": run_plots.adversarial_row(
+                examples.first(model, data.test, config.evaluate.threat), data.facts.classes
+            ),
+            **of_experts(tracker),
+        }
+    )
     for title, figure in charts.items():
         write_figure(run, title, figure)
     registered = name or f"fmoe-{data.name}"
@@ -72,10 +75,21 @@ def publish(
         tracker.log_figures(charts)
         tracker.log_json("evaluation.json", report)
         tracker.log({f"test_{key}": value for key, value in evaluation.figures.items()}, epoch)
-        labels = tags.tested(evaluation.figures)
+        labels = tags.tested(evaluation.figures) | tags.tested_on(report)
         labels |= {tags.DIGEST: digest, tags.DATA_DIGEST: data.digest, **(further or {})}
         version = tracker.register(model, Path(aside), registered, data.facts.shape, labels)
     return f"models:/{registered}/{version}", digest
+
+
+def of_experts(tracker: Tracker) -> dict[str, Figure]:
+    """Where some were trained apart."""
+    known = tracker.curves.epochs if tracker.curves else {}
+    return {"experts": run_plots.expert_curves(known)} if known else {}
+
+
+def numbered(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """By names that sort as they are to be read."""
+    return {f"{place}_{name}": figure for place, (name, figure) in enumerate(figures.items(), 1)}
 
 
 def write_figure(folder: Folder, name: str, figure: Figure) -> None:
