@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ def repository(target: str) -> str:
 
 def library() -> Any:
     """Raises `UserError` where it is not installed."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # as MLflow's is
     try:
         import huggingface_hub
     except ImportError:
