@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +221,7 @@ class Tracker:
         return self.flush()
 
     def tag(self, key: str, value: str) -> None:
-        self._owe(key, partial(self.store.set_tag, self.run_id, key, value[:5000]))
+        self._owe(key, lambda: self.store.set_tag(self.run_id, key, value[:5000]))
 
     def describe(self, text: str) -> None:
         """The run's description, in Markdown. What somebody else wrote there stays."""
@@ -235,8 +234,8 @@ class Tracker:
 
     def log_data(self, data: TrainingData[Images]) -> None:
         """As the run's datasets; those that it has stay one each."""
-        sent = partial(self.store.log_inputs, self.run_id, datasets.inputs(data))
-        self._owe("datasets", sent)
+        parts = datasets.inputs(data)
+        self._owe("datasets", lambda: self.store.log_inputs(self.run_id, parts))
 
     def _owe(self, what: str, send: Callable[[], object]) -> None:
         self.owed[what] = send
