@@ -237,7 +237,7 @@ def test_curves_are_not_sent_with_every_epoch(
      b'{"a": {"epochs": [{"epoch": "x"}]}}', b'{"a": {"epochs": [{"epoch": 0, "b": []}]}}'],
 )  # fmt: skip
 def test_curves_that_are_none(data: bytes) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"\w"):
         Curves.read(data)
 
 
