@@ -17,22 +17,30 @@ from fmoe.model_card import PAPER, Figures
 from fmoe.tracking.tags import EVALUATED_FULL, EVALUATION, PREFIX, TEST, TESTED
 
 MARK = "<!-- written by fmoe, and again when there is news; without this line it stays as it is -->"
-"""Begins every description of ours."""
+"""Ends every description of ours."""
+CELLS = re.compile(r"\| (?!---).* \|")
+"""A row of a table, in which names are code spans without a `|`."""
 LONGEST = 4900
 """Of a description, whose limit is 5,000 characters where the store is a database server."""
 
 
 def ours(text: str) -> str:
-    """With the mark, and cut at a paragraph where it is too long."""
+    """With the mark, and cut at a paragraph where it is too long. MLflow's tables have no space
+    between their columns."""
+    text = "\n".join(spaced(line) if CELLS.fullmatch(line) else line for line in text.split("\n"))
     while len(text) > LONGEST - len(MARK):
         shorter = text.rpartition("\n\n")[0]
         text = shorter or text[: LONGEST - len(MARK) - 1]
-    return f"{MARK}\n\n{text}\n"
+    return f"{text}\n\n{MARK}\n"
+
+
+def spaced(row: str) -> str:
+    return row.replace(" | ", " &nbsp; | ")
 
 
 def replaceable(text: str | None) -> bool:
     """Whether a description is ours, or none."""
-    return not text or text.startswith(MARK)
+    return not text or text.rstrip().endswith(MARK)
 
 
 def of_model(name: str) -> str:

@@ -42,6 +42,8 @@ from fmoe.tracking.tags import CARD_DIGEST, DRIVER, NOTE
 
 PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
+FIRST = ("val_robust", "val_clean", "train_loss", "train_accuracy", "lr")
+"""Of a step's metrics: MLflow's pages list them in the order in which they came."""
 CURVES_EVERY = 60.0  # seconds between two versions of the experts' curves
 REFUSALS = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "BAD_REQUEST")
 """What a server says of that which it will never take, an older one of what it does not know."""
@@ -133,7 +135,8 @@ class Tracker:
 
     def _new(self, metrics: Mapping[str, float], step: int) -> list[Metric]:
         now = int(time.time() * 1000)
-        new = [name for name in metrics if (name, step) not in self.logged]
+        ranked = [*FIRST, *(name for name in metrics if name not in FIRST)]
+        new = [name for name in ranked if name in metrics and (name, step) not in self.logged]
         self.logged |= {(name, step) for name in new}
         return [Metric(name, float(metrics[name]), now, step) for name in new]
 
