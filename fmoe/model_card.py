@@ -113,20 +113,24 @@ def ratio(eps: float, norm: str) -> str:
 
 
 def attack(settings: Mapping[str, Any]) -> str:
-    """What is trained against, out of its settings: `pgd (eps 0.1, steps 3, 5 or 7)`."""
-    kind = str(settings.get("kind", ""))
+    """What is trained against, out of its settings: `pgd` (eps 0.1, steps 3, 5 or 7)."""
+    kind = settings.get("kind", "")
     if kind == "mix":
         parts = ", ".join(attack(part) for part in settings.get("of", ()))
         return f"a mix of {parts}"
     wanted = {key: settings.get(key) for key in ("eps", "step_size", "steps")}
-    told = [f"{key} {drawn(value)}" for key, value in wanted.items() if value is not None]
-    return f"{kind} ({', '.join(told)})" if told else kind
+    told = [
+        f"{key.replace('_', ' ')} {drawn(value)}"
+        for key, value in wanted.items()
+        if value is not None
+    ]
+    return f"{code(kind)} ({', '.join(told)})" if told else code(kind)
 
 
 def drawn(value: Any) -> str:
-    """A value, or those that one is drawn from."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A number, or those that one is drawn from."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return f"{value:.4g}" if isinstance(value, int | float) else code(value)
     texts = [drawn(one) for one in value]
     return " or ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
 
@@ -143,7 +147,7 @@ def experts(config: Config) -> str:
     roles = [(name, role) for name, role in config.experts.roles.items() if role.count]
     rows = [
         [code(name), str(role.count), code(network(config, name)),
-         code(attack(role.attack.model_dump(mode="json")))]
+         attack(role.attack.model_dump(mode="json"))]
         for name, role in roles
     ]  # fmt: skip
     gate = config.gate.model_dump(mode="json")
@@ -160,8 +164,8 @@ def experts(config: Config) -> str:
     }[config.experts.start]
     together = (
         f"{start}; then all were trained together, on adversarial images that were made through "
-        f"the whole mixture ({code(attack(config.joint.attack.model_dump(mode='json')))}, up to "
-        f"{config.joint.epochs} epochs, {code(config.joint.update)} learning)."
+        f"the whole mixture: {attack(config.joint.attack.model_dump(mode='json'))}, for up to "
+        f"{config.joint.epochs} epochs (what learns: {code(config.joint.update)})."
     )
     confidence = (
         f"Roles {codes(config.confidence.accurate)} count only where the others are in doubt: the "

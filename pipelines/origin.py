@@ -27,13 +27,13 @@ def labels(source: str, revision: str) -> dict[str, str]:
 
 
 def command(start: Iterable[str], options: Mapping[str, object]) -> str:
-    """A line for the shell. options: by name without dashes; True is one without a value, None and
-    False are left out, of a list each."""
-    words = list(start)
+    """For the shell, an option a line. options: by name without dashes; True has no value,
+    None and False are left out, of a list each."""
+    lines = [shlex.join(start)]
     for name, value in options.items():
         for one in value if isinstance(value, list | tuple) else [value]:
             if one is True:
-                words.append(f"--{name}")
+                lines.append(f"--{name}")
             elif one is not None and one is not False:
-                words += [f"--{name}", str(one)]
-    return shlex.join(words)
+                lines.append(shlex.join([f"--{name}", str(one)]))
+    return " \\\n  ".join(lines)

@@ -63,7 +63,7 @@ def test_it_says_what_the_figures_are(small: Config) -> None:
     assert "| `pgd` | 50.0% |" in text
     assert "ℓ∞ ε = 8/255" in text
     assert "No flag" in text
-    assert "| `fgsm` | 1 | `resnet18 of width 4` | `fgsm (eps 0.02, " in text
+    assert "| `fgsm` | 1 | `resnet18 of width 4` | `fgsm` (eps 0.02, " in text
     assert "| `train` | 1,300 |" in text
     assert "without AutoAttack" in text
     told = html(text)
@@ -167,8 +167,10 @@ def test_code_in_a_block_does_not_end_it() -> None:
 
 def test_attacks_and_radii_in_words() -> None:
     pgd = {"kind": "pgd", "eps": 0.1, "steps": [3, 5, 7], "loss": "ce"}
-    assert attack(pgd) == "pgd (eps 0.1, steps 3, 5 or 7)"
-    assert attack({"kind": "mix", "of": [{"kind": "clean"}, pgd]}).startswith("a mix of clean, pgd")
+    assert attack(pgd) == "`pgd` (eps 0.1, steps 3, 5 or 7)"
+    assert attack({"kind": "mix", "of": [{"kind": "clean"}, pgd]}).startswith(
+        "a mix of `clean`, `pgd` ("
+    )
     assert [ratio(8 / 255, "linf"), ratio(0.1, "linf"), ratio(0.5, "l2")] == ["8/255", "0.1", "0.5"]
 
 

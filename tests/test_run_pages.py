@@ -352,7 +352,8 @@ def test_who_and_with_which_command(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_again() -> None:
     request = Request("my recipe.yaml", overrides=["a=[1, 2]", "b=3"], name="n", gpu=False)
     told = "fmoe train 'my recipe.yaml' --set 'a=[1, 2]' --set b=3 --name n --cpu"
-    assert request.command == told
+    assert request.command.replace("\\\n  ", "") == told
+    assert len(request.command.splitlines()) == 5
 
 
 # Stories

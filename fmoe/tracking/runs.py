@@ -257,6 +257,10 @@ class Tracker:
             self.store.log_figure(self.run_id, figure, f"plots/{name}.png")
 
     @store_errors()
+    def log_folder(self, folder: Path, name: str) -> None:
+        self.store.log_artifacts(self.run_id, str(folder), name)
+
+    @store_errors()
     def log_json(self, name: str, value: Mapping[str, Any]) -> None:
         self.store.log_dict(self.run_id, dict(value), name)
 

@@ -84,7 +84,7 @@ def test_the_page_of_the_run_tells_its_story(trained: Trained) -> None:
     told = run.data.tags["mlflow.note.content"]
     assert told.startswith(f"**{100 * answer['worst_case']:.1f}% worst case**")
     assert f"Registered as `{answer['model_uri']}`." in told
-    assert "fmoe train digits-whole --set experts.backbone.width=4" in told
+    assert "fmoe train digits-whole \\\n  --set experts.backbone.width=4 \\\n" in told
     assert run.data.tags["mlflow.user"]
     assert run.data.tags["mlflow.source.name"] == "fmoe train digits-whole"
     found = {one.dataset.name: one.tags[0].value for one in run.inputs.dataset_inputs}
