@@ -84,7 +84,7 @@ def test_an_experiment_is_for_training(tracker: Tracker, monkeypatch: pytest.Mon
 
 def test_the_page_is_in_the_view_of_training(tracker: Tracker) -> None:
     number = run(tracker).info.experiment_id
-    assert tracker.page.startswith("mlflow ui --backend-store-uri sqlite:////")
+    assert tracker.page.startswith("fmoe ui, then http://127.0.0.1:5000/#/experiments/")
     place = f"/#/experiments/{number}/runs/{tracker.run_id}?workflowType=machine_learning"
     assert tracker.page.endswith(f", then http://127.0.0.1:5000{place}")
 

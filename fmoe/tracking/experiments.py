@@ -7,7 +7,6 @@ choice came to decide (3.17: GenAI, unless the address says `workflowType`); see
 from __future__ import annotations
 
 import os
-import shlex
 
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
@@ -22,7 +21,7 @@ KIND, TRAINING = "mlflow.experimentKind", "custom_model_development"
 GUESSED = "_inferred"
 """Ends a kind that MLflow's pages made up."""
 LOCAL = "http://127.0.0.1:5000"
-"""Where `mlflow ui` is, unless it is told otherwise."""
+"""Where `fmoe ui` is, unless it is told otherwise."""
 VIEW = "workflowType=machine_learning"
 
 
@@ -87,4 +86,4 @@ def page(store: MlflowClient, run_id: str) -> str:
     place = f"/#/experiments/{number}/runs/{run_id}?{VIEW}"
     if store.tracking_uri.startswith("http"):
         return f"{shown()}{place}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(shown())}, then {LOCAL}{place}"
+    return f"fmoe ui, then {LOCAL}{place}"

@@ -7,6 +7,7 @@ logged when it is back.
 from __future__ import annotations
 
 import contextlib
+import io
 import tempfile
 import time
 import warnings
@@ -16,15 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.pytorch
-import numpy as np
-import torch
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunData, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model
 from mlflow.tracking import MlflowClient
-from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
 from fmoe.data import Images, TrainingData
@@ -32,7 +29,7 @@ from fmoe.errors import UserError, first_line
 from fmoe.model_card import README
 from fmoe.model_folder import FILES
 from fmoe.storage.folder import sha256
-from fmoe.tracking import curves, datasets, experiments, notes, registry
+from fmoe.tracking import curves, datasets, experiments, flavor, notes, registry
 from fmoe.tracking.boards import Board
 from fmoe.tracking.curves import Curves
 from fmoe.tracking.monitoring import SYSTEM
@@ -278,35 +275,27 @@ class Tracker:
         shape: tuple[int, ...],
         tags: Mapping[str, str],
     ) -> int:
-        """Logs the model as pt2 with its model folder beside it and moves the alias `candidate`.
+        """Logs the model (see `fmoe.tracking.flavor`) and moves the alias `candidate`.
 
-        The exported program serves predictions; the folder is what `fmoe.load` and `pull` read,
-        since an exported program can neither move to a device nor be trained. Its `README.md` goes
-        along to be looked at.
+        folder: the model's; its `README.md` goes along to be looked at.
         """
-        example = np.zeros((2, *shape), dtype=np.float32)
-        with torch.no_grad():
-            classes = model(torch.from_numpy(example)).shape[1]
-        signature = ModelSignature(
-            Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
-            Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
-        )
-        torch_version = torch.__version__.split("+")[0]
         files = [folder / file for file in (*FILES, README)]
-        with selected(), mlflow.start_run(run_id=self.run_id), warnings.catch_warnings():
+        with (
+            selected(),
+            mlflow.start_run(run_id=self.run_id),
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),  # MLflow says that it has registered it
+        ):
             # torch.export says so of buffers that share memory; the weights are on the CPU
             warnings.filterwarnings("ignore", message="No complete tensor found")
-            info = mlflow.pytorch.log_model(
-                model,
+            info = Model.log(
+                artifact_path=None,
                 name="model",
-                signature=signature,
-                input_example=example,
-                serialization_format="pt2",
-                extra_files=[file.as_uri() for file in files if file.exists()],
-                pip_requirements=[f"torch=={torch_version}", f"mlflow=={mlflow.__version__}"],
+                flavor=flavor,
                 registered_model_name=name,
-                # it would be loaded and asked again, only for a warning that is not shown
-                validate_serving_input=False,
+                network=model,
+                files=[file for file in files if file.exists()],
+                shape=shape,
             )
         version = int(info.registered_model_version)
         card = {CARD_DIGEST: sha256((folder / "model.json").read_bytes())}
