@@ -152,7 +152,7 @@ def run(request: Request) -> dict[str, Any]:
             with finishing(tracker), StudyDisplay(space) as display:
                 if tracker.note:
                     display.line(tracker.note)
-                display.line(f"MLflow  {tracker.page}")
+                display.line(f"to watch it: {tracker.page}")
                 tracker.log_texts(texts)
                 ledger = Ledger(folder.patient())
                 inputs = TrialInputs(

@@ -122,7 +122,7 @@ def run(request: Request) -> dict[str, Any]:
             with finishing(tracker), monitor.on(this_node()):
                 if tracker.note:
                     display.line(tracker.note)
-                display.line(f"MLflow  {tracker.page}")
+                display.line(f"to watch it: {tracker.page}")
                 tracker.log_texts(texts)
                 given = settings, loaded, folder, store, tracker, display, request, workers, monitor
                 training = TrainingRun(*given)
