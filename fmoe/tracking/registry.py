@@ -211,13 +211,17 @@ def record_evaluation(
 
 
 def describe(store: MlflowClient, name: str, number: int) -> None:
-    """The version's description, by what its tags say now, and the model's where it has none. What
-    somebody else wrote there stays, and a registry that takes no description goes without."""
+    """The version's description, by what its tags say now, that of the logged model which it is, and
+    the registered model's where it has none. What somebody else wrote there stays, and a registry
+    that takes no description goes without."""
     with contextlib.suppress(MlflowException, OSError):
         version = store.get_model_version(name, str(number))
+        text = notes.of_version(name, number, version.tags)
         if notes.replaceable(version.description):
-            text = notes.of_version(name, number, version.tags)
             store.update_model_version(name, str(number), text)
+        logged = getattr(version, "model_id", None)
+        if logged and notes.replaceable(store.get_logged_model(logged).tags.get(tags.NOTE)):
+            store.set_logged_model_tags(logged, {tags.NOTE: text})
         if not store.get_registered_model(name).description:
             store.update_registered_model(name, notes.of_model(name))
 
