@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
+from torch import nn
 
 from fmoe import tracking
-from fmoe.attacks.threat import Linf
-from fmoe.evaluation import Evaluation, Settings
+from fmoe.data import Data
+from fmoe.evaluation import evaluate
 from fmoe.tracking import Tracker
 from fmoe.tuning.trials import Trial
 from pipelines.study.log import StudyLog
@@ -57,15 +57,17 @@ def test_a_run_that_was_just_made_when_the_driver_was_killed(
     assert made[0].data.params == {"a": "1"}
 
 
-def test_finals_leave_no_run_of_an_earlier_try_running(parent: Tracker) -> None:
+def test_finals_leave_no_run_of_an_earlier_try_running(parent: Tracker, digits: Data) -> None:
     trial = ended(0)
     StudyLog("study", parent).ended(trial)
     again = StudyLog("study", parent)
     again.resume([trial])
     assert again.trackers == {}  # nothing to mend
-    labels = torch.tensor([1, 2, 3])
-    found = Evaluation(
-        Settings((), Linf(eps=0.1)), labels, {"prediction.clean": torch.tensor([1, 2, 0])}
-    )
+    some = digits.val[:8]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    found = evaluate(model, some.images, some.labels, attacks=["fgsm"], eps=0.1)
     again.evaluated(trial, "final_val", found)
     assert status(trial) == "FINISHED"
+    told = tracking.client().get_run(trial.run_id).data.tags["mlflow.note.content"]
+    assert told.startswith("On validation images: **")
+    assert "Trial 0 of study `study`: `a = 1`." in told

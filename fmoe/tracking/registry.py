@@ -32,6 +32,8 @@ from fmoe.tracking.store import client, gist, selected, shown, store_errors, wri
 CANDIDATE = "candidate"
 STALE_SECONDS = 120.0  # seconds after which a claim is that of a promotion that was killed
 SETTLE_SECONDS = 1.0  # seconds in which another's claim becomes visible
+LOGGED = re.compile(r"models:/(m-[0-9a-zA-Z]+)")
+"""Where a version comes from that is a model logged by a run."""
 TAG_LENGTH = 5000
 """MLflow's limit on a tag."""
 
@@ -211,13 +213,17 @@ def record_evaluation(
 
 
 def describe(store: MlflowClient, name: str, number: int) -> None:
-    """The version's description, by what its tags say now, and the model's where it has none. What
-    somebody else wrote there stays, and a registry that takes no description goes without."""
+    """The version's description, by what its tags say now, that of the logged model that it is, and
+    the registered model's where it has none. What somebody else wrote there stays, and a registry
+    that takes no description goes without."""
     with contextlib.suppress(MlflowException, OSError):
         version = store.get_model_version(name, str(number))
+        text = notes.of_version(name, number, version.tags)
         if notes.replaceable(version.description):
-            text = notes.of_version(name, number, version.tags)
             store.update_model_version(name, str(number), text)
+        logged = LOGGED.fullmatch(version.source or "")
+        if logged and notes.replaceable(store.get_logged_model(logged[1]).tags.get(tags.NOTE)):
+            store.set_logged_model_tags(logged[1], {tags.NOTE: text})
         if not store.get_registered_model(name).description:
             store.update_registered_model(name, notes.of_model(name))
 

@@ -63,6 +63,7 @@ class StudyLog:
             tracker = Tracker.start(name, values, labels, run_id)
             if tracker.note:
                 logger.warning("%s", tracker.note)
+            tracker.describe(story.of_trial(self.study, trial, None))
             self.trackers[trial.number], trial.run_id = tracker, tracker.run_id
         return self.trackers[trial.number]
 

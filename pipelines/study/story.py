@@ -59,11 +59,12 @@ def values(chosen: Mapping[str, Any]) -> str:
 
 
 def of_trial(study: str, trial: Trial, judged: tuple[str, Figures | None] | None) -> str:
-    """Of one that has ended. judged: as a finalist, on which images."""
+    """As far as it has come. judged: as a finalist, on which images."""
     where, figures = judged or ("", None)
     line = f"Trial {trial.number} of study {code(study)}: {values(trial.values)}."
     epochs = len(trial.history)
-    state = f"{trial.status.capitalize()}, {epochs} epoch{'s' if epochs != 1 else ''}."
+    status = "Not ended" if trial.status == "running" else trial.status.capitalize()
+    state = f"{status}, {epochs} epoch{'s' if epochs != 1 else ''}."
     error = f"Error: {code(trial.error)}" if trial.error else ""
     if figures is None:
         return paragraphs(line, state, error)

@@ -106,6 +106,9 @@ def test_model_card_is_beside_the_weights(trained: Trained) -> None:
     assert folder.read("README.md").decode() == model_card.render(card, settings)
     version = MlflowClient(tracking.store_uri()).get_model_version("fmoe-digits", "1")
     assert f"{100 * trained.answer['worst_case']:.1f}% worst case" in version.description
+    model_id = version.source.removeprefix("models:/")
+    logged = MlflowClient(tracking.store_uri()).get_logged_model(model_id)
+    assert logged.tags["mlflow.note.content"] == version.description
 
 
 def test_alias_and_tags(trained: Trained) -> None:
