@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any
 
 import grpc
+import ray
 from ray._private import parameter, services
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.state import state
-from ray._raylet import Config, PlacementGroupID  # type: ignore[attr-defined]
+from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 from ray.util.placement_group import PlacementGroup
 
@@ -137,7 +138,7 @@ def groups_of_dead_actors(job: str) -> list[PlacementGroup]:
     tables = state._connect_and_get_accessor().get_placement_group_table()
     groups = [gcs_pb2.PlacementGroupTableData.FromString(table) for table in tables]
     return [
-        PlacementGroup(PlacementGroupID(group.placement_group_id))
+        PlacementGroup(ray.PlacementGroupID(group.placement_group_id))
         for group in groups
         if group.creator_job_id.hex() == job
         and group.creator_actor_id.strip(b"\xff")  # none: the driver has made it
