@@ -1,4 +1,4 @@
-"""cluster.yaml and the RayJob manifest against Ray's own validators; the SkyPilot task, the image."""
+"""cluster.yaml and the RayJob manifest against Ray's own validators; SkyPilot's task; the image."""
 
 from __future__ import annotations
 

@@ -162,9 +162,9 @@ def test_living_holder_is_told_from_a_dead_one(s3: S3, monkeypatch: pytest.Monke
 def test_arrow_puts_without_a_condition(s3: S3) -> None:
     """It says nothing and overwrites. Where this fails, a lease may be a conditional put."""
     filesystem, path = s3.folder("condition").resolve()
-    for data in (b"first", b"second"):
+    for content in (b"first", b"second"):
         with filesystem.open_output_stream(path, metadata={"If-None-Match": "*"}) as stream:
-            stream.write(data)
+            stream.write(content)
     assert filesystem.open_input_stream(path).read() == b"second"
 
 

@@ -1,7 +1,22 @@
 """Everything of Ray that Ray does not promise: its private modules, messages and settings.
 
 They were seen in the version that `SEEN` names; another one may have moved any of them, and
-`tests/test_ray_private.py` then says which. Elsewhere only public names of Ray are imported.
+`tests/test_ray_private.py`, which lists them, then says which. Elsewhere only public names of Ray
+are imported. What has no public name, and why the nearest one does not do:
+
+- A question to a cluster's head with a deadline (`gcs_utils`, `gcs_*pb2`): `ray.init` tries an
+  address where nothing answers for a quarter of an hour, and `ray health-check` names no version.
+- Who made a placement group (`state`, `gcs_pb2`): `ray.util.placement_group_table` leaves it out;
+  the state API names the job alone, and needs the dashboard besides.
+- Which nodes run here, and what `auto` means (`services`): only `ray.init` itself asks that.
+- Settings after the import of Ray (`Config`), or for one start of it (`_system_config` and
+  `_temp_dir`, which `ray.init` calls unstable): variables RAY_… name the same settings, and every
+  child would have them.
+- A start without helpers (`parameter`, `services`; callbacks of Ray Train): with
+  `include_dashboard=False` the dashboard's process starts all the same; the others have no switch.
+- The notice to a spot machine, without a barrier (`get_train_context`): see `told_to_end`.
+- The head's address by HTTP with our token (`StateApiClient`): `ray.util.state.list_nodes` takes no
+  headers, and sends a token only where RAY_AUTH_MODE said so before Ray was imported.
 """
 
 from __future__ import annotations
