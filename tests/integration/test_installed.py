@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests import built
 from tests.built import BUILT_FROM, Installed
@@ -30,11 +31,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return built.installed(built.wheel(built.copied(folder / "source", BUILT_FROM)), folder)
 
 
-def test_a_study_and_its_model(installed: Installed) -> None:
+def test_a_study_and_its_model(installed: Installed, tmp_path: Path) -> None:
     settings = [f"--set={override}" for override in SMALL]
     tuned = installed.run("fmoe", "tune", "digits", "--trials", "1", *settings, "--json")
     assert tuned.returncode == 0, tuned.stderr
-    answer = json.loads(tuned.stdout)
-    print(json.dumps(answer, indent=1))
+    best = json.loads(tuned.stdout)["best"]
+    assert best["model_uri"].startswith("models:/")
+    grey = tmp_path / "grey.png"
+    Image.new("L", (8, 8), 128).save(grey)
+    said = installed.run("fmoe", "predict", best["model_uri"], grey, "--json")
+    assert said.returncode == 0, said.stderr
+    (answer,) = json.loads(said.stdout)["predictions"]
+    assert sum(answer["gate_weights"].values()) == pytest.approx(1)
     asked = installed.run("python", "-c", "import fmoe, pipelines; print(fmoe.__file__)")
     assert Path(asked.stdout.strip()).is_relative_to(installed.packages)
