@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +82,7 @@ class Installed:
 
 def installed(file: Path, folder: Path) -> Installed:
     """The wheel by pip, without its dependencies, which are 5 GB: those are this environment's,
-    by a path that is looked at after the wheel's own. An editable install is not among them, since
+    by paths that are looked at after the wheel's own. An editable install is not among them, since
     Python reads that one's .pth file in a site folder alone."""
     environment = folder / "environment"
     venv.create(environment, symlinks=True)
@@ -93,5 +92,6 @@ def installed(file: Path, folder: Path) -> Installed:
     )
     there = Installed(environment, folder / "elsewhere")
     there.folder.mkdir()
-    (there.packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    paths = [path for path in sys.path if path.endswith("-packages")]
+    (there.packages / "dependencies.pth").write_text("\n".join(paths))
     return there
