@@ -5,7 +5,7 @@ They were seen in the version that `SEEN` names; another one may have moved any 
 are imported. What has no public name, and why the nearest one does not do:
 
 - A question to a cluster's head with a deadline (`gcs_utils`, `gcs_*pb2`): `ray.init` tries an
-  address where nothing answers for a quarter of an hour, and `ray health-check` names no version.
+  address where nothing answers for a quarter of an hour; `ray health-check` is not public either.
 - Who made a placement group (`state`, `gcs_pb2`): `ray.util.placement_group_table` leaves it out;
   the state API names the job alone, and needs the dashboard besides.
 - Which nodes run here, and what `auto` means (`services`): only `ray.init` itself asks that.
