@@ -13,7 +13,8 @@ from tests.built import BUILT_FROM, Installed
 
 SMALL = [
     "experts.backbone.width=4",
-    "experts.origin.epochs=1",
+    "experts.train.epochs=1",
+    "experts.train.validation.images=32",
     "experts.roles.fgsm.count=1",
     "experts.roles.pgd.count=1",
     "joint.epochs=1",
