@@ -6,13 +6,19 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import DataDir, Json, asked
+from pipelines import completion
+from pipelines.options import DataDir, Json, Overrides, asked
 from pipelines.output import result, say
 
 
 def plan(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE|SPACE", help="As `fmoe train` or `fmoe tune` take it.")
+        str,
+        typer.Argument(
+            metavar="RECIPE|SPACE",
+            help="As `fmoe train` or `fmoe tune` take it.",
+            autocompletion=completion.both,
+        ),
     ],
     gpus: Annotated[int, typer.Option(min=1, help="Workers, of one GPU each (or CPUs).")] = 1,
     gpu_type: Annotated[
@@ -31,10 +37,7 @@ def plan(
         bool, typer.Option("--study", help="A name that is both is the space, not the recipe.")
     ] = False,
     workers_per_trial: Annotated[int, typer.Option(min=1, help="Of a study.")] = 1,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="As for `fmoe train`; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:

@@ -16,7 +16,8 @@ BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", *PACKAGES)
 """What a wheel is made of; the Dockerfile copies the same."""
 BESIDE = (
     "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Dockerfile", "MANIFEST.in", "Makefile",
-    "benchmarks", "cluster.yaml", "constraints.txt", "docs", "sky.yaml", "tests",
+    "benchmarks", "cluster.yaml", "constraints.txt", "docs", "notebooks",
+    "sky.yaml", "tests",
 )  # fmt: skip
 """What is in the sdist beyond that."""
 

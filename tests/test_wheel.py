@@ -17,7 +17,7 @@ from fmoe.version import VERSION
 from tests import built
 from tests.built import BESIDE, BUILT_FROM, PACKAGES, ROOT, Installed
 
-DATA = ("*.yaml", "*.html", "py.typed", "README.md")
+DATA = ("*.yaml", "*.json", "*.html", "py.typed", "README.md")
 PROBE = """
 import fmoe, pipelines.judging.reporting, tune_spaces
 from fmoe import config

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmoe import tracking
+from fmoe import provenance, tracking
 from fmoe.config import Config
 from fmoe.data import Data, Images, TrainingData
 from fmoe.errors import UserError
@@ -31,8 +31,10 @@ from fmoe.training.expert_store import ExpertStore
 from fmoe.tuning import search_space
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed, pareto
+from pipelines import origin
 from pipelines.data_claim import check_images, claim_data, load, reading
-from pipelines.publish import publish, write_figure
+from pipelines.publish import numbered, publish, write_figure
+from pipelines.study import story
 from pipelines.study.answer import STATUSES, against, describe, expert_totals, overhead
 from pipelines.study.claim import (
     claim,
@@ -70,35 +72,63 @@ class Request:
     data_dir: str | None = None
 
     @property
+    def command(self) -> str:
+        """That does the same."""
+        options = {
+            "set": list(self.overrides),
+            **self.budget,
+            "workers-per-trial": None if self.workers == 1 else self.workers,
+            "gpus-per-worker": self.gpus,
+            "scheduler": self.scheduler,
+            "searcher": self.searcher,
+            "name": self.name,
+            "storage": self.storage,
+            "expert-store": self.expert_store,
+            "register-as": self.register_as,
+            "data-dir": self.data_dir,
+        }
+        return origin.command(["fmoe", "tune", self.space], options)
+
+    @property
     def budget(self) -> dict[str, float]:
         given = {"trials": self.trials, "minutes": self.minutes}
         return {key: value for key, value in given.items() if value is not None}
 
+    def checked(self) -> Space:
+        """Raises `UserError`, also where the workers of a trial do not go with its settings."""
+        space = search_space.load(
+            self.space,
+            self.overrides,
+            budget=self.budget,
+            scheduler=self.scheduler,
+            searcher=self.searcher,
+        )
+        scheduler = space.study.scheduler
+        if self.workers > 1 and scheduler.takes_over:
+            raise UserError(
+                f"--workers-per-trial {self.workers}: {scheduler.kind} works with one worker a "
+                "trial only; under Ray Train a trial cannot take over another's weights"
+            )
+        asked = Workers(self.workers, self.workers)
+        Workers.of(asked, space.base.parallel, "--workers-per-trial")
+        return space
+
+    def place(self, identity: str) -> tuple[str, Folder]:
+        """The study's name, and its folder. Raises `UserError`."""
+        name = checked(self.name or f"{Path(self.space).stem}-{identity[:8]}")
+        return name, Folder.at(self.storage or home()) / "studies" / name
+
 
 def run(request: Request) -> dict[str, Any]:
     """Gives what `fmoe tune --json` prints. Raises `UserError` for bad input."""
-    space = search_space.load(
-        request.space,
-        request.overrides,
-        budget=request.budget,
-        scheduler=request.scheduler,
-        searcher=request.searcher,
-    )
+    space = request.checked()
     identity = fingerprint(space, request.workers)
-    name = checked(request.name or f"{Path(request.space).stem}-{identity[:8]}")
+    name, folder = request.place(identity)
     storage = Folder.at(request.storage or home())
-    folder, copies = storage / "studies" / name, storage / "streamed"
+    copies = storage / "streamed"
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
     )
-    scheduler = space.study.scheduler
-    if request.workers > 1 and scheduler.takes_over:
-        raise UserError(
-            f"--workers-per-trial {request.workers}: {scheduler.kind} works with one worker a "
-            "trial only; under Ray Train a trial cannot take over another's weights"
-        )
-    asked = Workers(request.workers, request.workers)
-    Workers.of(asked, space.base.parallel, "--workers-per-trial")
     tracking.registry.check_new_name(request.register_as)
     with only_one(folder):
         if not folder.exists("study.json"):
@@ -115,11 +145,14 @@ def run(request: Request) -> dict[str, Any]:
         with session(1, shared.nbytes, idle=False), sweeping():
             shared_storage.check(storage, store.folder)
             share = Share.of_cluster(request.workers, request.gpus)
-            tracker, texts = start_tracking(folder, space, name, loaded, share, known.get("run_id"))
+            tracker, texts = start_tracking(
+                folder, space, name, loaded, share, known.get("run_id"), request.command
+            )
             folder.write_json("study.json", {**known, "run_id": tracker.run_id})
             with finishing(tracker), StudyDisplay(space) as display:
                 if tracker.note:
                     display.line(tracker.note)
+                display.line(f"MLflow  {tracker.page}")
                 tracker.log_texts(texts)
                 ledger = Ledger(folder.patient())
                 inputs = TrialInputs(
@@ -129,7 +162,7 @@ def run(request: Request) -> dict[str, Any]:
                     (folder / "trials").patient(),
                     share.resources,
                     share.workers,
-                    exchange=scheduler.takes_over,
+                    exchange=space.study.scheduler.takes_over,
                 )
                 study = StudyRun(
                     space, name, ledger, inputs, share, loaded, tracker, display, request, copies
@@ -163,7 +196,8 @@ class StudyRun:
         for trial in self.ledger.trials():
             self.trials[trial.number] = trial
         seconds: dict[str, float] = {}
-        with StudyLog(self.name, self.tracker) as self.log:
+        made = origin.labels(f"fmoe tune {self.space.source}", provenance.git_revision())
+        with StudyLog(self.name, self.tracker, made) as self.log:
             self.search()
             seconds["search"] = time.monotonic() - begin
             trials = self.ordered()
@@ -174,6 +208,8 @@ class StudyRun:
             self.log.settle()
         answer["seconds"] = {key: round(value, 1) for key, value in seconds.items()}
         self.ledger.folder.write_json("result.json", answer)
+        told = self.judged.to_json(), answer
+        self.tracker.describe(story.ended(self.space, self.request.command, *told))
         return answer
 
     def ordered(self) -> list[Trial]:
@@ -248,8 +284,9 @@ class StudyRun:
         # a search takes hours, and files may have been replaced meanwhile
         claim_data(self.ledger.folder, whole, self.request.data_dir)
         test = whole.test[: chosen.evaluate.images].held()
-        judged = self.finals.evaluate(best, test, "test")
+        judged = self.judged = self.finals.evaluate(best, test, "test")
         self.log.evaluated(best, "test", judged)
+        self.log.tracker(best).log_data(whole)
         uri, digest = publish(
             self.ledger.trial_folder(best.number),
             self.log.tracker(best),
@@ -301,7 +338,7 @@ class StudyRun:
         return answer
 
     def plots(self, trials: list[Trial]) -> None:
-        figures = study_plots.charts(self.space, trials)
+        figures = numbered(study_plots.charts(self.space, trials))
         for title, figure in figures.items():
             write_figure(self.ledger.folder, title, figure)
         self.tracker.log_figures(figures)

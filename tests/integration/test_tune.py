@@ -177,7 +177,7 @@ def test_mlflow_tells_how_each_trial_ended(studied: Studied) -> None:
     assert parent.data.params["searcher"] == '{"kind":"grid"}'
     assert "joint.optimizer.lr" in str(parent.data.params)
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id, "plots")}
-    assert {"plots/best_so_far.png", "plots/parallel_coordinates.png"} <= artifacts
+    assert {"plots/1_best_so_far.png", "plots/2_parallel_coordinates.png"} <= artifacts
     for trial in studied.answer["trials"]:
         run = client.get_run(trial["run_id"])
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
