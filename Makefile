@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-unit test-integration test-cluster compiled programs bench lint format clean
+.PHONY: setup demo test test-unit test-integration test-cluster test-python on-python compiled programs bench lint format clean
 
 setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
@@ -39,6 +39,14 @@ test-integration: export COVERAGE_FILE = .coverage.integration
 test-integration: programs compiled
 	$(PYTEST) tests/integration --cov --cov-report=
 
+# another Python, in an environment beside the usual one; TESTS="tests/test_wheel.py …" for some
+test-python:  ## the unit tests on it: make test-python PYTHON=python3.13
+	$(MAKE) on-python VENV=.venv-$(notdir $(PYTHON))
+
+TESTS ?= tests --ignore=tests/integration --ignore=tests/cluster
+on-python: compiled
+	$(PYTEST) $(TESTS) -n $(UNIT_WORKERS) --dist loadfile
+
 # FMOE_KILLS=10 for more kills at random moments
 test-cluster: programs compiled  ## two Ray hosts in network namespaces, under faults; needs root
 	command -v ip >/dev/null
@@ -73,5 +81,5 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-python* build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

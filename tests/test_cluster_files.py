@@ -1,11 +1,13 @@
-"""cluster.yaml and the RayJob manifest against Ray's own validators; broken copies are refused."""
+"""cluster.yaml and the RayJob manifest against Ray's own validators; SkyPilot's task; the image."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 import shlex
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import jsonschema
@@ -13,6 +15,8 @@ import pytest
 import typer
 import yaml
 from packaging.requirements import Requirement
+
+from fmoe import config
 
 ROOT = Path(__file__).parent.parent
 Tree = dict[str, Any]
@@ -138,20 +142,89 @@ def test_broken_job_manifests_are_refused(path: str, value: Any) -> None:
         validate_job(changed(read("docs/rayjob.yaml"), path, value))
 
 
-def test_job_command_is_one_of_ours() -> None:
-    from fmoe import config
+def parsed(line: str) -> Tree:
+    """What the command's own parser makes of `fmoe COMMAND …`."""
     from pipelines.cli import app
 
-    program, name, *arguments = shlex.split(read("docs/rayjob.yaml")["spec"]["entrypoint"])
+    program, *words = shlex.split(line)
     assert program == "fmoe"
-    commands: Any = typer.main.get_command(app)
-    given = commands.commands[name].make_context(name, arguments)
-    config.load(given.params["recipe"])
-    assert given.params["name"], "a job that is tried again must resume"
+    name: str = program
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "resolve_command"):
+        name, command, words = command.resolve_command(typer.Context(command), words)
+    given: Tree = command.make_context(name, words).params
+    return given
+
+
+def test_job_command_is_one_of_ours() -> None:
+    given = parsed(read("docs/rayjob.yaml")["spec"]["entrypoint"])
+    config.load(given["recipe"])
+    assert given["name"], "a job that is tried again must resume"
+
+
+def test_sky_task_has_keys_of_a_task() -> None:
+    """Those of SkyPilot's task format that it needs; its own loader is too much to install here."""
+    task = read("sky.yaml")
+    assert {*task} == {"name", "workdir", "resources", "envs", "secrets", "setup", "run"}
+    assert {*task["resources"]} == {
+        "image_id", "accelerators", "cpus", "memory", "disk_size", "use_spot",
+    }  # fmt: skip
+    assert all(count >= 1 for count in task["resources"]["accelerators"].values())
+    assert all(isinstance(value, str) for value in task["envs"].values())
+    assert task["secrets"] == {"MLFLOW_TRACKING_URI": None, "FMOE_STORAGE": None}
+    assert task["workdir"] == "."
+
+
+def test_sky_commands_are_ours() -> None:
+    task = read("sky.yaml")
+    prepare = next(line for line in task["setup"].splitlines() if line.startswith("fmoe "))
+    place, _, train = task["run"].strip().partition(" ")
+    assert place == "RAY_ADDRESS=local"
+    assert parsed(Template(prepare).substitute(task["envs"]))["source"] == "cifar10"
+    given = parsed(Template(train).substitute(task["envs"]))
+    assert config.load(given["recipe"]).data.name == task["envs"]["DATA"]
+    assert given["gpu"]
+    assert given["name"], "a job that moves to another machine must resume"
+
+
+INSTRUCTION = re.compile(r"(?:#.*)?|(FROM|COPY|RUN) +(.+)")
+
+
+def instructions() -> list[tuple[str, list[str]]]:
+    """Of the Dockerfile: (its name, its words without flags)."""
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    matches = [INSTRUCTION.fullmatch(line) for line in lines]
+    assert None not in matches
+    return [
+        (match[1], [word for word in shlex.split(match[2]) if not word.startswith("--")])
+        for match in matches
+        if match and match[1]
+    ]
+
+
+def test_image_installs_the_wheel_with_the_pins() -> None:
+    stages = [words for name, words in instructions() if name == "FROM"]
+    assert stages == [
+        [f"rayproject/ray:{pinned('ray')}-py311-gpu", "AS", "ray"],
+        ["ray", "AS", "build"],
+        ["ray"],
+    ]
+    copied = [words[:-1] for name, words in instructions() if name == "COPY"]
+    assert all((ROOT / source).exists() for sources in copied for source in sources)
+    build, install = [words for name, words in instructions() if name == "RUN"]
+    assert build[:2] == ["pip", "wheel"]
+    assert install == [
+        "pip",
+        "install",
+        "-c",
+        "/home/ray/constraints.txt",
+        "/home/ray/wheels/*.whl",
+    ]
 
 
 def test_all_name_the_pinned_ray() -> None:
     ray = pinned("ray")
     assert read("cluster.yaml")["docker"]["image"].startswith(f"rayproject/ray:{ray}-")
+    assert read("sky.yaml")["resources"]["image_id"].startswith(f"docker:rayproject/ray:{ray}-")
     assert f"rayproject/ray:{ray}-" in (ROOT / "Dockerfile").read_text()
     assert read("docs/rayjob.yaml")["spec"]["rayClusterSpec"]["rayVersion"] == ray

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import sqrt
 
 import pytest
 import torch
 import torch.nn.functional as F
 from pyautoattack import AutoAttack
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from fmoe.attacks.threat import Linf
@@ -89,10 +89,15 @@ def test_wilson_by_hand(successes: int, n: int, expected: tuple[float, float]) -
 
 
 @pytest.mark.parametrize("n", [1, 7, 100, 10_000])
-def test_wilson_is_scipys(n: int) -> None:
+def test_wilson_ends_where_the_score_test_rejects(n: int) -> None:
+    """Each end p has |successes / n - p| = z sqrt(p (1 - p) / n), or is 0 or 1."""
     for successes in {0, 1, n // 3, n // 2, n - 1, n}:
-        interval = binomtest(successes, n).proportion_ci(method="wilson")
-        assert wilson(successes, n) == pytest.approx((interval.low, interval.high), abs=1e-9)
+        low, high = wilson(successes, n)
+        assert 0 <= low <= successes / n <= high <= 1
+        for end in {low, high} - {0.0, 1.0}:
+            score = (successes / n - end) / sqrt(end * (1 - end) / n)
+            assert abs(score) == pytest.approx(1.959963984540054, abs=1e-6)
+        assert (low == 0, high == 1) == (successes == 0, successes == n)
 
 
 def test_wilson_of_nothing_is_everything() -> None:

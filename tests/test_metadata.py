@@ -77,6 +77,13 @@ def test_the_metadata_is_what_a_package_index_takes(
     assert built.requires_python == project["requires-python"]
 
 
+def test_the_pythons_are_those_on_which_tests_are_run(project: dict[str, Any]) -> None:
+    version = "Programming Language :: Python :: 3."
+    named = [int(e.removeprefix(version)) for e in project["classifiers"] if e.startswith(version)]
+    assert project["requires-python"] == f">=3.{min(named)}"
+    assert sys.version_info.minor in named
+
+
 def test_citation_has_what_the_format_asks_for(
     citation: dict[str, Any], project: dict[str, Any]
 ) -> None:

@@ -159,6 +159,15 @@ def test_living_holder_is_told_from_a_dead_one(s3: S3, monkeypatch: pytest.Monke
         assert "0dead.claim" not in (folder / "lock.lease").names()
 
 
+def test_arrow_puts_without_a_condition(s3: S3) -> None:
+    """It says nothing and overwrites. Where this fails, a lease may be a conditional put."""
+    filesystem, path = s3.folder("condition").resolve()
+    for content in (b"first", b"second"):
+        with filesystem.open_output_stream(path, metadata={"If-None-Match": "*"}) as stream:
+            stream.write(content)
+    assert filesystem.open_input_stream(path).read() == b"second"
+
+
 def test_two_writers_train_an_expert_once(s3: S3, small: Config, digits: Data) -> None:
     store = ExpertStore(s3.folder("experts"))
     with ThreadPoolExecutor(2) as threads:

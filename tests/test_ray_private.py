@@ -6,6 +6,7 @@ Where one of these fails under another Ray: see what has become of it, mend `fmo
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ import ray
 from ray._private import node, parameter, services
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.state import state
-from ray._raylet import Config, PlacementGroupID  # type: ignore[attr-defined]
+from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 from ray.train import TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
@@ -27,6 +28,22 @@ from fmoe.on_ray import private
 from fmoe.on_ray.tuning.schedulers import Population
 
 ROOT = Path(__file__).parent.parent
+PUBLIC = {"ray", "ray.util.placement_group.PlacementGroup"}
+KEPT = {
+    "ray._private.gcs_utils.create_gcs_channel",
+    "ray._private.parameter",
+    "ray._private.services",
+    "ray._private.state.state",
+    "ray._raylet.Config",
+    "ray.core.generated.gcs_pb2",
+    "ray.core.generated.gcs_service_pb2",
+    "ray.core.generated.gcs_service_pb2_grpc",
+    "ray.train.v2._internal.execution.context.get_train_context",
+    "ray.util.state.StateApiClient",
+    "ray.util.state.common.ListApiOptions",
+    "ray.util.state.common.StateResource",
+}
+"""All that is imported of what Ray keeps to itself; `private.py` says why each is."""
 
 
 def parameters(function: object) -> list[str]:
@@ -48,6 +65,16 @@ def test_nothing_else_imports_what_is_private() -> None:
     files = [*(ROOT / "fmoe").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
     using = {file.name for file in files if deep.search(file.read_text())}
     assert using == {"private.py"}
+
+
+def test_no_other_is_imported() -> None:
+    imports = set()
+    for line in ast.walk(ast.parse(inspect.getsource(private))):
+        if isinstance(line, ast.Import):
+            imports |= {alias.name for alias in line.names}
+        elif isinstance(line, ast.ImportFrom):
+            imports |= {f"{line.module}.{alias.name}" for alias in line.names}
+    assert {name for name in imports if name.split(".")[0] == "ray"} - PUBLIC == KEPT
 
 
 def test_messages_of_the_head() -> None:
@@ -78,8 +105,9 @@ def test_placement_groups() -> None:
     } <= {*group.DESCRIPTOR.fields_by_name}
     assert group.REMOVED in group.PlacementGroupState.values()
     assert callable(state._connect_and_get_accessor)
-    name = bytes(range(PlacementGroupID.size()))
-    assert PlacementGroupID(name).binary() == name
+    assert "PlacementGroupID" in ray.__all__
+    name = bytes(range(ray.PlacementGroupID.size()))
+    assert ray.PlacementGroupID(name).binary() == name
 
 
 def test_addresses_and_nodes() -> None:

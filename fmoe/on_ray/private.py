@@ -1,7 +1,22 @@
 """Everything of Ray that Ray does not promise: its private modules, messages and settings.
 
 They were seen in the version that `SEEN` names; another one may have moved any of them, and
-`tests/test_ray_private.py` then says which. Elsewhere only public names of Ray are imported.
+`tests/test_ray_private.py`, which lists them, then says which. Elsewhere only public names of Ray
+are imported. What has no public name, and why the nearest one does not do:
+
+- A question to a cluster's head with a deadline (`gcs_utils`, `gcs_*pb2`): `ray.init` tries an
+  address where nothing answers for a quarter of an hour; `ray health-check` is not public either.
+- Who made a placement group (`state`, `gcs_pb2`): `ray.util.placement_group_table` leaves it out;
+  the state API names the job alone, and needs the dashboard besides.
+- Which nodes run here, and what `auto` means (`services`): only `ray.init` itself asks that.
+- Settings after the import of Ray (`Config`), or for one start of it (`_system_config` and
+  `_temp_dir`, which `ray.init` calls unstable): variables RAY_… name the same settings, and every
+  child would have them.
+- A start without helpers (`parameter`, `services`; callbacks of Ray Train): with
+  `include_dashboard=False` the dashboard's process starts all the same; the others have no switch.
+- The notice to a spot machine, without a barrier (`get_train_context`): see `told_to_end`.
+- The head's address by HTTP with our token (`StateApiClient`): `ray.util.state.list_nodes` takes no
+  headers, and sends a token only where RAY_AUTH_MODE said so before Ray was imported.
 """
 
 from __future__ import annotations
@@ -13,10 +28,11 @@ from functools import partial
 from typing import Any
 
 import grpc
+import ray
 from ray._private import parameter, services
 from ray._private.gcs_utils import create_gcs_channel
 from ray._private.state import state
-from ray._raylet import Config, PlacementGroupID  # type: ignore[attr-defined]
+from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 from ray.util.placement_group import PlacementGroup
 
@@ -137,7 +153,7 @@ def groups_of_dead_actors(job: str) -> list[PlacementGroup]:
     tables = state._connect_and_get_accessor().get_placement_group_table()
     groups = [gcs_pb2.PlacementGroupTableData.FromString(table) for table in tables]
     return [
-        PlacementGroup(PlacementGroupID(group.placement_group_id))
+        PlacementGroup(ray.PlacementGroupID(group.placement_group_id))
         for group in groups
         if group.creator_job_id.hex() == job
         and group.creator_actor_id.strip(b"\xff")  # none: the driver has made it

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from fmoe import provenance
 from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError, first_line
-from fmoe.on_ray import local, private
+from fmoe.on_ray import local, loopback, private
 from fmoe.on_ray.reach import cluster_address, reach
 from fmoe.on_ray.token import auth_token
 
@@ -33,7 +33,6 @@ ON_ONE_MACHINE = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # nothing is asked over a network
     "RAY_TRAIN_METRICS_ENABLED": "0",  # Prometheus asks clusters
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
-    "GLOO_SOCKET_IFNAME": "lo",  # workers talk over loopback
 }
 MEBIBYTE = 2**20
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -94,7 +93,7 @@ def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[No
         yield
         return
     address = cluster_address()
-    for name, value in (RAY_ENVIRONMENT if address else RAY_ENVIRONMENT | ON_ONE_MACHINE).items():
+    for name, value in environment(address).items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.ERROR)
     with ExitStack() as stack:
@@ -115,6 +114,14 @@ def session(workers: int, data_bytes: int = 0, idle: bool = True) -> Iterator[No
                 signal.signal(signal.SIGTERM, on_terminate)  # ray has put its own
         stack.callback(ray.shutdown)
         yield
+
+
+def environment(address: str | None) -> dict[str, str]:
+    """What Ray and torch are told in a cluster, or on this machine alone where there is none."""
+    if address:
+        return RAY_ENVIRONMENT
+    name = loopback.interface()  # by which this machine's workers talk
+    return RAY_ENVIRONMENT | ON_ONE_MACHINE | ({"GLOO_SOCKET_IFNAME": name} if name else {})
 
 
 def connect(address: str) -> None:

@@ -7,6 +7,12 @@ waits longer than the store's clock is coarse: no later claim can then appear to
 
 A holder that an outage kept from beating may lose its lease to another; what they then both write
 is covered by digests, never trusted.
+
+Not by a conditional put (`If-None-Match: *`), though S3 and GCS have one. pyarrow 25 drops the
+condition without a word and overwrites. obstore 0.12 keeps it on both, but does not read
+~/.aws/credentials, so that a store which takes checkpoints would refuse its leases; boto3 is for S3
+alone; and holders with and without such a library would not see each other. It would tell who was
+first and save the wait before looking; who has died would still be told by beats.
 """
 
 from __future__ import annotations

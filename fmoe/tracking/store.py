@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+# MLflow 3.18 calls it deprecated in favour of MLFLOW_ALLOW_MODEL_CODE_EXECUTION, which is another
+# thing: at `false` that one refuses every pyfunc, ours, too, since an MLmodel file names the module
+# that loads it. This one refuses pickles alone, there as well
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
