@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-unit test-integration test-cluster compiled programs bench lint format clean
+.PHONY: setup demo test test-unit test-integration test-cluster compiled programs bench docs lint format clean
 
 setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
@@ -62,6 +62,11 @@ bench: setup  ## side by side with peers and with the floor; results/ and the ta
 	test -z "$(DATA)" || test -z "$(MODEL)" || for name in evaluation autoattack; do \
 		$(BIN)/python -m benchmarks.$$name $(MODEL) --data-dir $(DATA) || exit 1; done
 
+# from nothing each time, so that no page is left of what has gone; warnings are errors
+docs: setup  ## the site, in docs/_build/html
+	rm -rf docs/_build
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -73,5 +78,5 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
