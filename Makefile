@@ -54,7 +54,7 @@ programs: setup
 	command -v ip >/dev/null || { apt-get update -q && apt-get install -y -q iproute2; } || true
 
 # the machine must be quiet; those of real images want DATA=folder, those of a trained model MODEL=…
-bench: setup  ## side by side with peers and with the floor; results/ and the tables of the README
+bench: setup  ## side by side with peers and with the floor; results/ and the tables of docs/measurements.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for name in crafting step memory growth startup; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	test -z "$(DATA)" || for name in cheap_attacks speedrun ray_overhead; do \

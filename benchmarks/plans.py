@@ -1,4 +1,4 @@
-"""The table of docs/guides/cost.md: the paper's CIFAR-10 run and the branched one on 1, 8 and 64 GPUs.
+"""The table of docs/guides/cost.md: the paper's CIFAR-10 run and the branched one on 1 to 64 GPUs.
 
     python -m benchmarks.plans
 

@@ -1,4 +1,4 @@
-"""How the site is built (`make docs`): MyST pages, docstrings, and what the commands say of themselves.
+"""How the site is built (`make docs`): MyST pages, docstrings, what the commands say of themselves.
 
 Nothing is fetched: no other project's index, no font, no script of a third party.
 """
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 project = "fmoe"
-author = copyright = "the fmoe authors"
+author = "the fmoe authors"
+project_copyright = author
 version = release = VERSION
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]

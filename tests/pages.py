@@ -105,17 +105,19 @@ def commands(block: Block) -> Iterator[Command]:
         yield Command(f"{block.page}:{first}", "\n".join(typed), tuple(shown))
 
 
+def named(page: Path, root: Path = ROOT) -> str:
+    return page.relative_to(root).as_posix()
+
+
 def blocks(page: Path, root: Path = ROOT) -> list[Block]:
-    """Raises `ValueError` for a block of four spaces, which has no language and no comment."""
-    name, found = page.relative_to(root).as_posix(), list[Block]()
+    """Fenced or by four spaces; what is MyST's own (`{toctree}`) is no code."""
+    name, found = named(page, root), list[Block]()
     text = page.read_text()
     whole = COMMENT.match(text)
     before = None
     for token in MarkdownIt("commonmark").parse(text):
         note = COMMENT.fullmatch(before.content.strip()) if before else None
-        if token.type == "code_block":
-            raise ValueError(f"{name}: a block of four spaces: {token.content.splitlines()[0]}")
-        if token.type == "fence" and not token.info.startswith("{"):
+        if token.type in ("fence", "code_block") and not token.info.startswith("{"):
             assert token.map
             note = note or (whole if whole and whole[1] == "run by" else None)
             given = (note[1], note[2]) if note else None

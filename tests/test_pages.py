@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from tests.pages import DOCS, README, ROOT, Block, Command
 
 ALL = [README, *sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)]
 OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "tune_spaces/README.md")]
-NAMES = [page.relative_to(ROOT).as_posix() for page in ALL]
 EXTERNAL = ("https://", "http://", "mailto:")
 GENERATED = re.compile(r"^<!-- generated: ([a-z]+) -->$", re.MULTILINE)
 
@@ -26,7 +26,7 @@ def test_all_pages_are_in_the_table_of_contents() -> None:
     assert len(ALL) > 25
 
 
-@pytest.mark.parametrize("page", ALL, ids=NAMES)
+@pytest.mark.parametrize("page", ALL, ids=pages.named)
 def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     for block in pages.blocks(page):
         assert block.accounted_for, f"{block.where}: neither run nor marked"
@@ -60,18 +60,12 @@ def test_a_block_is_read_as_it_would_be_typed() -> None:
     assert Command("", "", ("x …%", "y")).missing("y\nx 9%\n") == "y"  # in another order
 
 
-@pytest.mark.parametrize(
-    "text", ["    code of four spaces\n", "```\nfenced\n```\n", "```yaml\na: 1\n```\n"]
-)
+@pytest.mark.parametrize("text", ["    a\n", "```\na\n```\n", "```yaml\na: 1\n```\n"])
 def test_a_block_without_a_reason_is_found(text: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# Page\n\n{text}")
-    try:
-        (block,) = pages.blocks(page, tmp_path)
-    except ValueError as error:
-        assert "four spaces" in str(error)
-    else:
-        assert not block.accounted_for
+    (block,) = pages.blocks(page, tmp_path)
+    assert not block.accounted_for
 
 
 def tokens(page: Path) -> list[Token]:
@@ -94,12 +88,13 @@ def links(page: Path) -> list[str]:
 def anchors(page: Path) -> set[str]:
     """Of its headings, as MyST and GitHub make them."""
     parsed = MarkdownIt("commonmark").parse(page.read_text())
-    titles = [
-        after.content
-        for token, after in zip(parsed, parsed[1:], strict=False)
-        if token.type == "heading_open"
-    ]
+    titles = [after.content for token, after in pairwise(parsed) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def has(page: Path, anchor: str) -> bool:
+    """Of what is generated, the site's own build looks at the anchors."""
+    return anchor in anchors(page) or GENERATED.search(page.read_text()) is not None
 
 
 def broken(page: Path, root: Path = ROOT) -> list[str]:
@@ -110,22 +105,13 @@ def broken(page: Path, root: Path = ROOT) -> list[str]:
         target = (page.parent / name).resolve() if name else page
         if link.startswith(EXTERNAL):
             continue
-        if (
-            not target.is_relative_to(root)
-            or not target.exists()
-            or (
-                anchor
-                and anchor not in anchors(target)
-                and not GENERATED.search(target.read_text())
-            )
-        ):
+        there = target.is_relative_to(root) and target.exists()
+        if not there or (anchor and not has(target, anchor)):
             found.append(link)
     return found
 
 
-@pytest.mark.parametrize(
-    "page", [*ALL, *OTHERS], ids=lambda page: page.relative_to(ROOT).as_posix()
-)
+@pytest.mark.parametrize("page", [*ALL, *OTHERS], ids=pages.named)
 def test_links_lead_somewhere(page: Path) -> None:
     assert broken(page) == []
 

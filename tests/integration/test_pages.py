@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,15 +25,14 @@ from tests.pages import Block, Command
 
 Fmoe = Callable[..., Outcome]
 PAGES = [page for page in pages.in_order() if any(block.to_run for block in pages.blocks(page))]
-NAMES = [page.relative_to(pages.ROOT).as_posix() for page in PAGES]
 
 
 @pytest.fixture(scope="module")
-def place(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which all pages are run, with an FMOE_HOME beside it."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "work").mkdir()
-    yield folder / "work"
+    return folder / "work"
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def typed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", PAGES, ids=pages.named)
 def test_blocks_of(page: Path, fmoe: Fmoe, typed: None) -> None:
     for block in pages.blocks(page):
         if not block.to_run or not is_here(block):
