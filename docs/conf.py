@@ -37,8 +37,11 @@ autodoc_typehints = "none"  # their unions are longer than what they say; docstr
 autodoc_class_signature = "mixed"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_default_options = {"exclude-members": "model_config"}
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # torch's and pydantic's names are other projects'
+
+smartquotes_action = "qe"  # two dashes begin an option
 
 html_theme = "furo"
 html_title = "fmoe"

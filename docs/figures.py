@@ -25,8 +25,8 @@ STYLE = """
   @media (prefers-color-scheme: dark) {
     :root { --panel: #1b1f26; --ink: #e8ebf0; --soft: #a9b2c0; --line: #6d7787; --box: #262c36;
             --one: #6ea4ff; --two: #f0955a; --three: #63c792; } }
-  text { font: 15px system-ui, sans-serif; fill: var(--ink); }
-  .soft { fill: var(--soft); font-size: 13px; }
+  text { font: 17px system-ui, sans-serif; fill: var(--ink); }
+  .soft { fill: var(--soft); font-size: 15px; }
   .middle { text-anchor: middle; } .end { text-anchor: end; }
   .panel { fill: var(--panel); } .box { fill: var(--box); stroke: var(--line); stroke-width: 1.2; }
   .one { fill: var(--one); } .two { fill: var(--two); } .three { fill: var(--three); }
@@ -66,31 +66,37 @@ def labelled(x: float, y: float, width: float, height: float, words: str) -> str
     return box(x, y, width, height) + text(x + width / 2, y + height / 2 + 5, words, "middle")
 
 
+def line(*points: tuple[float, float]) -> str:
+    path = " L".join(f"{x:g},{y:g}" for x, y in points)
+    return f'<path class="flow" d="M{path}"/>'
+
+
 def arrow(*points: tuple[float, float]) -> str:
     """Along the points, with a head at the last one, which is reached from the left."""
-    path = " L".join(f"{x:g},{y:g}" for x, y in points)
     x, y = points[-1]
     head = f"{x:g},{y:g} {x - 8:g},{y - 4:g} {x - 8:g},{y + 4:g}"
-    return f'<path class="flow" d="M{path}"/><polygon class="head" points="{head}"/>'
+    return f'{line(*points)}<polygon class="head" points="{head}"/>'
 
 
 def mixture() -> str:
     """Image -> experts and gate -> sum."""
-    parts = [labelled(20, 168, 78, 44, "image"), text(250, 34, "nine experts", "soft middle")]
+    parts = [labelled(12, 168, 70, 44, "image"), text(222, 34, "nine experts", "soft middle")]
     for place, (role, colour, weight) in enumerate(EXPERTS):
         y = 46 + place * 30
-        parts += [arrow((98, 190), (125, y + 12), (185, y + 12))]
-        parts += [box(185, y, 130, 24), box(185, y, 6, 24, colour)]
-        parts += [text(205, y + 17, f"{role}")]
-        parts += [arrow((315, y + 12), (390, y + 12))]
-        parts += [box(392, y + 5, 260 * weight, 14, colour)]
-        parts += [text(400 + 260 * weight, y + 17, f"{weight:.2f}", "soft")]
-    parts += [text(430, 34, "weights wₑ, sum 1", "soft middle")]
-    parts += [arrow((98, 190), (125, 348), (185, 348)), labelled(185, 326, 130, 44, "gate")]
-    parts += [text(330, 353, "softmax(gate(x) / temperature) gives the weights", "soft")]
-    parts += [arrow((500, 178), (560, 190)), labelled(562, 168, 138, 44, "log Σₑ wₑ pₑ")]
-    parts += [text(631, 234, "one probability a class", "soft middle")]
-    return svg(720, 390, "An image, nine experts, a gate and the weighted sum", parts)
+        parts += [arrow((82, 190), (106, y + 12), (166, y + 12))]
+        parts += [box(166, y, 112, 24), box(166, y, 6, 24, colour), text(186, y + 18, role)]
+        parts += [arrow((278, y + 12), (322, y + 12)), box(324, y + 5, 240 * weight, 14, colour)]
+        parts += [text(332 + 240 * weight, y + 18, f"{weight:.2f}", "soft")]
+    parts += [text(384, 34, "weights, for example", "soft middle")]
+    parts += [arrow((82, 190), (106, 348), (166, 348)), labelled(166, 326, 112, 44, "gate")]
+    parts += [text(290, 354, "softmax(gate(x) / temperature)", "soft")]
+    parts += [line((424, 50), (436, 50), (436, 312), (424, 312)), arrow((436, 190), (472, 190))]
+    parts += [labelled(474, 168, 136, 44, "log Σₑ wₑ pₑ")]
+    parts += [
+        text(542, 236, "one probability", "soft middle"),
+        text(542, 256, "a class", "soft middle"),
+    ]
+    return svg(622, 390, "An image, nine experts, a gate and the weighted sum", parts)
 
 
 def softmax(logits: Sequence[float], temperature: float) -> list[float]:
@@ -104,35 +110,39 @@ def gate() -> str:
     for place, (temperature, said) in enumerate(
         ((0.3, "nearly one expert"), (1.0, "the default"), (3.0, "nearly even"))
     ):
-        x = 30 + place * 228
-        parts += [text(x + 100, 36, f"temperature {temperature:g}", "middle")]
-        parts += [text(x + 100, 56, said, "soft middle")]
+        x = 10 + place * 206
+        parts += [text(x + 97, 34, f"temperature {temperature:g}", "middle")]
+        parts += [text(x + 97, 56, said, "soft middle")]
         for expert, weight in enumerate(softmax(logits, temperature)):
-            height, left = 170 * weight, x + 8 + expert * 38
+            height, left = 170 * weight, x + 6 + expert * 37
             parts += [box(left, 250 - height, 28, height, "one")]
             parts += [text(left + 14, 242 - height, f"{100 * weight:.0f}%", "soft middle")]
             parts += [text(left + 14, 270, f"{expert + 1}", "soft middle")]
-        parts += [arrow((x, 250), (x + 200, 250))]
-    parts += [text(360, 296, "weight of each of five experts, from the same logits", "soft middle")]
-    return svg(720, 312, "Softmax of the same logits at temperatures 0.3, 1 and 3", parts)
+        parts += [line((x, 250), (x + 194, 250))]
+    parts += [text(311, 298, "weight of each of five experts, from the same logits", "soft middle")]
+    return svg(622, 314, "Softmax of the same logits at temperatures 0.3, 1 and 3", parts)
 
 
 def trunk() -> str:
     """Image -> shared stages -> branches and gate -> sum."""
-    parts = [labelled(16, 158, 66, 44, "image")]
+    parts = [labelled(8, 158, 58, 44, "image")]
     for place, stage in enumerate(("stem", "stage 1", "stage 2", "stage 3")):
-        x = 104 + place * 78
-        parts += [arrow((x - 22, 180), (x, 180)), labelled(x, 140, 58, 80, stage)]
-    parts += [text(233, 250, "the trunk: once an image", "soft middle")]
-    parts += [text(510, 32, "nine branches, side by side", "soft middle")]
+        x = 84 + place * 80
+        parts += [
+            arrow((x - 16, 180), (x, 180)),
+            box(x, 140, 64, 80),
+            text(x + 32, 185, stage, "soft middle"),
+        ]
+    parts += [text(236, 250, "the trunk: once an image", "soft middle")]
+    parts += [text(488, 32, "nine branches, side by side", "soft middle")]
     for place, (role, colour, _) in enumerate(EXPERTS):
         y = 46 + place * 29
-        parts += [arrow((396, 180), (420, y + 11), (446, y + 11))]
-        parts += [box(446, y, 128, 22), box(446, y, 6, 22, colour), text(464, y + 16, role)]
-    parts += [arrow((396, 180), (420, 335), (446, 335)), labelled(446, 316, 128, 38, "gate")]
-    parts += [arrow((574, 168), (606, 180)), arrow((574, 335), (590, 335), (606, 196))]
-    parts += [labelled(608, 158, 96, 44, "Σₑ wₑ pₑ")]
-    return svg(720, 372, "An image, a shared trunk, nine branches and a gate", parts)
+        parts += [arrow((388, 180), (402, y + 11), (430, y + 11))]
+        parts += [box(430, y, 100, 22), box(430, y, 6, 22, colour), text(446, y + 17, role)]
+    parts += [arrow((388, 180), (402, 335), (430, 335)), labelled(430, 316, 100, 38, "gate")]
+    parts += [line((530, 57), (540, 57), (540, 335), (530, 335)), arrow((540, 180), (556, 180))]
+    parts += [labelled(558, 158, 76, 44, "Σ wₑ pₑ")]
+    return svg(642, 372, "An image, a shared trunk, nine branches and a gate", parts)
 
 
 def importances() -> dict[str, float]:
@@ -160,14 +170,13 @@ def importances() -> dict[str, float]:
 
 def importance() -> str:
     found = importances()
-    parts = []
+    parts, most = [], max(found.values())
     for place, (path, share) in enumerate(found.items()):
-        y = 44 + place * 34
-        parts += [text(300, y + 16, path, "end"), box(312, y, max(2, 320 * share), 22, "one")]
-        parts += [text(320 + 320 * share, y + 16, f"{100 * share:.0f}%", "soft")]
-    height = 60 + 34 * len(found)
-    parts += [text(20, 28, "share of the variance of val_robust, 24 trials, fANOVA", "soft")]
-    return svg(720, height, "Importance of a study's settings", parts)
+        y, wide = 44 + place * 34, max(2, 280 * share / most)
+        parts += [text(266, y + 17, path, "end"), box(276, y, wide, 22, "one")]
+        parts += [text(284 + wide, y + 17, f"{100 * share:.0f}%", "soft")]
+    parts += [text(16, 28, "share of the variance of val_robust, 24 trials, fANOVA", "soft")]
+    return svg(622, 60 + 34 * len(found), "Importance of a study's settings", parts)
 
 
 FIGURES = {"mixture": mixture, "gate": gate, "trunk": trunk, "importance": importance}

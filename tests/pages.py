@@ -19,6 +19,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from markdown_it import MarkdownIt
 
@@ -124,6 +125,47 @@ def blocks(page: Path, root: Path = ROOT) -> list[Block]:
             found.append(Block(name, token.map[0] + 1, token.info.strip(), token.content, given))
         before = token if token.type == "html_block" else None
     return found
+
+
+def needed(block: Block) -> tuple[list[str], list[str]] | None:
+    """Of `needs: fmoe train --dry-run`: the command whose help must name the options."""
+    if block.note is None:
+        return None
+    program, *words = block.note[1].split()
+    assert program == "fmoe", block.where
+    options = [word for word in words if word.startswith("-")]
+    return [word for word in words if word not in options], options
+
+
+class Runner(Protocol):
+    """Who runs what pages say; every call raises `AssertionError` where it does not go as shown."""
+
+    def help(self, command: list[str]) -> str:
+        """What the command says of itself; nothing where there is none."""
+        ...
+
+    def console(self, command: Command) -> None: ...
+
+    def python(self, block: Block) -> None: ...
+
+
+def play(page: Path, place: Path, runner: Runner) -> None:
+    """All blocks of the page that are to be run, in `place`."""
+    for block in blocks(page):
+        needs = needed(block) if block.to_run else None
+        if needs is not None:
+            said = runner.help(needs[0])
+            if not said or not all(option in said for option in needs[1]):
+                continue
+        if not block.to_run:
+            continue
+        if block.file:
+            (place / block.file).write_text(block.text)
+        elif block.kind == "python":
+            runner.python(block)
+        else:
+            for command in block.commands:
+                runner.console(command)
 
 
 def site(index: Path = DOCS / "index.md") -> list[Path]:

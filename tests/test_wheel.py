@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("fmoe", "pipelines", "tune_spaces")
+from tests.wheel import PACKAGES, ROOT, built
+
 DATA = ("*.yaml", "*.html", "py.typed", "README.md")
 PROBE = """
 import fmoe, pipelines.judging.reporting, tune_spaces
@@ -32,21 +31,9 @@ print(*search_space.spaces())
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpacked. Built from a copy, since building writes into the sources' folder."""
+    """Unpacked."""
     source = tmp_path_factory.mktemp("source")
-    for package in PACKAGES:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, source / package, ignore=ignore)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*command, "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."],
-        cwd=source,
-        check=True,
-    )
-    (file,) = (source / "dist").glob("fmoe-*.whl")
-    with zipfile.ZipFile(file) as packed:
+    with zipfile.ZipFile(built(source)) as packed:
         packed.extractall(source / "unpacked")
     return source / "unpacked"
 

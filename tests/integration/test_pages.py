@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -42,54 +43,38 @@ def typed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=pages.named)
-def test_blocks_of(page: Path, fmoe: Fmoe, typed: None) -> None:
-    for block in pages.blocks(page):
-        if not block.to_run or not is_here(block):
-            continue
-        if block.file:
-            Path(block.file).write_text(block.text)
-        elif block.kind == "python":
-            python(block)
+@dataclass
+class Here:
+    """Commands of fmoe run in this process, so that they find the Ray cluster running."""
+
+    fmoe: Fmoe
+
+    def help(self, command: list[str]) -> str:
+        done = self.fmoe(*command, "--help")
+        return done.out if done.code == 0 else ""
+
+    def console(self, command: Command) -> None:
+        if command.words[0] == "fmoe" and not set("|&;<>") & set(command.line):
+            done = self.fmoe(*command.words[1:])
         else:
-            for command in block.commands:
-                console(command, fmoe)
+            ran = subprocess.run(
+                ["bash", "-c", command.line],
+                env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            done = Outcome(ran.returncode, ran.stdout, ran.stderr)
+        assert done.code == 0, f"{command.where}: {command.line}\n{done.err[-2000:]}"
+        missing = command.missing(done.out)
+        assert missing is None, f"{command.where}: no line {missing!r} in\n{done.out}"
+
+    def python(self, block: Block) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(block.text, block.where, "exec"), {"__name__": "__main__"})
 
 
-def is_here(block: Block) -> bool:
-    """Whether fmoe has what the block needs."""
-    if block.note is None:
-        return True
-    program, *words = block.note[1].split()
-    assert program == "fmoe"
-    options = [word for word in words if word.startswith("-")]
-    names = [word for word in words if word not in options]
-    help_ = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *names, "--help"],
-        cwd=pages.ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return help_.returncode == 0 and all(option in help_.stdout for option in options)
-
-
-def python(block: Block) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
-        exec(compile(block.text, block.where, "exec"), {"__name__": "__main__"})
-
-
-def console(command: Command, fmoe: Fmoe) -> None:
-    """fmoe in this process, so that it finds the Ray cluster running; others by the shell."""
-    if command.words[0] == "fmoe" and not set("|&;<>") & set(command.line):
-        done = fmoe(*command.words[1:])
-    else:
-        ran = subprocess.run(
-            ["bash", "-c", command.line],
-            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        done = Outcome(ran.returncode, ran.stdout, ran.stderr)
-    assert done.code == 0, f"{command.where}: {command.line}\n{done.err[-2000:]}"
-    missing = command.missing(done.out)
-    assert missing is None, f"{command.where}: no line {missing!r} in\n{done.out}"
+@pytest.mark.parametrize("page", PAGES, ids=pages.named)
+def test_blocks_of(page: Path, place: Path, fmoe: Fmoe, typed: None) -> None:
+    pages.play(page, place, Here(fmoe))
 
 
 def test_what_the_tour_left(place: Path, typed: None) -> None:
