@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from markdown_it import MarkdownIt
@@ -142,57 +138,3 @@ def test_readme_begins_with_the_main_job_and_the_tests() -> None:
     first = pages.blocks(README)[0]
     assert [command.words for command in first.commands] == [["make", "demo"], ["make", "test"]]
     assert len(README.read_text().splitlines()) <= 150
-
-
-def figures() -> ModuleType:
-    """docs/figures.py, which is in no package."""
-    spec = spec_from_file_location("figures", DOCS / "figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_figures_are_what_their_script_draws() -> None:
-    """Where they differ, `python docs/figures.py` draws them anew."""
-    drawn = figures().FIGURES
-    assert {file.stem for file in (DOCS / "figures").iterdir()} == drawn.keys()
-    for name in drawn.keys() - {"importance"}:
-        assert (DOCS / "figures" / f"{name}.svg").read_text() == drawn[name](), name
-
-
-def test_importances_are_the_studys() -> None:
-    """What the page says of them; another scikit-learn may move them by a little."""
-    found = figures().importances()
-    assert sum(found.values()) == pytest.approx(1)
-    attack = [share for path, share in found.items() if path.startswith("joint.attack.")]
-    assert len(attack) == 4
-    assert sum(attack) == pytest.approx(0.70, abs=0.05)
-    shown = re.findall(r">(\d+)%<", (DOCS / "figures" / "importance.svg").read_text())
-    assert [int(share) for share in shown] == pytest.approx(
-        [100 * share for share in found.values()], abs=5
-    )
-
-
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    """As `make docs` does it; what commands and docstrings say of themselves is in it."""
-    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--nitpicky"]
-    done = subprocess.run(
-        [*command, "--quiet", "-b", "html", "-d", str(tmp_path / "kept"), "docs", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    read = {name: (tmp_path / "reference" / f"{name}.html").read_text() for name in
-            ("commands", "python", "recipes", "spaces")}  # fmt: skip
-    for said in ("fmoe studies best", "--workers-per-trial", "fmoe runs reap"):
-        assert said in read["commands"]
-    assert "rows sum to 1" in read["python"]
-    assert "generated:" not in "".join(read.values())
-    assert 'id="cifar10-small-branched"' in read["recipes"]
-    assert 'id="svhn"' in read["spaces"]
-    html = "".join(page.read_text() for page in tmp_path.rglob("*.html"))
-    assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', html)  # nothing is fetched
