@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -52,9 +53,25 @@ def parse_ratio(value: Any) -> Any:
     return value
 
 
-Length = Annotated[float, BeforeValidator(parse_ratio), Field(ge=0, allow_inf_nan=False)]
+def _or_ratio(**bounds: float) -> WithJsonSchema:
+    """What an editor is told: a number within bounds, or a ratio."""
+    ratio = {"type": "string", "pattern": r"^\s*[0-9.eE+-]+\s*/\s*[0-9.eE+-]+\s*$"}
+    return WithJsonSchema({"anyOf": [{"type": "number", **bounds}, ratio]})
+
+
+Length = Annotated[
+    float,
+    BeforeValidator(parse_ratio),
+    Field(ge=0, allow_inf_nan=False),
+    _or_ratio(minimum=0),
+]
 """Of a perturbation, in some norm, of pixel values of [0,1]; may be written `8/255`."""
-Pixels = Annotated[float, BeforeValidator(parse_ratio), Field(ge=0, le=1, allow_inf_nan=False)]
+Pixels = Annotated[
+    float,
+    BeforeValidator(parse_ratio),
+    Field(ge=0, le=1, allow_inf_nan=False),
+    _or_ratio(minimum=0, maximum=1),
+]
 """A distance in pixel values of [0,1]; may be written `8/255`."""
 
 T = TypeVar("T")

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pipelines.display import Display
 from pipelines.options import DataDir, Json
-from pipelines.output import Display, percent, result, say
+from pipelines.output import percent, result, say
 
 
 def calibrate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines import as_jobs, jobs, models, runs, studies, submit
+from pipelines import as_jobs, config, jobs, models, runs, studies, submit
 from pipelines.entry import Command, application, mount, run
 
 app = application(
@@ -13,6 +13,7 @@ app = application(
 )
 COMMANDS: dict[str, Command] = {
     **as_jobs.COMMANDS,
+    "config": config.app,
     "studies": studies.app,
     "models": models.app,
     "submit": submit.submit,

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.display import Display
 from pipelines.evaluate import Attacks, Data, Eps, Fast, Full, Limit, Norm, Seed
 from pipelines.options import DataDir, Gpu, Json, Processes, asked
-from pipelines.output import Display, percent, result, say
+from pipelines.output import percent, result, say
 
 
 def compare(

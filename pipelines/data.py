@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmoe.errors import UserError
+from pipelines.display import Display
 from pipelines.options import DataDir, Json
-from pipelines.output import Display, result, say
+from pipelines.output import result, say
 
 if TYPE_CHECKING:
     from fmoe.data import Before

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from pipelines.display import Display
 from pipelines.options import DataDir, Gpu, Json, Processes, asked
-from pipelines.output import Display, percent, result, say
+from pipelines.output import percent, result, say
 
 MODEL = "Model folder, run folder, registry URI, or python:package.module:callable."
 Data = Annotated[str | None, typer.Option(help="Data set; by default the model's own.")]

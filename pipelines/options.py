@@ -34,6 +34,13 @@ Address = Annotated[
     typer.Option(help="The cluster's dashboard; by default http://127.0.0.1:8265."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, show the plan, start nothing.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a recipe's value; repeatable."),
+]
 DataDir = Annotated[
     str | None,
     typer.Option(help="Folder or URI with the data set's files (or FMOE_DATA_DIR)."),

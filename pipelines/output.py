@@ -1,7 +1,7 @@
-"""What a person or a script sees: progress on stderr, the result on stdout, errors as one line.
+"""What a person or a script gets: the result on stdout, errors as one line.
 
 Names come from outside (files, models, classes): each line goes through `plain` on its way to the
-terminal, and rich is given text, never markup.
+terminal.
 """
 
 from __future__ import annotations
@@ -13,18 +13,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from fmoe.errors import plain
 
@@ -80,38 +68,3 @@ def percent(value: float) -> str:
 
 def figures(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {percent(value)}" for name, value in values.items())
-
-
-class Display:
-    """Progress bars on stderr; a line an epoch where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-
-    def __enter__(self) -> Display:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def line(self, text: str) -> None:
-        self.progress.console.print(Text(plain(text)), soft_wrap=True)
-
-    def task(self, description: str, total: float) -> TaskID:
-        return self.progress.add_task(plain(description), total=total, note="")
-
-    def update(self, task: TaskID, completed: float, note: str | None = None) -> None:
-        self.progress.update(task, completed=round(completed, 1))
-        if note is not None:
-            self.progress.update(task, note=plain(note))

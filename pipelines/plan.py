@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import DataDir, Json, asked
+from pipelines.options import DataDir, Json, Overrides, asked
 from pipelines.output import result, say
 
 
@@ -31,10 +31,7 @@ def plan(
         bool, typer.Option("--study", help="A name that is both is the space, not the recipe.")
     ] = False,
     workers_per_trial: Annotated[int, typer.Option(min=1, help="Of a study.")] = 1,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="As for `fmoe train`; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Request:
     calibrate: bool = False
     study: bool = False
     workers_per_trial: int = 1
+    budget: Mapping[str, float] = field(default_factory=dict)
+    """Of a study, instead of the space's own."""
     data_dir: str | None = None
 
 
@@ -41,7 +43,7 @@ def planned(asked: Request) -> dict[str, Any]:
     """What `fmoe plan --json` prints. Raises `UserError`."""
     speed, space = link(asked.link), None
     if asked.study or not known_recipe(asked.recipe):
-        space = search_space.load(asked.recipe, asked.overrides)
+        space = search_space.load(asked.recipe, asked.overrides, budget=asked.budget)
     settings = space.base if space else config.load(asked.recipe, asked.overrides)
     found = find(settings.data.name, asked.data_dir)
     facts, images = found.facts, counted(found, settings)
@@ -144,6 +146,8 @@ def of_command(
     if command == "tune":
         each = given["workers"]
         of_trial: dict[str, Any] = {"gpus": each, "workers_per_trial": each, "study": True}
+        budget = {key: given[key] for key in ("trials", "minutes") if given[key] is not None}
+        of_trial["budget"] = budget
         return planned(Request(given["space"], overrides=overrides, **of_trial, **place))
     return None
 

@@ -6,16 +6,13 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import DataDir, Gpu, Json, WorkerRange, asked
+from pipelines.options import DataDir, DryRun, Gpu, Json, Overrides, WorkerRange, asked
 from pipelines.output import figures, result, say
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="digits, cifar10-small, cifar10, svhn or a file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override a recipe's value; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     workers: WorkerRange = None,
     name: Annotated[str | None, typer.Option(help="Run name; the same name resumes.")] = None,
     storage: Annotated[
@@ -32,6 +29,7 @@ def train(
     ] = None,
     data_dir: DataDir = None,
     gpu: Gpu = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Train a mixture: pre-train its experts, train jointly, evaluate, register.
@@ -44,6 +42,7 @@ def train(
     fmoe train cifar10 --workers 8 --storage s3://bucket/fmoe --set seed=1
     fmoe train cifar10 --workers 1..4 --gpu     # elastic: goes on with what is there
     fmoe train cifar10 --workers 4 --set parallel.expert=2   # two hold the experts together
+    fmoe train cifar10 --workers 4 --dry-run    # the plan; nothing is started
     fmoe train digits --set gate.temperature=2 --set experts.roles.pgd.count=2
     """
     given = dict(locals())
@@ -55,7 +54,14 @@ def train(
     config.load(recipe, overrides or ())  # a mistake is told before Ray and MLflow are imported
     from pipelines.training.run import Request, run
 
-    request = asked(Request, given, besides=["json"])
+    request = asked(Request, given, besides=["dry_run", "json"])
+    if dry_run:
+        from pipelines import preview
+
+        with result(json) as answer:
+            answer |= preview.of_run(request)
+        say(json, *preview.told(answer))
+        return
     with result(json) as answer:
         answer |= run(request)
     say(

@@ -6,16 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.options import DataDir, Json, asked
+from pipelines.options import DataDir, DryRun, Json, Overrides, asked
 from pipelines.output import figures, result, say
 
 
 def tune(
     space: Annotated[str, typer.Argument(help="digits, cifar10-small, cifar10, svhn or a file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override the recipe; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many, at most.")] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Start no trial and stop those under way after.")
@@ -52,6 +49,7 @@ def tune(
         str | None, typer.Option(help="Registered model; by default fmoe-<data>.")
     ] = None,
     data_dir: DataDir = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Search a space of settings; test and register the best mixture.
@@ -65,6 +63,7 @@ def tune(
     fmoe tune cifar10 --workers-per-trial 4 --minutes 600
     fmoe tune cifar10 --gpus-per-worker 0.5 --scheduler fifo --searcher random
     fmoe tune digits --trials 12 --resume
+    fmoe tune cifar10 --workers-per-trial 4 --dry-run
     """
     given = dict(locals())
     from fmoe.on_ray import reach
@@ -75,7 +74,14 @@ def tune(
     search_space.written(space)  # a mistake is told before Ray and MLflow are imported
     from pipelines.study.run import Request, run
 
-    request = asked(Request, given, besides=["json"])
+    request = asked(Request, given, besides=["dry_run", "json"])
+    if dry_run:
+        from pipelines import preview
+
+        with result(json) as answer:
+            answer |= preview.of_study(request)
+        say(json, *preview.told(answer))
+        return
     with result(json) as answer:
         answer |= run(request)
     best = answer["best"]

@@ -31,8 +31,8 @@ from fmoe.plots import run as run_plots
 from fmoe.storage.folder import Folder
 from fmoe.tuning.search_space import load as load_space
 from fmoe.tuning.trials import Trial
+from pipelines.display import Display
 from pipelines.judging.reporting import template
-from pipelines.output import Display
 from pipelines.study.display import StudyDisplay
 from tests.conftest import SMALL
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.wheel import PACKAGES, ROOT, built
 
-DATA = ("*.yaml", "*.html", "py.typed", "README.md")
+DATA = ("*.yaml", "*.json", "*.html", "py.typed", "README.md")
 PROBE = """
 import fmoe, pipelines.judging.reporting, tune_spaces
 from fmoe import config

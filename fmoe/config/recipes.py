@@ -35,6 +35,18 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
 
     Raises `UserError` with the key's path and what would be allowed.
     """
+    tree = read(recipe)
+    if "recipe" in tree:
+        tree = derived(tree, recipe)
+    refuse_moved(tree, recipe)
+    for override in overrides:
+        put(tree, *parse_override(override), f"--set {override}")
+        refuse_moved(tree, f"--set {override}")
+    return validate(tree, recipe)
+
+
+def read(recipe: str) -> dict[str, Any]:
+    """What a packaged recipe or a file holds, as it is written. Raises `UserError`."""
     if recipe in recipes():
         text = (resources.files("fmoe") / "recipes" / f"{recipe}.yaml").read_text()
     elif Path(recipe).is_file():
@@ -43,14 +55,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Config:
         raise UserError(
             f"unknown recipe {recipe!r}: there are {', '.join(recipes())}; or give a YAML file"
         )
-    tree = parse_yaml(text, recipe)
-    if "recipe" in tree:
-        tree = derived(tree, recipe)
-    refuse_moved(tree, recipe)
-    for override in overrides:
-        _set(tree, override)
-        refuse_moved(tree, f"--set {override}")
-    return validate(tree, recipe)
+    return parse_yaml(text, recipe)
 
 
 def derived(tree: dict[str, Any], source: str) -> dict[str, Any]:
@@ -96,7 +101,8 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     return tree
 
 
-def _set(tree: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """`path=value` -> the dotted path, and the value as YAML reads it. Raises `UserError`."""
     path, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--set {override}: expected path=value, such as joint.epochs=3")
@@ -104,7 +110,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
         value = documents.parse_yaml(text)
     except NotRead as error:
         raise UserError(f"--set {override[:300]}: the value is {error}") from None
-    put(tree, path.strip(), value, f"--set {override}")
+    return path.strip(), value
 
 
 def put(tree: dict[str, Any], path: str, value: Any, source: str) -> None:

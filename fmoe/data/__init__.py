@@ -2,7 +2,16 @@
 
 from fmoe.data.kinds import Info
 from fmoe.data.preparing import Before, Prepared, prepare
-from fmoe.data.reading import check, find, load, load_training, origin, prepared_path, read
+from fmoe.data.reading import (
+    check,
+    check_there,
+    find,
+    load,
+    load_training,
+    origin,
+    prepared_path,
+    read,
+)
 from fmoe.data.sets import info
 from fmoe.data.splits import Data, Images, Split, TrainingData, digest
 
@@ -15,6 +24,7 @@ __all__ = [
     "Split",
     "TrainingData",
     "check",
+    "check_there",
     "digest",
     "find",
     "info",

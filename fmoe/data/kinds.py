@@ -97,8 +97,8 @@ class Published(_Known):
         hub = () if self.hub is None else (self.hub.config, *self.hub.others)
         return frozenset({self.name, *hub})
 
-    def read(self, folder: Path, part: Part, foreign: Collection[str] = ()) -> Arrays:
-        """From the folder NAME in `folder`, or from `folder` itself unless it is another set's own.
+    def layout(self, folder: Path, foreign: Collection[str] = ()) -> Layout:
+        """Of the folder NAME in `folder`, or of `folder` itself unless it is another set's own.
 
         foreign: the names of other sets' folders; pictures of two sets may well have one size.
         Raises `UserError`.
@@ -114,7 +114,7 @@ class Published(_Known):
                 both = " and ".join(layout.example for layout in layouts[:2])
                 raise UserError(f"{place}: holds {self.name} twice, {both}; keep one of the two")
             if layouts:
-                return layouts[0].read(part)
+                return layouts[0]
         raise UserError(f"{folder}: holds no {self.name}: expected {self._expected}")
 
     @property

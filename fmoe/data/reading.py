@@ -20,6 +20,7 @@ from fmoe.data import own, readers
 from fmoe.data import sets as data_sets
 from fmoe.data.kinds import Embedded, Published
 from fmoe.data.own import SET, Own, PartName
+from fmoe.data.readers import Layout
 from fmoe.data.sets import DataSet, named
 from fmoe.data.shards import AGAIN, Given
 from fmoe.data.splits import Data, Images, Split, TrainingData, cut, digest
@@ -98,16 +99,34 @@ def in_files(data_set: DataSet | Own, data_dir: str | Path | None) -> Own | None
 def _read_files(
     data_set: Published, part: readers.Part, data_dir: str | Path | None
 ) -> readers.Arrays:
-    folder, kept = given(data_dir), prepared_path(data_set.name)
+    layout = _layout(data_set, data_dir)
+    if layout is not None:
+        return layout.read(part)
+    return readers.read_prepared(prepared_path(data_set.name), data_set.kind, part)
+
+
+def check_there(name: str, data_dir: str | Path | None = None) -> None:
+    """Raises `UserError` where the data set's files are not to be found; reads no image."""
+    data_set = find(name, data_dir)
+    if isinstance(data_set, Published) and in_files(data_set, data_dir) is None:
+        _layout(data_set, data_dir)
+
+
+def _layout(data_set: Published, data_dir: str | Path | None) -> Layout | None:
+    """The published files where a folder is given, None for what `fmoe data prepare` keeps.
+
+    Raises `UserError` where neither is there.
+    """
+    folder = given(data_dir)
     if folder is not None:
         if "://" in str(folder):
             raise UserError(
                 f"{folder}: holds no {data_set.name}; `fmoe data prepare {data_set.name} --to "
                 f"{folder}` puts it there"
             )
-        return data_sets.read_folder(data_set, Path(folder), part)
-    if kept.exists():
-        return readers.read_prepared(kept, data_set.kind, part)
+        return data_sets.layout(data_set, Path(folder))
+    if prepared_path(data_set.name).exists():
+        return None
     prepare = f"run `fmoe data prepare {data_set.name}` (downloads it), or "
     raise UserError(
         f"{data_set.name} is not here: {prepare if data_set.downloads else ''}give --data-dir "

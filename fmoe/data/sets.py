@@ -248,7 +248,7 @@ def info(name: str) -> Info:
     return named(name).info
 
 
-def read_folder(data_set: Published, folder: Path, part: Part) -> Arrays:
-    """A part out of a folder of published files. Raises `UserError`."""
+def layout(data_set: Published, folder: Path) -> Layout:
+    """How a folder holds the published files. Raises `UserError`, also where it does not."""
     foreign = frozenset().union(*(other.folders for other in DATA_SETS if other is not data_set))
-    return data_set.read(folder, part, foreign)
+    return data_set.layout(folder, foreign)

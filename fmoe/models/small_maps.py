@@ -23,7 +23,7 @@ def is_dense(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
     """Whether `matrices` has what the convolution is on x: 3x3, its output as large as x, and that
     is small."""
     known = (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
-    return known and max(x_BCHW.shape[2:]) <= LARGEST_SIDE
+    return known and not exported() and max(x_BCHW.shape[2:]) <= LARGEST_SIDE
 
 
 def is_of_windows(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
@@ -31,7 +31,13 @@ def is_of_windows(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
     not on a GPU, where a few large launches are better than many small ones (not measured)."""
     known = (conv.kernel_size, conv.padding, conv.groups) == ((3, 3), (1, 1), 1)
     small = max(x_BCHW.shape[2:]) <= LARGEST_SIDE * conv.stride[0]
-    return known and small and x_BCHW.device.type == "cpu"
+    return known and small and not exported() and x_BCHW.device.type == "cpu"
+
+
+def exported() -> bool:
+    """Whether a program is being made of the network: it gets the convolutions themselves, which
+    whatever runs it has its own ways with, and is for any number of images."""
+    return torch.compiler.is_exporting()
 
 
 def matrices(weight: Tensor, groups: int, height: int, width: int) -> Tensor:

@@ -20,8 +20,8 @@ from fmoe.paths import aside, home, writable
 from fmoe.schema import parse_ratio
 from fmoe.storage.folder import Folder
 from fmoe.version import VERSION
+from pipelines.display import Display
 from pipelines.judging.opened import Opened, opened
-from pipelines.output import Display
 
 
 @dataclass(frozen=True, kw_only=True)

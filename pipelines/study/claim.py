@@ -14,8 +14,8 @@ from fmoe.storage.folder import Damaged, Folder
 from fmoe.tracking import Tracker, tags
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed
+from pipelines.display import Display
 from pipelines.kept_files import StudyFile, StudyResult, read
-from pipelines.output import Display
 from pipelines.republish import kept
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -16,6 +16,7 @@ from fmoe.errors import plain
 from fmoe.evaluation import Evaluation
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Trial, ranked
+from pipelines.display import on_stderr, redraws
 from pipelines.output import figures, percent
 
 SHOWN = 12  # trials of the table: the running ones, then the best
@@ -26,7 +27,8 @@ class StudyDisplay:
 
     def __init__(self, space: Space):
         self.space = space
-        self.console = Console(stderr=True, highlight=False)
+        self.console = on_stderr()
+        self.redraws = redraws(self.console)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -38,12 +40,12 @@ class StudyDisplay:
         self.start = time.monotonic()
 
     def __enter__(self) -> StudyDisplay:
-        if self.console.is_terminal:
+        if self.redraws:
             self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
+        if self.redraws:
             self.live.stop()
 
     def line(self, text: str) -> None:
@@ -56,7 +58,7 @@ class StudyDisplay:
         self.line(f"study  {self.total} trials{kept}, {min(at_once, more)} at a time")
 
     def update(self, trials: list[Trial]) -> None:
-        if self.console.is_terminal:
+        if self.redraws:
             self.live.update(Group(self.table(trials), self.progress))
 
     def ended(self, trial: Trial, trials: list[Trial]) -> None:
@@ -91,7 +93,8 @@ class StudyDisplay:
         title = Text(plain(f"{self.space.source}: {self.left(trials)}"), style="table.title")
         table = Table(title=title, title_justify="left")
         for heading in ("trial", "status", "epochs", *metrics, "values"):
-            table.add_column(Text(plain(heading)))
+            # a row is a line, however narrow the terminal is
+            table.add_column(Text(plain(heading)), no_wrap=True, overflow="ellipsis")
         running = [trial for trial in trials if trial.status == "running"]
         best = [trial for trial in ranked(trials, metrics) if trial.status != "running"]
         for trial in (running + best)[:SHOWN]:

@@ -74,31 +74,41 @@ class Request:
         given = {"trials": self.trials, "minutes": self.minutes}
         return {key: value for key, value in given.items() if value is not None}
 
+    def checked(self) -> Space:
+        """Raises `UserError`, also where the workers of a trial do not go with its settings."""
+        space = search_space.load(
+            self.space,
+            self.overrides,
+            budget=self.budget,
+            scheduler=self.scheduler,
+            searcher=self.searcher,
+        )
+        scheduler = space.study.scheduler
+        if self.workers > 1 and scheduler.takes_over:
+            raise UserError(
+                f"--workers-per-trial {self.workers}: {scheduler.kind} works with one worker a "
+                "trial only; under Ray Train a trial cannot take over another's weights"
+            )
+        asked = Workers(self.workers, self.workers)
+        Workers.of(asked, space.base.parallel, "--workers-per-trial")
+        return space
+
+    def place(self, identity: str) -> tuple[str, Folder]:
+        """The study's name, and its folder. Raises `UserError`."""
+        name = checked(self.name or f"{Path(self.space).stem}-{identity[:8]}")
+        return name, Folder.at(self.storage or home()) / "studies" / name
+
 
 def run(request: Request) -> dict[str, Any]:
     """Gives what `fmoe tune --json` prints. Raises `UserError` for bad input."""
-    space = search_space.load(
-        request.space,
-        request.overrides,
-        budget=request.budget,
-        scheduler=request.scheduler,
-        searcher=request.searcher,
-    )
+    space = request.checked()
     identity = fingerprint(space, request.workers)
-    name = checked(request.name or f"{Path(request.space).stem}-{identity[:8]}")
+    name, folder = request.place(identity)
     storage = Folder.at(request.storage or home())
-    folder, copies = storage / "studies" / name, storage / "streamed"
+    copies = storage / "streamed"
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
     )
-    scheduler = space.study.scheduler
-    if request.workers > 1 and scheduler.takes_over:
-        raise UserError(
-            f"--workers-per-trial {request.workers}: {scheduler.kind} works with one worker a "
-            "trial only; under Ray Train a trial cannot take over another's weights"
-        )
-    asked = Workers(request.workers, request.workers)
-    Workers.of(asked, space.base.parallel, "--workers-per-trial")
     tracking.registry.check_new_name(request.register_as)
     with only_one(folder):
         if not folder.exists("study.json"):
@@ -129,7 +139,7 @@ def run(request: Request) -> dict[str, Any]:
                     (folder / "trials").patient(),
                     share.resources,
                     share.workers,
-                    exchange=scheduler.takes_over,
+                    exchange=space.study.scheduler.takes_over,
                 )
                 study = StudyRun(
                     space, name, ledger, inputs, share, loaded, tracker, display, request, copies

@@ -16,8 +16,8 @@ from fmoe.storage.folder import Folder
 from fmoe.storage.lease import Held, exclusive
 from fmoe.tracking import Tracker, tags
 from pipelines.data_claim import check_images, claim_data, load, reading
+from pipelines.display import Display
 from pipelines.kept_files import RunFile, RunResult, read, read_settings
-from pipelines.output import Display
 from pipelines.republish import kept
 
 

@@ -29,7 +29,8 @@ from fmoe.training import check_attack, check_batches, check_kept, joint, select
 from fmoe.training.calibration import deployed
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.loop import check
-from pipelines.output import Display, percent
+from pipelines.display import Display
+from pipelines.output import percent
 from pipelines.publish import publish
 from pipelines.training.claim import (
     checked,
@@ -56,6 +57,12 @@ class Request:
     data_dir: str | None = None
     gpu: bool | None = None
 
+    def place(self, settings: Config) -> tuple[str, Folder]:
+        """The run's name, and its folder. Raises `UserError`."""
+        recipe = config.recipe_name(self.recipe)
+        name = self.name or f"{recipe}-{config.fingerprint(settings.deciding())[:8]}"
+        return name, Folder.at(self.storage or home()) / "runs" / checked(name)
+
 
 def run(request: Request) -> dict[str, Any]:
     """Trains, evaluates and registers; gives what `fmoe train --json` prints.
@@ -64,14 +71,13 @@ def run(request: Request) -> dict[str, Any]:
     """
     settings = config.load(request.recipe, request.overrides)
     recipe = config.recipe_name(request.recipe)
-    name = request.name or f"{recipe}-{config.fingerprint(settings.deciding())[:8]}"
+    name, folder = request.place(settings)
     workers = Workers.of(request.workers, settings.parallel)
     tracking.registry.check_new_name(request.register_as)
     storage = Folder.at(request.storage or home())
     store = ExpertStore(
         Folder.at(request.expert_store) if request.expert_store else storage / "experts"
     )
-    folder = storage / "runs" / checked(name)
     with Display() as display, only_one(folder):
         copies = storage / "streamed"
         loaded, finished = claim_with_data(folder, settings, request.data_dir, copies)

@@ -19,8 +19,8 @@ from pipelines.study import run as study_run
 from pipelines.training import run as training_run
 
 ASKED: dict[str, tuple[Callable[..., None], type, set[str]]] = {
-    "train": (train.train, training_run.Request, {"json"}),
-    "tune": (tune.tune, study_run.Request, {"json"}),
+    "train": (train.train, training_run.Request, {"dry_run", "json"}),
+    "tune": (tune.tune, study_run.Request, {"dry_run", "json"}),
     "evaluate": (
         evaluate.evaluate,
         judging.Request,

@@ -123,9 +123,17 @@ def _read(files: list[Path], start: int) -> Iterator[Encoded]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a class's folder. Raises `UserError` for a link to a folder."""
+    """All files below a class's folder. Raises `UserError` for a part within it."""
     if not folder.is_dir():
         return
+    for part in subfolders(folder):
+        if part.name.lower() in PARTS:
+            raise UserError(f"{part}: a part within a class; expected {{train,val,test}}/CLASS")
+    yield from files_below(folder)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files in a folder and those in it. Raises `UserError` for a link to a folder."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({first_line(error)})")
@@ -133,10 +141,6 @@ def _files(folder: Path) -> Iterator[Path]:
     for at, inner, names in os.walk(folder, onerror=refuse):
         inner[:] = sorted(name for name in inner if not is_litter(name))
         for name in inner:
-            if Path(at) == folder and name.lower() in PARTS:
-                raise UserError(
-                    f"{Path(at, name)}: a part within a class; expected {{train,val,test}}/CLASS"
-                )
             if Path(at, name).is_symlink():
                 raise UserError(f"{Path(at, name)}: a link to a folder; put the folder there")
         yield from (Path(at, name) for name in names if not is_litter(name))

@@ -45,7 +45,7 @@ def source(place: Path) -> Source:
     if len(known) > 1:
         raise UserError(f"{place}: holds {' and '.join(each.name for each in known)}; give one")
     if known:
-        read = {part: data_sets.read_folder(known[0], place, part) for part in PARTS}
+        read = {part: data_sets.layout(known[0], place).read(part) for part in PARTS}
         return of_arrays(str(place), known[0].info.classes, read)
     layouts = idx.found(place)
     if len(layouts) > 1:
