@@ -68,7 +68,7 @@ def options(path: str, params: list[Any]) -> Iterator[str]:
 
 
 def written(argument: Any) -> str:
-    name = argument.metavar or argument.name.upper()
+    name = (argument.metavar or argument.name.upper()).rstrip(".")
     return f"{name}{'…' if argument.nargs == -1 else ''}"
 
 
