@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines import as_jobs, config, jobs, models, runs, studies, submit
+from pipelines import as_jobs, config, doctor, export, jobs, models, runs, studies, submit, ui
 from pipelines.entry import Command, application, mount, run
 
 app = application(
@@ -14,6 +14,9 @@ app = application(
 COMMANDS: dict[str, Command] = {
     **as_jobs.COMMANDS,
     "config": config.app,
+    "export": export.export,
+    "doctor": doctor.doctor,
+    "ui": ui.ui,
     "studies": studies.app,
     "models": models.app,
     "submit": submit.submit,

@@ -33,6 +33,7 @@ Address = Annotated[
     str | None,
     typer.Option(help="The cluster's dashboard; by default http://127.0.0.1:8265."),
 ]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, show the plan, start nothing.")

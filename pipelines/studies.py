@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipelines.options import Json
+from pipelines.options import Json, Port
 from pipelines.output import figures, result, say
 
-app: typer.Typer = typer.Typer(help="Studies: list, show, best.", no_args_is_help=True)
+app: typer.Typer = typer.Typer(help="Studies: list, show, best, dashboard.", no_args_is_help=True)
 Storage = Annotated[
     str | None, typer.Option(envvar="FMOE_STORAGE", help="Folder or URI that holds the studies.")
 ]
@@ -82,6 +83,34 @@ def best(name: Name, storage: Storage = None, json: Json = False) -> None:
             f"test   {figures(answer['metrics']['test'])}",
             f"model  {answer['model_uri']}",
         )
+
+
+@app.command()
+def dashboard(
+    name: Name,
+    port: Port = 8080,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Write it to this SQLite file of Optuna's instead, and serve nothing."),
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Show a study in Optuna's dashboard, on 127.0.0.1 alone, until Ctrl-C.
+
+    It is a copy: what is done there changes nothing here. Needs `pip install 'fmoe[dashboard]'`.
+
+    \b
+    fmoe studies dashboard digits-1a2b3c4d
+    fmoe studies dashboard digits-1a2b3c4d --to study.db
+    """
+    from pipelines.serving import pages_of_study, written
+    from pipelines.study.files import StudyFiles, find
+
+    study = StudyFiles(find(name, storage))
+    if to is None:
+        pages_of_study(study, port)
+    else:
+        written(study, to)
 
 
 def counted(summary: dict[str, Any]) -> str:

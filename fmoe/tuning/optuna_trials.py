@@ -30,11 +30,19 @@ STATES = {
 }
 
 
-def new_study(space: Space, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    """An empty study in memory with the space's directions."""
+def new_study(
+    space: Space,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    *,
+    name: str | None = None,
+    storage: str | None = None,
+) -> optuna.Study:
+    """An empty study with the space's directions. storage: Optuna's; by default in memory."""
     ways = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
     directions = [ways[direction] for direction in space.study.metrics.values()]
-    return optuna.create_study(sampler=sampler, directions=directions)
+    return optuna.create_study(
+        sampler=sampler, directions=directions, study_name=name, storage=storage
+    )
 
 
 def as_optuna(space: Space, trials: Sequence[Trial]) -> optuna.Study:
@@ -43,6 +51,28 @@ def as_optuna(space: Space, trials: Sequence[Trial]) -> optuna.Study:
     for trial in trials:
         frozen = frozen_trial(space, trial, complete=True)
         if frozen is not None and frozen.state == TrialState.COMPLETE:
+            study.add_trial(frozen)
+    return study
+
+
+def exported(
+    space: Space,
+    trials: Sequence[Trial],
+    name: str,
+    storage: str | None = None,
+) -> optuna.Study:
+    """Every trial that the space could have drawn, whatever became of it: for Optuna's own tools.
+
+    storage: Optuna's; by default in memory.
+    """
+    study = new_study(space, name=name, storage=storage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names of metrics are experimental
+        study.set_metric_names(list(space.study.metrics))
+    for trial in trials:
+        if trial.status in STATES and (frozen := frozen_trial(space, trial)) is not None:
+            told = {"trial": trial.number, "status": trial.status, "error": trial.error}
+            frozen.user_attrs.update({key: value for key, value in told.items() if value})
             study.add_trial(frozen)
     return study
 

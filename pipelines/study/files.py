@@ -7,9 +7,16 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from pydantic import ValidationError
+
+from fmoe.config import Config
 from fmoe.errors import UserError
 from fmoe.paths import home
+from fmoe.schema import faults
 from fmoe.storage.folder import Damaged, Folder
+from fmoe.tuning.domains import Domain
+from fmoe.tuning.search_space import Space
+from fmoe.tuning.settings import Study
 from fmoe.tuning.trials import Ledger, Trial, ranked
 from pipelines.kept_files import StudyFile, StudyResult, read
 
@@ -39,8 +46,24 @@ class StudyFiles:
     def _study(self) -> dict[str, Any]:
         return read(self.folder, "study.json", StudyFile)
 
+    @property
+    def name(self) -> str:
+        return str(self._study["name"])
+
     @cached_property
-    def _trials(self) -> list[Trial]:
+    def space(self) -> Space:
+        """As it was when the study began. Raises `UserError` where the file does not hold one."""
+        kept, source = self._study, f"{self.folder.uri}/study.json"
+        try:
+            study = Study.model_validate(kept["space"])
+            domains = tuple(Domain.parse(key, value) for key, value in study.space.items())
+            return Space(study, Config.model_validate(kept.get("base")), domains, source, "")
+        except ValidationError as error:
+            raise UserError(f"{source}: {faults(error, kept)}") from None
+
+    @cached_property
+    def kept_trials(self) -> list[Trial]:
+        """In their order, each with its metrics."""
         try:
             trials = Ledger(self.folder).trials()
         except Damaged as error:
@@ -56,22 +79,22 @@ class StudyFiles:
         return self._study["space"]["metrics"]
 
     def summary(self) -> dict[str, Any]:
-        best = ranked(self._trials, self._metrics)
+        best = ranked(self.kept_trials, self._metrics)
         scores = (best[0].figures(self._metrics) or {}) if best else {}
         line = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         return {
             "study": self._study["name"],
             "study_dir": self.folder.uri,
             "file": self._study["file"],
-            "counts": dict(Counter(trial.status for trial in self._trials)),
+            "counts": dict(Counter(trial.status for trial in self.kept_trials)),
             "finished": self.folder.exists("result.json"),
             "best_line": f"best: trial {best[0].number}, {line}" if best else "",
         }
 
     def trials(self) -> list[dict[str, Any]]:
         """Best first, then those without a figure."""
-        order = ranked(self._trials, self._metrics)
-        rest = [trial for trial in self._trials if trial not in order]
+        order = ranked(self.kept_trials, self._metrics)
+        rest = [trial for trial in self.kept_trials if trial not in order]
         return [
             {
                 **asdict(trial),

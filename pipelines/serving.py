@@ -1,0 +1,81 @@
+"""Pages that are served on this machine alone, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from fmoe import tracking
+from fmoe.errors import UserError, first_line
+from fmoe.tuning.optuna_trials import exported
+from pipelines.output import show
+from pipelines.study.files import StudyFiles
+
+HOST = "127.0.0.1"
+
+
+def check_free(port: int) -> None:
+    """Raises `UserError` where something else listens there."""
+    with socket.socket() as asked:
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            asked.bind((HOST, port))
+        except OSError as error:
+            raise UserError(f"--port {port}: {error.strerror}; give another") from None
+
+
+def pages_of_runs(port: int) -> None:
+    """MLflow's, of the store that is selected. Raises `UserError`."""
+    uri = tracking.store_uri()
+    if uri.startswith(("http://", "https://")):
+        show(f"MLflow is served at {tracking.shown()} (MLFLOW_TRACKING_URI)")
+        return
+    check_free(port)
+    tracking.client()  # a store that cannot be opened is told in one line
+    show(f"MLflow on {tracking.shown()} at http://{HOST}:{port} (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
+    command += ["--backend-store-uri", uri, "--workers", "1"]
+    with subprocess.Popen([*command, "--uvicorn-opts", "--log-level warning"]) as server:
+        try:
+            code = server.wait()
+        except BaseException:  # Ctrl-C, or the SystemExit that SIGTERM becomes
+            server.send_signal(signal.SIGTERM)
+            raise
+    raise UserError(f"MLflow's server ended with exit code {code}")
+
+
+def pages_of_study(study: StudyFiles, port: int) -> None:
+    """Optuna's dashboard on a copy of the study in memory. Raises `UserError`."""
+    try:
+        from optuna_dashboard import wsgi
+    except ImportError:
+        raise UserError(
+            "optuna-dashboard is not installed: pip install 'fmoe[dashboard]'"
+        ) from None
+    check_free(port)
+    copy = exported(study.space, study.kept_trials, study.name)
+    show(f"study {study.name} at http://{HOST}:{port}/dashboard (Ctrl-C ends it)")
+    with make_server(HOST, port, wsgi(copy._storage), handler_class=_Silent) as server:
+        server.serve_forever()
+
+
+def written(study: StudyFiles, file: Path) -> None:
+    """The study in a SQLite file as Optuna's tools read it. Raises `UserError`."""
+    if file.exists():
+        raise UserError(f"--to {file}: is there already; give another name")
+    try:
+        copy = exported(study.space, study.kept_trials, study.name, f"sqlite:///{file}")
+    except SQLAlchemyError as error:
+        raise UserError(f"--to {file}: cannot be written ({first_line(error)})") from None
+    show(f"study {study.name}, {len(copy.trials)} trials, in {file}")
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
