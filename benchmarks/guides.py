@@ -60,13 +60,6 @@ class User:
         assert done.returncode == 0, f"{where}: {told}\n{done.stderr[-3000:]}"
         return done.stdout
 
-    def help(self, command: list[str]) -> str:
-        done = subprocess.run(
-            ["fmoe", *command, "--help"],
-            cwd=self.place, env=self.environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return done.stdout if done.returncode == 0 else ""
-
     def console(self, command: Command) -> None:
         told = " ".join(command.line.replace("\\\n", "").split())
         printed = self.type(command.where, told, ["bash", "-c", command.line])

@@ -9,7 +9,6 @@ Directly before a block may stand a comment:
 
     <!-- not run: REASON -->
     <!-- run by: FILE -->       a test; as the page's first line, for all its blocks
-    <!-- needs: COMMAND -->     run where fmoe has that command or option
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 FIRST = ("docs/tour.md", "README.md")
 """README's block pulls what the tour trains."""
-COMMENT = re.compile(r"<!-- (not run|run by|needs|file map): (.+?) -->")
+COMMENT = re.compile(r"<!-- (not run|run by|file map): (.+?) -->")
 TOCTREE = re.compile(r"^```\{toctree\}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"^# ([\w.-]+\.(?:py|yaml|json|toml))$")
 RUN = ("console", "python")
@@ -59,7 +58,7 @@ class Block:
 
     @property
     def to_run(self) -> bool:
-        return self.note is None or self.note[0] == "needs"
+        return self.note is None
 
     @property
     def commands(self) -> list[Command]:
@@ -127,22 +126,8 @@ def blocks(page: Path, root: Path = ROOT) -> list[Block]:
     return found
 
 
-def needed(block: Block) -> tuple[list[str], list[str]] | None:
-    """Of `needs: fmoe train --dry-run`: the command whose help must name the options."""
-    if block.note is None:
-        return None
-    program, *words = block.note[1].split()
-    assert program == "fmoe", block.where
-    options = [word for word in words if word.startswith("-")]
-    return [word for word in words if word not in options], options
-
-
 class Runner(Protocol):
     """Who runs what pages say; every call raises `AssertionError` where it does not go as shown."""
-
-    def help(self, command: list[str]) -> str:
-        """What the command says of itself; nothing where there is none."""
-        ...
 
     def console(self, command: Command) -> None: ...
 
@@ -152,11 +137,6 @@ class Runner(Protocol):
 def play(page: Path, place: Path, runner: Runner) -> None:
     """All blocks of the page that are to be run, in `place`."""
     for block in blocks(page):
-        needs = needed(block) if block.to_run else None
-        if needs is not None:
-            said = runner.help(needs[0])
-            if not said or not all(option in said for option in needs[1]):
-                continue
         if not block.to_run:
             continue
         if block.file:

@@ -49,10 +49,6 @@ class Here:
 
     fmoe: Fmoe
 
-    def help(self, command: list[str]) -> str:
-        done = self.fmoe(*command, "--help")
-        return done.out if done.code == 0 else ""
-
     def console(self, command: Command) -> None:
         if command.words[0] == "fmoe" and not set("|&;<>") & set(command.line):
             done = self.fmoe(*command.words[1:])
