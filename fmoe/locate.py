@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmoe import model_folder
+from fmoe import model_card, model_folder
 from fmoe.errors import UserError
 from fmoe.models.mixture import Mixture
 from fmoe.storage.folder import Folder, sha256
@@ -67,8 +67,9 @@ class Pulled:
 def pull(uri: str, target: Path) -> Pulled:
     """A registered version's model folder, verified, at `target`: whole or not at all.
 
-    A model folder that is there already is replaced. Raises `UserError` for a digest that is not
-    the registry's, and for a target that holds something else.
+    Its `README.md` is written here, from what was verified: what stands in the registry may be
+    anybody's. A model folder that is there already is replaced. Raises `UserError` for a digest
+    that is not the registry's, and for a target that holds something else.
     """
     from fmoe import tracking
 
@@ -78,13 +79,14 @@ def pull(uri: str, target: Path) -> Pulled:
     version = tracking.find_version(uri)
     with replacing(target) as fresh:
         tracking.download(version, fresh)
-        _, _, card = model_folder.load_model(Folder.at(fresh))
+        _, config, card = model_folder.load_model(Folder.at(fresh))
         if card["sha256"] != version.digest:
             raise UserError(
                 f"{uri}: the weights are not those that were registered (sha256 differs)"
             )
         if version.card not in (None, sha256((fresh / "model.json").read_bytes())):
             raise UserError(f"{uri}: its model.json is not what was registered (sha256 differs)")
+        model_folder.write_readme(Folder.at(fresh), card, config)
     return Pulled(target, version.number, card["sha256"])
 
 
@@ -129,4 +131,5 @@ def replacing(target: Path) -> Iterator[Path]:
 
 def _replaceable(folder: Path) -> bool:
     """An empty folder, or one that holds a model and nothing else."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= set(model_folder.FILES)
+    ours = {*model_folder.FILES, model_card.README}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= ours

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from fmoe import assembly
+from fmoe import assembly, model_card
 from fmoe.config import Config, format_1, parse_yaml, validate
 from fmoe.data.facts import MOST_CLASSES, ClassName, Facts, Mean, Side, Std, check_channels
 from fmoe.documents import LARGEST_YAML
@@ -22,7 +22,8 @@ from fmoe.version import VERSION
 
 WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "config.yaml", "model.json")
-"""Of a model folder; the last names the digests of the others."""
+"""Of a model folder; the last names the digests of the others. Beside them stands a page for
+people, `README.md` (`fmoe.model_card`), which is written and never read."""
 FORMAT = 2
 """Of model folders. Format 1 (fmoe 0.1.0) did not hold mean and std; see `fmoe.config.format_1`."""
 Line = Annotated[str, Field(max_length=1000)]
@@ -41,7 +42,8 @@ def save_model(
     facts: Facts | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes a model folder; `model.json` last, with the digest of the weights (returned).
+    """Writes a model folder and its `README.md`; `model.json` last, with the digest of the weights
+    (returned).
 
     facts: by which the model was built, if not those of the data set that `config` names;
     data_digest: of train and test; counts: images of each part; part_digests: `train_digest` and
@@ -66,8 +68,14 @@ def save_model(
         "config_sha256": sha256(tree),
         **(extra or {}),
     }
+    write_readme(folder, card, config)
     folder.write_json("model.json", card)
     return sha256(data)
+
+
+def write_readme(folder: Folder, card: Mapping[str, Any], config: Config) -> None:
+    """Of a card that was just made, or verified."""
+    folder.write(model_card.README, model_card.render(card, config).encode())
 
 
 class Trained(BaseModel):

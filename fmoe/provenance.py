@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import platform
@@ -40,6 +41,14 @@ def git_revision() -> str:
         return f"{revision}-dirty-{source()}" if git("status", "--porcelain") else revision
     except (OSError, subprocess.CalledProcessError):
         return f"unknown-{source()}"
+
+
+def user() -> str:
+    """The name, or the number of one that has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def source() -> str:

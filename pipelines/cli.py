@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines import as_jobs, config, doctor, export, jobs, models, runs, studies, submit, ui
+from pipelines import (
+    as_jobs,
+    config,
+    doctor,
+    export,
+    jobs,
+    models,
+    push,
+    runs,
+    studies,
+    submit,
+    ui,
+)
 from pipelines.entry import Command, application, mount, run
 
 app = application(
+    completes=True,
     help="Adversarially robust mixtures of experts: train, evaluate, register, pull, predict.",
     epilog="Start with `fmoe train digits`; `fmoe COMMAND --help` shows examples.",
 )
@@ -19,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "ui": ui.ui,
     "studies": studies.app,
     "models": models.app,
+    "push": push.push,
     "submit": submit.submit,
     "jobs": jobs.app,
     "runs": runs.app,

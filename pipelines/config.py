@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines import completion
 from pipelines.options import Json, Overrides
 from pipelines.output import result, say
 
@@ -20,7 +21,9 @@ def _group() -> None:
 
 @app.command("show")
 def show_recipe(
-    recipe: Annotated[str, typer.Argument(help="A packaged recipe or a file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A packaged recipe or a file.", autocompletion=completion.recipes)
+    ],
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:

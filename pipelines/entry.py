@@ -37,12 +37,12 @@ def root(
     """Adversarially robust mixtures of experts (Divided We Fall) on Ray and MLflow."""
 
 
-def application(**settings: Any) -> typer.Typer:
-    """`fmoe` without commands."""
+def application(*, completes: bool = False, **settings: Any) -> typer.Typer:
+    """`fmoe` without commands. completes: with --install-completion."""
     app = typer.Typer(
         name="fmoe",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=completes,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -6,13 +6,19 @@ from typing import Annotated
 
 import typer
 
+from pipelines import completion
 from pipelines.options import DataDir, Json, Overrides, asked
 from pipelines.output import result, say
 
 
 def plan(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE|SPACE", help="As `fmoe train` or `fmoe tune` take it.")
+        str,
+        typer.Argument(
+            metavar="RECIPE|SPACE",
+            help="As `fmoe train` or `fmoe tune` take it.",
+            autocompletion=completion.both,
+        ),
     ],
     gpus: Annotated[int, typer.Option(min=1, help="Workers, of one GPU each (or CPUs).")] = 1,
     gpu_type: Annotated[

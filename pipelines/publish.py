@@ -1,4 +1,4 @@
-"""What a finished run leaves: a model folder, plots, its evaluation, a registered version."""
+"""What a finished run leaves: a model folder, plots, a page, a registered version."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, tags
 from fmoe.training import joint
 from fmoe.training.calibration import deployed
+from pipelines.judging import of_training
 
 
 def publish(
@@ -45,13 +46,16 @@ def publish(
     }
     run.write_json("evaluation.json", report)
     names = [f"{role}-{i}" for role, i in config.experts.members]
-    charts = {
-        "training_curves": run_plots.training_curves(history),
-        "gate_weights": run_plots.gate_weights(history, names),
-        "adversarial_images": run_plots.adversarial_row(
-            examples.first(model, data.test, config.evaluate.threat), data.facts.classes
-        ),
-    }
+    charts = numbered(
+        {
+            "training_curves": run_plots.training_curves(history),
+            "gate_weights": run_plots.gate_weights(history, names),
+            "adversarial_images": run_plots.adversarial_row(
+                examples.first(model, data.test, config.evaluate.threat), data.facts.classes
+            ),
+            **of_experts(tracker),
+        }
+    )
     for title, figure in charts.items():
         write_figure(run, title, figure)
     registered = name or f"fmoe-{data.name}"
@@ -68,14 +72,38 @@ def publish(
                 facts=data.facts,
                 extra={"run_id": tracker.run_id, "selected_on": "validation"},
             )
+        page = Path(aside) / "report"
+        card = model_folder.read_card(Folder.at(aside))
+        of_training.write(run.name, model, config, card, data, evaluation, page)
+        copy(page, run / "report")
         tracker.settle()
         tracker.log_figures(charts)
+        tracker.log_folder(page, "report")
         tracker.log_json("evaluation.json", report)
         tracker.log({f"test_{key}": value for key, value in evaluation.figures.items()}, epoch)
-        labels = tags.tested(evaluation.figures)
+        labels = tags.tested(evaluation.figures) | tags.tested_on(report)
         labels |= {tags.DIGEST: digest, tags.DATA_DIGEST: data.digest, **(further or {})}
         version = tracker.register(model, Path(aside), registered, data.facts.shape, labels)
     return f"models:/{registered}/{version}", digest
+
+
+def of_experts(tracker: Tracker) -> dict[str, Figure]:
+    """Where some were trained apart."""
+    known = tracker.curves.epochs if tracker.curves else {}
+    return {"experts": run_plots.expert_curves(known)} if known else {}
+
+
+def numbered(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """By names that sort as they are to be read."""
+    return {f"{place}_{name}": figure for place, (name, figure) in enumerate(figures.items(), 1)}
+
+
+def copy(place: Path, folder: Folder) -> None:
+    """Files and folders of files."""
+    for path in sorted(place.rglob("*")):
+        if path.is_file():
+            inside = path.relative_to(place).parent.as_posix()
+            (folder if inside == "." else folder / inside).write(path.name, path.read_bytes())
 
 
 def write_figure(folder: Folder, name: str, figure: Figure) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from fmoe import model_folder, tracking
+from fmoe import model_card, model_folder, provenance, tracking
+from fmoe.config import Config
 from fmoe.errors import UserError
+from fmoe.markdown import paragraphs
+from fmoe.model_card import Figures
 from fmoe.on_ray.session import driven_by
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, finishing, registry, tags
+from pipelines import origin
 
 
 def kept(
@@ -40,12 +45,16 @@ def registered(run: Folder, name: str, model_name: str, run_id: str) -> tuple[st
     network, config, card = model_folder.load_model(run / "model")
     report = card["metrics"]
     test = {"clean": report["clean"], **report["robust"], "worst_case": report["worst_case"]}
-    labels = tags.tested(test)
+    labels = tags.tested(test) | tags.tested_on(report)
     labels |= {tags.DIGEST: card["sha256"], tags.DATA_DIGEST: card["data"]["digest"]}
-    driver = tags.ours(driven_by())
     tracking.readiness.check()
-    tracker = Tracker.start(name, config.flat(), driver, run_id)
+    tracker = Tracker.start(name, config.flat(), tags.ours(driven_by()), run_id)
     with finishing(tracker), tempfile.TemporaryDirectory() as aside:
+        if not tracker.found_again:
+            tracker.describe(told(config, report))
+            made = origin.labels("registered again", provenance.git_revision())
+            for key, value in made.items():
+                tracker.tag(key, value)
         for epoch in epochs(run):
             index = int(epoch.pop("epoch"))
             tracker.log(epoch, index)
@@ -53,9 +62,22 @@ def registered(run: Folder, name: str, model_name: str, run_id: str) -> tuple[st
         tracker.log_json("evaluation.json", report)
         for file in model_folder.FILES:
             (Path(aside) / file).write_bytes((run / "model").read(file))
+        model_folder.write_readme(Folder.at(aside), card, config)
         shape = tuple(card["input_shape"])
         version = tracker.register(network, Path(aside), model_name, shape, labels)
     return f"models:/{model_name}/{version}", tracker.run_id
+
+
+def told(config: Config, report: Mapping[str, Any]) -> str:
+    """Of a run whose own is lost."""
+    figures = Figures.of(report)
+    return paragraphs(
+        figures.headline() if figures else "",
+        figures.table() if figures else "",
+        figures.told_flags() if figures else "",
+        "Written again from the run's folder: this store had lost it, or never had it.",
+        model_card.experts(config),
+    )
 
 
 def epochs(run: Folder) -> list[dict[str, float]]:

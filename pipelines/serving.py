@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -9,11 +10,7 @@ import sys
 from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from fmoe import tracking
 from fmoe.errors import UserError, first_line
-from fmoe.tuning.optuna_trials import exported
 from pipelines.output import show
 from pipelines.study.files import StudyFiles
 
@@ -32,6 +29,8 @@ def check_free(port: int) -> None:
 
 def pages_of_runs(port: int) -> None:
     """MLflow's, of the store that is selected. Raises `UserError`."""
+    from fmoe import tracking
+
     uri = tracking.store_uri()
     if uri.startswith(("http://", "https://")):
         show(f"MLflow is served at {tracking.shown()} (MLFLOW_TRACKING_URI)")
@@ -41,7 +40,9 @@ def pages_of_runs(port: int) -> None:
     show(f"MLflow on {tracking.shown()} at http://{HOST}:{port} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--backend-store-uri", uri, "--workers", "1"]
-    with subprocess.Popen([*command, "--uvicorn-opts", "--log-level warning"]) as server:
+    command += ["--uvicorn-opts", "--log-level warning"]
+    quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(command, env={**os.environ, **quiet}) as server:
         try:
             code = server.wait()
         except BaseException:  # Ctrl-C, or the SystemExit that SIGTERM becomes
@@ -58,6 +59,8 @@ def pages_of_study(study: StudyFiles, port: int) -> None:
         raise UserError(
             "optuna-dashboard is not installed: pip install 'fmoe[dashboard]'"
         ) from None
+    from fmoe.tuning.optuna_trials import exported
+
     check_free(port)
     copy = exported(study.space, study.kept_trials, study.name)
     show(f"study {study.name} at http://{HOST}:{port}/dashboard (Ctrl-C ends it)")
@@ -67,6 +70,10 @@ def pages_of_study(study: StudyFiles, port: int) -> None:
 
 def written(study: StudyFiles, file: Path) -> None:
     """The study in a SQLite file as Optuna's tools read it. Raises `UserError`."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from fmoe.tuning.optuna_trials import exported
+
     if file.exists():
         raise UserError(f"--to {file}: is there already; give another name")
     try:

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from pipelines import completion
 from pipelines.options import DataDir, DryRun, Gpu, Json, Overrides, WorkerRange, asked
 from pipelines.output import figures, result, say
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="digits, cifar10-small, cifar10, svhn or a file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A packaged recipe or a file.", autocompletion=completion.recipes)
+    ],
     overrides: Overrides = None,
     workers: WorkerRange = None,
     name: Annotated[str | None, typer.Option(help="Run name; the same name resumes.")] = None,

@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines import completion
 from pipelines.options import DataDir, DryRun, Json, Overrides, asked
 from pipelines.output import figures, result, say
 
 
 def tune(
-    space: Annotated[str, typer.Argument(help="digits, cifar10-small, cifar10, svhn or a file.")],
+    space: Annotated[
+        str, typer.Argument(help="A packaged space or a file.", autocompletion=completion.spaces)
+    ],
     overrides: Overrides = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many, at most.")] = None,
     minutes: Annotated[

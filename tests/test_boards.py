@@ -30,11 +30,13 @@ def test_each_metric_of_a_step_is_an_event_once(
 ) -> None:
     monkeypatch.setenv("FMOE_TENSORBOARD", str(tmp_path / "boards"))
     with finishing(Tracker.start("a", {}, {}, None)) as tracker:
-        tracker.log({"val_clean": 0.5, "expert/fgsm-0/val_clean": 0.25}, 0)
+        tracker.log({"val_clean": 0.5}, 0)
+        tracker.log_expert("fgsm-0", {"val_clean": 0.25}, 0)
         tracker.log({"val_clean": 0.5}, 0)
         tracker.log({"val_clean": 0.75}, 1)
     again = Tracker.start("a", {}, {}, tracker.run_id)
     again.log({"val_clean": 0.75}, 1)
+    again.log_expert("fgsm-0", {"val_clean": 0.25}, 0)
     again.log({"val_clean": 1.0}, 2)
     again.finish("FINISHED")
     again.log({"test_clean": 0.125}, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -50,6 +50,20 @@ def training_curves(history: History) -> Figure:
         right.plot(epochs, [m[key] for m in history], marker=".", label=told)
     right.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     right.legend()
+    return figure
+
+
+def expert_curves(experts: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
+    """Validation accuracies of each expert that was trained apart (its metrics by epoch)."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, key in zip(figure.subplots(1, 2), ("val_clean", "val_robust"), strict=True):
+        for name, history in experts.items():
+            epochs = [epoch for epoch in sorted(history) if key in history[epoch]]
+            values = [history[epoch][key] for epoch in epochs]
+            axes.plot([e + 1 for e in epochs], values, marker=".", label=label(name))
+        told = key.removeprefix("val_")
+        axes.set(xlabel="epoch", ylabel=f"validation, {told}", ylim=(0, 1))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
 
 

@@ -7,7 +7,6 @@ with a token), waits for others' claims to arrive, and reads back what it wrote.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import secrets
 import shutil
@@ -22,18 +21,19 @@ from typing import Any
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from fmoe.errors import UserError, first_line
 from fmoe.evaluation.promotion import REPORT, VERDICTS
 from fmoe.model_folder import FILES
-from fmoe.tracking import tags
+from fmoe.tracking import notes, tags
 from fmoe.tracking.store import client, gist, selected, shown, store_errors, writing
 
 CANDIDATE = "candidate"
 STALE_SECONDS = 120.0  # seconds after which a claim is that of a promotion that was killed
 SETTLE_SECONDS = 1.0  # seconds in which another's claim becomes visible
-TAG_LENGTH, FLAGS, FLAG_LENGTH = 5000, 16, 200
-"""MLflow's limit on a tag; how many flags, and how much of each, fit into one."""
+TAG_LENGTH = 5000
+"""MLflow's limit on a tag."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ def tag(name: str, number: int, tags: Mapping[str, str]) -> None:
 def record_evaluation(
     version: Version, run_id: str, report: Mapping[str, Any], folder: Path
 ) -> None:
-    """Keeps an evaluation with the version: its files with the run, its figures as tags."""
+    """Keeps an evaluation with the version: its files with the run, its figures as tags and in its
+    description."""
     at = f"evaluation/v{version.number}"
     store = writing()
     with store_errors():
@@ -198,14 +199,27 @@ def record_evaluation(
         "protocol": str(report["protocol"]),
         "full": str(report["full"]).lower(),
         "images": str(report["images"]),
-        "flags": json.dumps(
-            [flag[:FLAG_LENGTH] for flag in report["flags"]][:FLAGS], ensure_ascii=False
-        ),
+        "norm": str(report.get("norm", "linf")),
+        "eps": repr(report["eps"]),
+        "flags": tags.flags(report["flags"]),
         "revision": str(report["revision"]),
         "report": f"runs:/{run_id}/{at}/index.html",
     }
     labels = {f"{tags.EVALUATION}{name}": value for name, value in recorded.items()}
     tag(version.name, version.number, labels)
+    describe(store, version.name, version.number)
+
+
+def describe(store: MlflowClient, name: str, number: int) -> None:
+    """The version's description, by what its tags say now, and the model's where it has none. What
+    somebody else wrote there stays, and a registry that takes no description goes without."""
+    with contextlib.suppress(MlflowException, OSError):
+        version = store.get_model_version(name, str(number))
+        if notes.replaceable(version.description):
+            text = notes.of_version(name, number, version.tags)
+            store.update_model_version(name, str(number), text)
+        if not store.get_registered_model(name).description:
+            store.update_registered_model(name, notes.of_model(name))
 
 
 def evaluation(entry: Entry, folder: Path) -> Path | None:
@@ -265,9 +279,11 @@ def claimed(name: str) -> Iterator[None]:
 def crown(name: str, number: int, alias: str, tags: Mapping[str, str]) -> int:
     """Moves the alias; gives the version that has it afterwards, which is another's where somebody
     moved it meanwhile."""
+    store = writing()
     with store_errors():
-        writing().set_registered_model_alias(name, alias, str(number))
+        store.set_registered_model_alias(name, alias, str(number))
     holder = aliased(name, alias)
     if holder == number:
         tag(name, number, tags)
+        describe(store, name, number)
     return holder or 0

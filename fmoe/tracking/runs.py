@@ -1,4 +1,4 @@
-"""Runs: params, metrics, artifacts, the status they end with.
+"""Runs: params, metrics, what they tell, artifacts, the status they end with.
 
 A server that goes away in the middle of a run costs nothing: what could not be logged is kept and
 logged when it is back.
@@ -7,43 +7,53 @@ logged when it is back.
 from __future__ import annotations
 
 import contextlib
+import io
+import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.pytorch
-import numpy as np
-import torch
 from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunData, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model
 from mlflow.tracking import MlflowClient
-from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
-from fmoe.errors import UserError
+from fmoe.data import Images, TrainingData
+from fmoe.errors import UserError, first_line
+from fmoe.model_card import README
 from fmoe.model_folder import FILES
 from fmoe.storage.folder import sha256
-from fmoe.tracking import experiments
+from fmoe.tracking import curves, datasets, experiments, flavor, notes, registry
 from fmoe.tracking.boards import Board
+from fmoe.tracking.curves import Curves
 from fmoe.tracking.monitoring import SYSTEM
 from fmoe.tracking.registry import CANDIDATE
 from fmoe.tracking.store import client, selected, shown, store_errors, writing
-from fmoe.tracking.tags import CARD_DIGEST, DRIVER
+from fmoe.tracking.tags import CARD_DIGEST, DRIVER, NOTE
 
 PARAMS_AT_ONCE = 100
 WAIT_AT_THE_END = 600.0  # seconds, for a server that went away
+FIRST = ("val_robust", "val_clean", "train_loss", "train_accuracy", "lr")
+"""Of a step's metrics: MLflow's pages list them in the order in which they came."""
+CURVES_EVERY = 60.0  # seconds between two versions of the experts' curves
+REFUSALS = ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "BAD_REQUEST")
+"""What a server says of that which it will never take, an older one of what it does not know."""
 
 
 @dataclass
 class Tracker:
-    """One MLflow run. Metrics that could not be logged wait in `pending`. note: why it is a new one
-    though another was asked for; board: where metrics go, too."""
+    """One MLflow run. What could not be logged waits: metrics in `pending`, all else in `owed`, by
+    what it is, the newest alone.
+
+    note: why it is a new one though another was asked for; board: where metrics go, too; curves: of
+    single experts, None until they are asked for.
+    """
 
     store: MlflowClient
     run_id: str
@@ -51,6 +61,10 @@ class Tracker:
     board: Board | None = None
     logged: set[tuple[str, int]] = field(default_factory=set)
     pending: list[Metric] = field(default_factory=list)
+    owed: dict[str, Callable[[], object]] = field(default_factory=dict)
+    found_again: bool = False
+    curves: Curves | None = None
+    curves_sent: float = 0.0
 
     @classmethod
     def start(
@@ -70,7 +84,8 @@ class Tracker:
                 store.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
                 run = store.get_run(run_id)
             told = note and f"{note}: this is a new one"
-            tracker = cls(store, run.info.run_id, told, Board.of(name))
+            again = run_id == run.info.run_id
+            tracker = cls(store, run.info.run_id, told, Board.of(name), found_again=again)
             try:
                 tracker._complete(params, run.data)
             except BaseException:
@@ -109,17 +124,64 @@ class Tracker:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Metrics of an epoch; each (name, step) is logged once, however often it is reported."""
-        now = int(time.time() * 1000)
-        new = [name for name in metrics if (name, step) not in self.logged]
-        told = [Metric(name, float(metrics[name]), now, step) for name in new]
-        self.logged |= {(name, step) for name in new}
+        told = self._new(metrics, step)
         self.pending += told
         if self.board:
             self.board.log(told)
         self.flush()
 
+    def _new(self, metrics: Mapping[str, float], step: int) -> list[Metric]:
+        now = int(time.time() * 1000)
+        ranked = [*FIRST, *(name for name in metrics if name not in FIRST)]
+        new = [name for name in ranked if name in metrics and (name, step) not in self.logged]
+        self.logged |= {(name, step) for name in new}
+        return [Metric(name, float(metrics[name]), now, step) for name in new]
+
+    def log_expert(self, expert: str, metrics: Mapping[str, float], epoch: int) -> None:
+        """Of one that is trained apart: in the artifact of their curves, and on the board."""
+        known = self._curves()
+        if not known.add(expert, metrics, epoch):
+            return
+        if self.board:
+            named = {f"expert/{expert}/{name}": value for name, value in metrics.items()}
+            self.board.log(self._new(named, epoch))
+        self.owed[curves.FILE] = self._send_curves
+        if time.monotonic() - self.curves_sent > CURVES_EVERY:
+            self.flush()
+
+    def told_experts(self, about: Mapping[str, Mapping[str, Any]]) -> Curves:
+        """All of them are trained; about: how each came to be."""
+        known = self._curves()
+        known.about = {expert: dict(told) for expert, told in about.items()}
+        self.owed[curves.FILE] = self._send_curves
+        self.flush()
+        return known
+
+    def _curves(self) -> Curves:
+        if self.curves is None:
+            self.curves = self._kept_curves() if self.found_again else Curves()
+        return self.curves
+
+    def _kept_curves(self) -> Curves:
+        """Those that an earlier try has logged."""
+        with tempfile.TemporaryDirectory() as aside:
+            try:
+                path = Path(self.store.download_artifacts(self.run_id, curves.FILE, aside))
+                size = path.stat().st_size
+                return Curves.read(path.read_bytes()) if size < curves.LARGEST else Curves()
+            except Exception:  # noqa: BLE001 - none yet, or stores of files have errors of their own
+                return Curves()
+
+    def _send_curves(self) -> None:
+        assert self.curves is not None
+        self.curves_sent = time.monotonic()
+        try:
+            self.store.log_dict(self.run_id, self.curves.to_json(), curves.FILE)
+        except Exception as error:
+            raise OSError(first_line(error)) from error
+
     def flush(self) -> bool:
-        """Sends what is pending; False where the server is away."""
+        """Sends what is pending and owed; False where the server is away."""
         while self.pending:
             part = self.pending[:500]
             try:
@@ -127,6 +189,16 @@ class Tracker:
             except (MlflowException, OSError):
                 return False
             self.pending = self.pending[len(part) :]
+        for what, send in list(self.owed.items()):
+            try:
+                send()
+            except MlflowException as error:
+                if error.error_code not in REFUSALS:
+                    return False
+            except OSError:
+                return False
+            if self.owed.get(what) is send:
+                del self.owed[what]
         return True
 
     def settle(self) -> None:
@@ -149,14 +221,41 @@ class Tracker:
         return self.flush()
 
     def tag(self, key: str, value: str) -> None:
-        with contextlib.suppress(MlflowException, OSError):
-            self.store.set_tag(self.run_id, key, value[:5000])
+        self._owe(key, lambda: self.store.set_tag(self.run_id, key, value[:5000]))
+
+    def describe(self, text: str) -> None:
+        """The run's description, in Markdown. What somebody else wrote there stays."""
+
+        def send() -> None:
+            if notes.replaceable(self.store.get_run(self.run_id).data.tags.get(NOTE)):
+                self.store.set_tag(self.run_id, NOTE, notes.ours(text))
+
+        self._owe(NOTE, send)
+
+    def log_data(self, data: TrainingData[Images]) -> None:
+        """As the run's datasets; those that it has stay one each."""
+        parts = datasets.inputs(data)
+        self._owe("datasets", lambda: self.store.log_inputs(self.run_id, parts))
+
+    def _owe(self, what: str, send: Callable[[], object]) -> None:
+        self.owed[what] = send
+        self.flush()
+
+    @property
+    def page(self) -> str:
+        """Where it is looked at. Raises `UserError`."""
+        with store_errors():
+            return experiments.page(self.store, self.run_id)
 
     @store_errors()
     def log_figures(self, figures: Mapping[str, Figure]) -> None:
         """Raises `UserError`, as the others that write files do."""
         for name, figure in figures.items():
             self.store.log_figure(self.run_id, figure, f"plots/{name}.png")
+
+    @store_errors()
+    def log_folder(self, folder: Path, name: str) -> None:
+        self.store.log_artifacts(self.run_id, str(folder), name)
 
     @store_errors()
     def log_json(self, name: str, value: Mapping[str, Any]) -> None:
@@ -176,39 +275,34 @@ class Tracker:
         shape: tuple[int, ...],
         tags: Mapping[str, str],
     ) -> int:
-        """Logs the model as pt2 with its model folder beside it and moves the alias `candidate`.
+        """Logs the model (see `fmoe.tracking.flavor`) and moves the alias `candidate`.
 
-        The exported program serves predictions; the folder is what `fmoe.load` and `pull` read,
-        since an exported program can neither move to a device nor be trained.
+        folder: the model's; its `README.md` goes along to be looked at.
         """
-        example = np.zeros((2, *shape), dtype=np.float32)
-        with torch.no_grad():
-            classes = model(torch.from_numpy(example)).shape[1]
-        signature = ModelSignature(
-            Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
-            Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
-        )
-        torch_version = torch.__version__.split("+")[0]
-        with selected(), mlflow.start_run(run_id=self.run_id), warnings.catch_warnings():
+        files = [folder / file for file in (*FILES, README)]
+        with (
+            selected(),
+            mlflow.start_run(run_id=self.run_id),
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),  # MLflow says that it has registered it
+        ):
             # torch.export says so of buffers that share memory; the weights are on the CPU
             warnings.filterwarnings("ignore", message="No complete tensor found")
-            info = mlflow.pytorch.log_model(
-                model,
+            info = Model.log(
+                artifact_path=None,
                 name="model",
-                signature=signature,
-                input_example=example,
-                serialization_format="pt2",
-                extra_files=[(folder / file).as_uri() for file in FILES],
-                pip_requirements=[f"torch=={torch_version}", f"mlflow=={mlflow.__version__}"],
+                flavor=flavor,
                 registered_model_name=name,
-                # it would be loaded and asked again, only for a warning that is not shown
-                validate_serving_input=False,
+                network=model,
+                files=[file for file in files if file.exists()],
+                shape=shape,
             )
         version = int(info.registered_model_version)
         card = {CARD_DIGEST: sha256((folder / "model.json").read_bytes())}
         for key, value in {**tags, **card}.items():
             self.store.set_model_version_tag(name, str(version), key, value)
         self.store.set_registered_model_alias(name, CANDIDATE, str(version))
+        registry.describe(self.store, name, version)
         return version
 
     def finish(self, status: str) -> bool:

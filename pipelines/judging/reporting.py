@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from fmoe.errors import UserError, plain
 from fmoe.evaluation import examples
+from fmoe.evaluation.examples import Examples
 from fmoe.evaluation.promotion import REPORT, VERDICTS
 from fmoe.plots import report as report_plots
 from fmoe.plots.run import png
@@ -37,13 +38,17 @@ def template(name: str) -> jinja2.Template:
 
 def write_report(judged: Judged, answer: Mapping[str, Any], folder: Path) -> Path:
     """index.html (nothing outside of it is needed), evaluation.json, verdicts.parquet, plots/."""
+    shown = examples.weakest(judged.evaluation, judged.model.network, judged.test)
+    return write_page(judged, answer, shown, folder)
+
+
+def write_page(
+    judged: Judged, answer: Mapping[str, Any], shown: Examples | None, folder: Path
+) -> Path:
+    """The same with these images, or with none: nothing is attacked then."""
     evaluation = judged.evaluation
     charts = report_plots.charts(
-        evaluation,
-        answer,
-        examples.weakest(evaluation, judged.model.network, judged.test),
-        judged.data.facts.classes,
-        judged.known_classes,
+        evaluation, answer, shown, judged.data.facts.classes, judged.known_classes
     )
     skipped: dict[str, list[str]] = {}
     for name, reason in evaluation.skipped.items():

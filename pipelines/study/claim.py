@@ -14,9 +14,11 @@ from fmoe.storage.folder import Damaged, Folder
 from fmoe.tracking import Tracker, tags
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed
+from pipelines import origin
 from pipelines.display import Display
 from pipelines.kept_files import StudyFile, StudyResult, read
 from pipelines.republish import kept
+from pipelines.study import story
 
 
 def fingerprint(space: Space, workers: int) -> str:
@@ -71,9 +73,11 @@ def start_tracking(
     loaded: TrainingData[Images],
     share: Share,
     run_id: str | None,
+    command: str,
 ) -> tuple[Tracker, dict[str, str]]:
-    """The study's run, new or found again, and the texts to log where it is new."""
-    study = space.study
+    """The study's run, new or found again, and the texts to log where it is new. command: what
+    began it."""
+    study, revision = space.study, provenance.git_revision()
     params = {
         "recipe": study.recipe,
         "metrics": str(study.metrics),
@@ -90,11 +94,14 @@ def start_tracking(
         tags.RECIPE: study.recipe,
         tags.DATA: loaded.name,
         tags.TRAIN_DIGEST: loaded.train_digest,
-        tags.REVISION: provenance.git_revision(),
+        tags.REVISION: revision,
+        **origin.labels(f"fmoe tune {space.source}", revision),
         **tags.ours(provenance.hardware()),
         **tags.ours(driven_by()),
     }
     tracker = Tracker.start(name, params, labels, run_id)
+    tracker.describe(story.begun(space, name, command))
+    tracker.log_data(loaded)
     texts = {
         "space.yaml": space.text,
         "base.yaml": space.base.to_yaml(),

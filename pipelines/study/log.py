@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from fmoe.errors import UserError
 from fmoe.evaluation import Evaluation
+from fmoe.model_card import Figures
 from fmoe.on_ray.session import driven_by
 from fmoe.tracking import Tracker, tags
 from fmoe.tuning.trials import Trial
+from pipelines.study import story
 
 logger = logging.getLogger(__name__)
 ENDS = {"finished": "FINISHED", "pruned": "KILLED", "stopped": "KILLED", "failed": "FAILED"}
@@ -23,10 +25,12 @@ class StudyLog:
     However the block ends, no child is left RUNNING.
     """
 
-    def __init__(self, study: str, parent: Tracker):
-        self.study, self.parent = study, parent
+    def __init__(self, study: str, parent: Tracker, labels: Mapping[str, str] | None = None):
+        """labels: tags that every child has, too."""
+        self.study, self.parent, self.labels = study, parent, dict(labels or {})
         self.trackers: dict[int, Tracker] = {}
         self.unsettled: dict[int, Trial] = {}
+        self.figures: dict[int, tuple[str, Figures | None]] = {}
 
     def __enter__(self) -> StudyLog:
         return self
@@ -50,6 +54,7 @@ class StudyLog:
                 tags.STUDY: self.study,
                 tags.TRIAL: str(trial.number),
                 **tags.ours(driven_by()),
+                **self.labels,
             }
             values = {path: json.dumps(value).strip('"') for path, value in trial.values.items()}
             name = f"{self.study}-{trial.number:04d}"
@@ -89,6 +94,7 @@ class StudyLog:
     def evaluated(self, trial: Trial, where: str, evaluation: Evaluation) -> None:
         figures = {f"{where}_{key}": value for key, value in evaluation.figures.items()}
         self.tracker(trial).log(figures, len(trial.history) - 1)
+        self.figures[trial.number] = where, Figures.of(evaluation.to_json())
         self.ended(trial)  # again: to open the run of a trial of an earlier try makes it RUNNING
 
     def _send(self, trial: Trial) -> None:
@@ -102,6 +108,8 @@ class StudyLog:
             tracker.log(metrics, index)
         if trial.error:
             tracker.tag(tags.ERROR, trial.error)
+        if trial.status in ENDS:
+            tracker.describe(story.of_trial(self.study, trial, self.figures.get(trial.number)))
         if trial.status in ENDS and tracker.finish(ENDS[trial.status]):
             self.unsettled.pop(trial.number, None)
 

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmoe import tracking
+from fmoe import provenance, tracking
 from fmoe.config import Config
 from fmoe.data import Data, Images, TrainingData
 from fmoe.errors import UserError
@@ -31,8 +31,10 @@ from fmoe.training.expert_store import ExpertStore
 from fmoe.tuning import search_space
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Ledger, Trial, elapsed, pareto
+from pipelines import origin
 from pipelines.data_claim import check_images, claim_data, load, reading
-from pipelines.publish import publish, write_figure
+from pipelines.publish import numbered, publish, write_figure
+from pipelines.study import story
 from pipelines.study.answer import STATUSES, against, describe, expert_totals, overhead
 from pipelines.study.claim import (
     claim,
@@ -68,6 +70,24 @@ class Request:
     expert_store: str | None = None
     register_as: str | None = None
     data_dir: str | None = None
+
+    @property
+    def command(self) -> str:
+        """That does the same."""
+        options = {
+            "set": list(self.overrides),
+            **self.budget,
+            "workers-per-trial": None if self.workers == 1 else self.workers,
+            "gpus-per-worker": self.gpus,
+            "scheduler": self.scheduler,
+            "searcher": self.searcher,
+            "name": self.name,
+            "storage": self.storage,
+            "expert-store": self.expert_store,
+            "register-as": self.register_as,
+            "data-dir": self.data_dir,
+        }
+        return origin.command(["fmoe", "tune", self.space], options)
 
     @property
     def budget(self) -> dict[str, float]:
@@ -125,11 +145,14 @@ def run(request: Request) -> dict[str, Any]:
         with session(1, shared.nbytes, idle=False), sweeping():
             shared_storage.check(storage, store.folder)
             share = Share.of_cluster(request.workers, request.gpus)
-            tracker, texts = start_tracking(folder, space, name, loaded, share, known.get("run_id"))
+            tracker, texts = start_tracking(
+                folder, space, name, loaded, share, known.get("run_id"), request.command
+            )
             folder.write_json("study.json", {**known, "run_id": tracker.run_id})
             with finishing(tracker), StudyDisplay(space) as display:
                 if tracker.note:
                     display.line(tracker.note)
+                display.line(f"to watch it: {tracker.page}")
                 tracker.log_texts(texts)
                 ledger = Ledger(folder.patient())
                 inputs = TrialInputs(
@@ -173,7 +196,8 @@ class StudyRun:
         for trial in self.ledger.trials():
             self.trials[trial.number] = trial
         seconds: dict[str, float] = {}
-        with StudyLog(self.name, self.tracker) as self.log:
+        made = origin.labels(f"fmoe tune {self.space.source}", provenance.git_revision())
+        with StudyLog(self.name, self.tracker, made) as self.log:
             self.search()
             seconds["search"] = time.monotonic() - begin
             trials = self.ordered()
@@ -184,6 +208,8 @@ class StudyRun:
             self.log.settle()
         answer["seconds"] = {key: round(value, 1) for key, value in seconds.items()}
         self.ledger.folder.write_json("result.json", answer)
+        told = self.judged.to_json(), answer
+        self.tracker.describe(story.ended(self.space, self.request.command, *told))
         return answer
 
     def ordered(self) -> list[Trial]:
@@ -258,8 +284,9 @@ class StudyRun:
         # a search takes hours, and files may have been replaced meanwhile
         claim_data(self.ledger.folder, whole, self.request.data_dir)
         test = whole.test[: chosen.evaluate.images].held()
-        judged = self.finals.evaluate(best, test, "test")
+        judged = self.judged = self.finals.evaluate(best, test, "test")
         self.log.evaluated(best, "test", judged)
+        self.log.tracker(best).log_data(whole)
         uri, digest = publish(
             self.ledger.trial_folder(best.number),
             self.log.tracker(best),
@@ -311,7 +338,7 @@ class StudyRun:
         return answer
 
     def plots(self, trials: list[Trial]) -> None:
-        figures = study_plots.charts(self.space, trials)
+        figures = numbered(study_plots.charts(self.space, trials))
         for title, figure in figures.items():
             write_figure(self.ledger.folder, title, figure)
         self.tracker.log_figures(figures)

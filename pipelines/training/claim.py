@@ -15,10 +15,12 @@ from fmoe.on_ray.session import driven_by
 from fmoe.storage.folder import Folder
 from fmoe.storage.lease import Held, exclusive
 from fmoe.tracking import Tracker, tags
+from pipelines import origin
 from pipelines.data_claim import check_images, claim_data, load, reading
 from pipelines.display import Display
 from pipelines.kept_files import RunFile, RunResult, read, read_settings
 from pipelines.republish import kept
+from pipelines.training import story
 
 
 def checked(name: str) -> str:
@@ -86,19 +88,23 @@ def still_registered(
 
 
 def start_tracking(
-    folder: Folder, settings: Config, recipe: str, name: str, loaded: Data[Images]
+    folder: Folder, settings: Config, recipe: str, name: str, loaded: Data[Images], command: str
 ) -> tuple[Tracker, dict[str, str]]:
-    """The run, new or found again, and the texts to log where it is new."""
+    """The run, new or found again, and the texts to log where it is new. command: what began it."""
     known = read(folder, "run.json", RunFile) if folder.exists("run.json") else {}
+    revision = provenance.git_revision()
     labels = {
         tags.RECIPE: recipe,
         tags.DATA: loaded.name,
         tags.DATA_DIGEST: loaded.digest,
-        tags.REVISION: provenance.git_revision(),
+        tags.REVISION: revision,
+        **origin.labels(f"fmoe train {recipe}", revision),
         **tags.ours(provenance.hardware()),
         **tags.ours(driven_by()),
     }
     tracker = Tracker.start(name, settings.flat(), labels, known.get("run_id"))
+    tracker.describe(story.begun(settings, recipe, loaded, command))
+    tracker.log_data(loaded)
     if known.get("run_id") == tracker.run_id:
         return tracker, {}
     folder.write_json("run.json", {"name": name, "recipe": recipe, "run_id": tracker.run_id})

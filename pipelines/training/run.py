@@ -29,9 +29,11 @@ from fmoe.training import check_attack, check_batches, check_kept, joint, select
 from fmoe.training.calibration import deployed
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.loop import check
+from pipelines import origin
 from pipelines.display import Display
 from pipelines.output import percent
 from pipelines.publish import publish
+from pipelines.training import story
 from pipelines.training.claim import (
     checked,
     claim_with_data,
@@ -62,6 +64,22 @@ class Request:
         recipe = config.recipe_name(self.recipe)
         name = self.name or f"{recipe}-{config.fingerprint(settings.deciding())[:8]}"
         return name, Folder.at(self.storage or home()) / "runs" / checked(name)
+
+    @property
+    def command(self) -> str:
+        """That does the same."""
+        options = {
+            "set": list(self.overrides),
+            "workers": self.workers,
+            "name": self.name,
+            "storage": self.storage,
+            "expert-store": self.expert_store,
+            "register-as": self.register_as,
+            "data-dir": self.data_dir,
+            "gpu": self.gpu is True,
+            "cpu": self.gpu is False,
+        }
+        return origin.command(["fmoe", "train", self.recipe], options)
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -99,11 +117,12 @@ def run(request: Request) -> dict[str, Any]:
         # inside of the session: its end takes seconds that a stopped job may not have
         with session(workers.most, shared.nbytes):
             shared_storage.check(storage, store.folder)
-            tracker, texts = start_tracking(folder, settings, recipe, name, loaded)
+            tracker, texts = start_tracking(folder, settings, recipe, name, loaded, request.command)
             monitor = Monitor(tracker.run_id, tracker.store.tracking_uri)
             with finishing(tracker), monitor.on(this_node()):
                 if tracker.note:
                     display.line(tracker.note)
+                display.line(f"to watch it: {tracker.page}")
                 tracker.log_texts(texts)
                 given = settings, loaded, folder, store, tracker, display, request, workers, monitor
                 training = TrainingRun(*given)
@@ -172,6 +191,8 @@ class TrainingRun:
             "seconds": seconds,
         }
         self.folder.write_json("result.json", answer)
+        told = at_best.to_json(), answer
+        self.tracker.describe(story.ended(self.config, self.data, self.request.command, *told))
         return answer
 
     def pool(self, shared: Any, resources: Resources) -> None:
@@ -192,14 +213,19 @@ class TrainingRun:
             else:
                 metrics = event["metrics"]
                 self.display.line(f"expert {role}-{index}  {epoch_line(event)}")
-                self.log(f"expert/{role}-{index}/", metrics, event["epoch"])
+                self.tracker.log_expert(f"{role}-{index}", metrics, event["epoch"])
 
         manifests = pool.fill(
             self.config, shared, self.data.identity, self.store, resources.gpus, listen
         )
+        about = {}
         for (role, index), manifest in zip(members, manifests, strict=True):
             for epoch, metrics in enumerate(manifest["history"]):
-                self.log(f"expert/{role}-{index}/", metrics, epoch)
+                self.tracker.log_expert(f"{role}-{index}", metrics, epoch)
+            known = {key: manifest.get(key) for key in ("best_epoch", "seconds")}
+            origins = {True: "training", False: "the expert store"}
+            about[f"{role}-{index}"] = {"from": origins[manifest["trained"]], **known}
+        self.tracker.told_experts(about)
         trained = sum(manifest["trained"] for manifest in manifests)
         saved = sum(m["seconds"] for m in manifests if not m["trained"])
         self.display.update(bar, len(members) * self.config.experts.train.epochs)
@@ -231,7 +257,7 @@ class TrainingRun:
                     bar, epoch + 1, f"{note}, robust {percent(metrics['val_robust'])}"
                 )
                 self.display.line(f"joint  {epoch_line(event)}  {note}")
-                self.log("", metrics, epoch)
+                self.tracker.log(metrics, epoch)
 
         kept = joint.checkpoints(self.folder, self.config, self.data.identity)
         if not over(self.config, kept.latest()):
@@ -249,7 +275,7 @@ class TrainingRun:
         latest = kept.latest()
         assert latest is not None
         for epoch, metrics in enumerate(latest.history):
-            self.log("", metrics, epoch)
+            self.tracker.log(metrics, epoch)
         lines = [json.dumps({"epoch": i, **metrics}) for i, metrics in enumerate(latest.history)]
         self.folder.write("metrics.jsonl", ("\n".join(lines) + "\n").encode())
         return latest.history
@@ -258,9 +284,6 @@ class TrainingRun:
         if event["kind"] == "notice":
             self.display.line(f"warning: {event['text']}")
         return bool(event["kind"] == "notice")
-
-    def log(self, prefix: str, metrics: dict[str, float], epoch: int) -> None:
-        self.tracker.log({f"{prefix}{key}": value for key, value in metrics.items()}, epoch)
 
     def evaluate(
         self, history: list[dict[str, float]], epoch: int, resources: Resources, which: str

@@ -115,7 +115,9 @@ def test_timms_networks_killed_and_resumed(
     x = data.load("small-shapes").test.pixels()[:4].contiguous()
     with torch.no_grad():
         expected = library.load(resumed["model_uri"])(x)
-    np.testing.assert_allclose(served.predict(x.numpy()), expected.numpy(), atol=1e-4)
+    rows = served.predict(x.numpy())
+    np.testing.assert_allclose(list(rows["log_probabilities"]), expected.numpy(), atol=1e-4)
+    assert set(rows["label"]) <= set(CLASSES)
 
 
 CODE = """

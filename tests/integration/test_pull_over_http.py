@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from fmoe import model_folder, tracking
+from fmoe import model_card, model_folder, tracking
 from fmoe.storage.folder import Folder
 from tests.integration.conftest import Outcome, Trained
 from tests.integration.test_errors import refused
@@ -108,7 +108,9 @@ class Payload:
         return open, (str(self.mark), "w")
 
 
-@pytest.mark.parametrize("hidden_as", ["model.safetensors", "model.pth", "data/model.pth"])
+@pytest.mark.parametrize(
+    "hidden_as", ["model.safetensors", "model.pth", "data/model.pth", "extra_files/README.md"]
+)
 def test_a_pickle_in_the_registry_is_never_read(
     fmoe: Fmoe, trained: Trained, tmp_path: Path, hidden_as: str
 ) -> None:
@@ -146,8 +148,10 @@ def test_a_pickle_in_the_registry_is_never_read(
     if hidden_as == "model.safetensors":
         refused(outcome, "model.safetensors")
         assert not (tmp_path / "model").exists()
-    else:  # beside the three files that are read, it is not even downloaded
+    else:  # beside the three files that are read, it is not even downloaded, nor is another's card
         assert outcome.code == 0
         assert {path.name for path in (tmp_path / "model").iterdir()} == {
-            "model.safetensors", "config.yaml", "model.json",
+            "model.safetensors", "config.yaml", "model.json", "README.md",
         }  # fmt: skip
+        _, settings, card = model_folder.load_model(Folder.at(tmp_path / "model"))
+        assert (tmp_path / "model" / "README.md").read_text() == model_card.render(card, settings)

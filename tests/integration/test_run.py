@@ -14,11 +14,13 @@ import torch
 from mlflow.tracking import MlflowClient
 
 import fmoe as library
-from fmoe import config, data, model_folder, tracking
+from fmoe import config, data, model_card, model_folder, tracking
 from fmoe.evaluation import evaluate
 from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from tests.integration.conftest import CHUNK, EPOCHS, Outcome, Trained
+
+PLOTS = ("1_training_curves", "2_gate_weights", "3_adversarial_images", "4_experts")
 
 
 def test_answer_has_the_contract_keys(trained: Trained) -> None:
@@ -47,7 +49,7 @@ def test_mlflow_run_is_complete(trained: Trained) -> None:
     metrics = run.data.metrics
     assert metrics["test_pgd"] == pytest.approx(trained.answer["test"]["pgd"])
     assert {"train_loss", "val_clean", "val_robust", "gate_weight_0"} <= metrics.keys()
-    assert "expert/fgsm-0/val_robust" in metrics
+    assert not [name for name in metrics if name.startswith("expert/")]
 
 
 def test_every_epoch_is_logged_once(trained: Trained) -> None:
@@ -62,17 +64,48 @@ def test_artifacts_are_there(trained: Trained) -> None:
     assert {"environment.txt", "config.yaml", "evaluation.json", "plots"} <= {
         item.path for item in client.list_artifacts(run_id)
     }
-    assert {item.path for item in client.list_artifacts(run_id, "plots")} == {
-        "plots/training_curves.png",
-        "plots/gate_weights.png",
-        "plots/adversarial_images.png",
-    }
+    assert [item.path for item in client.list_artifacts(run_id, "plots")] == [
+        f"plots/{name}.png" for name in PLOTS
+    ]
     folder = Path(trained.answer["run_dir"])
     report = json.loads((folder / "evaluation.json").read_text())
     assert report["robust"]["pgd"] == trained.answer["test"]["pgd"]
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == EPOCHS
-    for name in ("training_curves", "gate_weights", "adversarial_images"):
+    for name in PLOTS:
         assert (folder / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_of_the_run_tells_its_story(trained: Trained) -> None:
+    """The figures first, by whom and how it was made, on which data; each expert's curves apart."""
+    client, answer = MlflowClient(tracking.store_uri()), trained.answer
+    run = client.get_run(answer["run_id"])
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    told = run.data.tags["mlflow.note.content"]
+    assert told.startswith(f"**{100 * answer['worst_case']:.1f}% worst case**")
+    assert f"Registered as `{answer['model_uri']}`." in told
+    assert "fmoe train digits-whole \\\n  --set experts.backbone.width=4 \\\n" in told
+    assert run.data.tags["mlflow.user"]
+    assert run.data.tags["mlflow.source.name"] == "fmoe train digits-whole"
+    found = {one.dataset.name: one.tags[0].value for one in run.inputs.dataset_inputs}
+    contexts = ("training", "validation", "testing")
+    assert found == dict(zip(("digits/train", "digits/validation", "digits/test"), contexts,
+                             strict=True))  # fmt: skip
+    curves = json.loads(
+        Path(client.download_artifacts(answer["run_id"], "experts/curves.json")).read_text()
+    )
+    assert curves.keys() == {"benign-0", "fgsm-0", "pgd-0"}
+    for expert in curves.values():
+        assert expert["from"] == "training"
+        assert "val_robust" in expert["epochs"][0]
+
+
+def test_model_card_is_beside_the_weights(trained: Trained) -> None:
+    folder = Folder.at(trained.answer["run_dir"]) / "model"
+    _, settings, card = model_folder.load_model(folder)
+    assert folder.read("README.md").decode() == model_card.render(card, settings)
+    version = MlflowClient(tracking.store_uri()).get_model_version("fmoe-digits", "1")
+    assert f"{100 * trained.answer['worst_case']:.1f}% worst case" in version.description
 
 
 def test_alias_and_tags(trained: Trained) -> None:

@@ -177,10 +177,18 @@ def test_mlflow_tells_how_each_trial_ended(studied: Studied) -> None:
     assert parent.data.params["searcher"] == '{"kind":"grid"}'
     assert "joint.optimizer.lr" in str(parent.data.params)
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id, "plots")}
-    assert {"plots/best_so_far.png", "plots/parallel_coordinates.png"} <= artifacts
+    told, best = parent.data.tags["mlflow.note.content"], studied.answer["best"]
+    assert told.startswith(f"Trial {best['trial']}: **")
+    assert f"Registered as `{best['model_uri']}`" in told
+    assert {one.dataset.name for one in parent.inputs.dataset_inputs} == {
+        "digits/train", "digits/validation",
+    }  # fmt: skip
+    assert {"plots/1_best_so_far.png", "plots/2_parallel_coordinates.png"} <= artifacts
     for trial in studied.answer["trials"]:
         run = client.get_run(trial["run_id"])
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["mlflow.source.name"] == parent.data.tags["mlflow.source.name"]
+        assert f"Trial {trial['trial']} of study" in run.data.tags["mlflow.note.content"]
         wanted = {"finished": "FINISHED", "failed": "FAILED"}[trial["status"]]
         assert run.info.status == wanted
         assert json.loads(run.data.params.get("joint.optimizer.lr", "null")) == trial["values"].get(

@@ -54,7 +54,7 @@ def test_a_front_of_two_metrics(fmoe: Fmoe, ray_session: None, tmp_path: Path) -
     assert sum(answer["counts"].values()) == 4
     client = MlflowClient(tracking.store_uri())
     artifacts = {item.path for item in client.list_artifacts(answer["run_id"], "plots")}
-    assert "plots/pareto_front.png" in artifacts
+    assert "plots/2_pareto_front.png" in artifacts
     killed = [t for t in answer["trials"] if t["status"] == "pruned"]
     for trial in killed:
         assert client.get_run(trial["run_id"]).info.status == "KILLED"
