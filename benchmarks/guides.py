@@ -24,7 +24,7 @@ from tests import pages
 from tests.pages import Block, Command
 from tests.wheel import built
 
-EXTRAS = "onnx,timm"
+EXTRAS = "hub,onnx,timm"
 """What the guides have one install besides."""
 OURS = ("FMOE_", "MLFLOW_", "PYTHON", "RAY_", "VIRTUAL_ENV")
 """Variables that a new user does not have."""
