@@ -89,7 +89,9 @@ def cell(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text whose stars, pipes and angles are none of Markdown's, outside of backticks."""
+    """Text whose stars, pipes and angles are none of Markdown's, outside of backticks; options are
+    code, with or without them."""
+    text = re.sub(r"(?<![`\w-])(--[a-z][a-z-]*)(?!`)", r"`\1`", text)
     parts = text.split("`")
     parts[::2] = [re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts[::2]]
     return cell("`".join(parts))
