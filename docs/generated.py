@@ -91,9 +91,10 @@ def cell(text: str) -> str:
 def plain(text: str) -> str:
     """Text whose stars, pipes and angles are none of Markdown's, outside of backticks; options are
     code, with or without them."""
-    text = re.sub(r"(?<![`\w-])(--[a-z][a-z-]*)(?!`)", r"`\1`", text)
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts[::2]]
+    for place in range(0, len(parts), 2):
+        said = re.sub(r"([*_<>\[\]])", r"\\\1", parts[place])
+        parts[place] = re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", said)
     return cell("`".join(parts))
 
 
