@@ -31,6 +31,7 @@ import fmoe
 from fmoe import provenance
 from fmoe.errors import UserError, first_line
 from fmoe.on_ray import private
+from fmoe.on_ray.job_log import of_the_command
 from fmoe.on_ray.token import auth_token
 from fmoe.version import VERSION
 
@@ -136,7 +137,10 @@ class Jobs:
         headers = {"Authorization": f"Bearer {auth_token()}"}  # a cluster without tokens ignores it
         with answering(url):
             check(url, headers)
-            return cls(url, headers, JobSubmissionClient(url, headers=headers))
+            client = JobSubmissionClient(url, headers=headers)
+            for handler in logging.getLogger("ray").handlers:  # each of its modules has a level
+                handler.setLevel(logging.WARNING)
+            return cls(url, headers, client)
 
     def submit(self, order: Order) -> str:
         """Starts its command on the cluster's head; gives the job's id."""
@@ -161,10 +165,14 @@ class Jobs:
 
     def logs(self, job_id: str) -> str:
         with answering(self.address, job_id):
-            return str(self.client.get_job_logs(job_id))
+            return "".join(of_the_command([self.client.get_job_logs(job_id)]))
 
     def follow(self, job_id: str) -> Iterator[str]:
-        """The job's output as it comes, until the job ends."""
+        """The command's lines as they come, until the job ends."""
+        return of_the_command(self._chunks(job_id))
+
+    def _chunks(self, job_id: str) -> Iterator[str]:
+        """The job's output as Ray sends it."""
 
         async def read(stream: Any) -> str | None:
             try:

@@ -64,6 +64,7 @@ def test_a_job_from_submission_to_the_pulled_model(
     only_ray_listens(cluster)
     assert following.wait(30) == 130
     assert "goes on without this terminal" in log.read_text()
+    assert not re.search(r"\tINFO |\tWARNING |Running entrypoint", log.read_text()), log.read_text()
     (job, *_) = client.json("jobs", "list", *client.at)["jobs"]
     assert job["status"] == "RUNNING"
     for pid in cluster.head.find("pipelines.in_job"):
