@@ -10,6 +10,7 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from benchmarks.guides import User
 from tests import pages
 from tests.pages import DOCS, README, ROOT, Block, Command
 
@@ -138,3 +139,15 @@ def test_readme_begins_with_the_main_job_and_the_tests() -> None:
     first = pages.blocks(README)[0]
     assert [command.words for command in first.commands] == [["make", "demo"], ["make", "test"]]
     assert len(README.read_text().splitlines()) <= 150
+
+
+def test_a_new_user_types_what_pages_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    (tmp_path / "work").mkdir()
+    user = User(tmp_path / "work")
+    user.console(Command("page.md:2", "echo $FMOE_HOME \\\n  $MLFLOW_TRACKING_URI.", ("…/home .",)))
+    with pytest.raises(AssertionError, match="no line 'b'"):
+        user.console(Command("page.md:5", "echo a", ("b",)))
+    with pytest.raises(AssertionError, match=r"page.md:9: exit 3"):
+        user.console(Command("page.md:9", "exit 3", ()))
+    assert [step["where"] for step in user.steps] == ["page.md:2", "page.md:5", "page.md:9"]
