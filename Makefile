@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-unit test-integration test-cluster test-python on-python compiled programs bench lint format clean
+.PHONY: setup demo test test-unit test-integration test-cluster test-python on-python compiled programs bench docs lint format clean
 
 setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
@@ -62,13 +62,18 @@ programs: setup
 	command -v ip >/dev/null || { apt-get update -q && apt-get install -y -q iproute2; } || true
 
 # the machine must be quiet; those of real images want DATA=folder, those of a trained model MODEL=…
-bench: setup  ## side by side with peers and with the floor; results/ and the tables of the README
+bench: setup  ## side by side with peers and with the floor; results/ and the tables of docs/measurements.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for name in crafting step memory growth startup; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	test -z "$(DATA)" || for name in cheap_attacks speedrun ray_overhead; do \
 		$(BIN)/python -m benchmarks.$$name --data-dir $(DATA) || exit 1; done
 	test -z "$(DATA)" || test -z "$(MODEL)" || for name in evaluation autoattack; do \
 		$(BIN)/python -m benchmarks.$$name $(MODEL) --data-dir $(DATA) || exit 1; done
+
+# from nothing each time, so that no page is left of what has gone; warnings are errors
+docs: setup  ## the site, in docs/_build/html
+	rm -rf docs/_build
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
 
 lint: setup
 	$(BIN)/ruff check .
@@ -81,5 +86,5 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV)-python* build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-python* build dist docs/_build *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The table of docs/cost.md: the paper's CIFAR-10 run and the branched one on 1, 8 and 64 GPUs.
+"""The table of docs/guides/cost.md: the paper's CIFAR-10 run and the branched one on 1 to 64 GPUs.
 
     python -m benchmarks.plans
 
@@ -15,7 +15,7 @@ from fmoe.data.sets import named
 from fmoe.planning.machines import GPUS, link
 from fmoe.planning.plan import Counts, Plan, Planner, Setting
 
-PAGE = Path(__file__).parent.parent / "docs/cost.md"
+PAGE = Path(__file__).parent.parent / "docs/guides/cost.md"
 RECIPES = ("cifar10", "cifar10-branched")
 PLACES = ((1, "2400gbit"), (8, "2400gbit"), (8, "10gbit"), (64, "400gbit"), (64, "25gbit"))
 """How many GPUs, and the slowest link between two of them."""

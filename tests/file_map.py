@@ -22,26 +22,18 @@ def first_line(module: Path) -> str:
     return text.splitlines()[0]
 
 
-def entries(folder: Path) -> Iterator[Path]:
-    """Its modules and packages, by name."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".py" and path.stem != "__init__":
-            yield path
-        elif (path / "__init__.py").exists():
-            yield path / "__init__.py"
-
-
-def name(module: Path) -> str:
-    return f"{module.parent.name}/" if module.stem == "__init__" else module.name
+def folders(folder: Path) -> Iterator[Path]:
+    """The packages of its top level, by name."""
+    return (path for path in sorted(folder.iterdir()) if (path / "__init__.py").exists())
 
 
 def short() -> str:
-    """A line for each entry of the packages' top level, for README.md."""
+    """A line for each folder of the packages' top level, for README.md."""
     lines = []
     for package in PACKAGES:
-        top = ROOT / package / "__init__.py"
-        lines += [f"{package + '/':<22}{first_line(top)}"]
-        lines += [f"  {name(path):<20}{first_line(path)}" for path in entries(ROOT / package)]
+        lines += [f"{package + '/':<16}{first_line(ROOT / package / '__init__.py')}"]
+        for folder in folders(ROOT / package):
+            lines += [f"  {folder.name + '/':<14}{first_line(folder / '__init__.py')}"]
     return "\n".join(["```", *lines, "```", ""])
 
 

@@ -109,7 +109,7 @@ def test_contributing_names_targets_and_files_that_are_there() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines()}
     named = {part.split("`")[0] for part in text.split("`make ")[1:]}
-    assert {"setup", "test", "test-cluster", "lint", "format", "bench"} == named
+    assert {"setup", "test", "test-cluster", "docs", "lint", "format", "bench"} == named
     assert named <= targets
     for file in ("benchmarks/LOG.md", "benchmarks/results", "tests/extending", "constraints.txt"):
         assert f"`{file}" in text

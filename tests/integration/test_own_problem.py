@@ -1,4 +1,4 @@
-"""Own images, own networks, own code judged: the commands; docs/own-problem.md is run beside."""
+"""Own images, own networks, own code judged: the commands. The guides are run in test_pages.py."""
 
 from __future__ import annotations
 
