@@ -1,28 +1,38 @@
-"""The pictures of MLflow's pages, taken in a browser: Debian's chromium, driven by selenium.
+"""The pictures of the documentation, taken in a browser: Debian's chromium, driven by selenium.
 
-    FMOE_HOME=… fmoe train digits && FMOE_HOME=… python docs/screenshots.py
+    make docs && export FMOE_HOME=…
+    fmoe train digits && fmoe evaluate models:/fmoe-digits@candidate --workers 2 --report page
+    fmoe tune digits --trials 12
+    python docs/screenshots.py --report page
 
-of the newest run in the store of FMOE_HOME. A picture is a function and its name in `PICTURES`.
+Of the newest run and study in FMOE_HOME, of that report, and of the site's first page; or of those
+those that are named. A picture is a function and its name in `PICTURES`.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
+from optuna_dashboard import wsgi
 from PIL import Image
+from screenshots_site import browser, look
 
 from fmoe import tracking
 from fmoe.tracking import experiments, own
+from fmoe.tuning.optuna_trials import exported
+from pipelines.study.files import StudyFiles, studies
 
 HERE = Path(__file__).parent
 COLOURS = 128
@@ -31,26 +41,77 @@ PATIENCE_SECONDS = 60.0
 
 
 def main() -> None:
-    with served() as address, browser() as driver:
-        for name, take in PICTURES.items():
-            take(driver, address)
-            time.sleep(1)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pictures", nargs="*", default=list(PICTURES))
+    parser.add_argument("--report", type=Path, default=Path("page"), help="of `fmoe evaluate`")
+    given = parser.parse_args()
+    for name in given.pictures:
+        with browser() as driver, PICTURES[name](driver, given.report):
+            time.sleep(2)
             path = HERE / f"{name}.png"
             driver.save_screenshot(str(path))
             smaller(path)
             print(f"{path}: {path.stat().st_size:,} bytes")
 
 
-def run_page(driver: Any, address: str) -> None:
-    """The page of the newest run: its description open."""
-    sized(driver, 1500, 1250)
-    driver.get(f"{address}{newest_run()}")
-    waited(driver, "//*[text()='Description']")
-    for button in driver.find_elements("xpath", "//*[text()='Show more']"):
-        button.click()
+@contextlib.contextmanager
+def first_page(driver: Any, _: Path) -> Iterator[None]:
+    """What stands on the site's first page, without what is below a desk's screen."""
+    look(driver, "index", (1280, 800))
+    yield
 
 
-PICTURES: dict[str, Callable[[Any, str], None]] = {"mlflow-run": run_page}
+@contextlib.contextmanager
+def report_page(driver: Any, report: Path) -> Iterator[None]:
+    """The top of a report."""
+    sized(driver, 1280, 1500)
+    driver.get((report.resolve() / "index.html").as_uri())
+    yield
+
+
+@contextlib.contextmanager
+def run_page(driver: Any, _: Path) -> Iterator[None]:
+    """MLflow's page of the newest run: its description open."""
+    # MLflow opens a panel of its assistant when a browser comes for the first time
+    seen = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": seen})
+    with served() as address:
+        sized(driver, 1500, 1250)
+        driver.get(f"{address}{newest_run()}")
+        waited(driver, "//*[text()='Description']")
+        for button in driver.find_elements("xpath", "//*[text()='Show more']"):
+            button.click()
+        yield
+
+
+@contextlib.contextmanager
+def study_page(driver: Any, _: Path) -> Iterator[None]:
+    """Optuna's dashboard of the newest study, as `fmoe studies dashboard` serves it."""
+    folders = sorted(
+        studies(None), key=lambda folder: os.path.getmtime(f"{folder.local}/study.json")
+    )
+    study = StudyFiles(folders[-1])
+    copy = exported(study.space, study.kept_trials, study.name)
+    with make_server("127.0.0.1", 0, wsgi(copy._storage), handler_class=Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sized(driver, 1500, 1250)
+        driver.get(f"http://127.0.0.1:{server.server_port}/dashboard/studies/0")
+        waited(driver, "//*[contains(text(), 'Importance')]")
+        yield
+        server.shutdown()
+
+
+class Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+PICTURES: dict[str, Callable[[Any, Path], contextlib.AbstractContextManager[None]]] = {
+    "site": first_page,
+    "report": report_page,
+    "mlflow-run": run_page,
+    "study": study_page,
+}
 
 
 def newest_run() -> str:
@@ -111,24 +172,6 @@ def served() -> Iterator[str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, 15)
         server.wait()
-
-
-@contextlib.contextmanager
-def browser() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = str(shutil.which("chromium"))
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Service(str(shutil.which("chromedriver"))))
-    # MLflow opens a panel of its assistant when a browser comes for the first time
-    seen = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
-    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": seen})
-    yield driver
-    driver.quit()
 
 
 if __name__ == "__main__":
