@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -41,13 +42,16 @@ def pages_of_runs(port: int) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     command += ["--backend-store-uri", uri, "--workers", "1"]
     command += ["--uvicorn-opts", "--log-level warning"]
+    # jobs: nine processes for what fmoe's runs have no use for
     quiet = {"MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(command, env={**os.environ, **quiet}) as server:
+    quiet["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    environment = {**os.environ, **quiet}
+    with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
             code = server.wait()
-        except BaseException:  # Ctrl-C, or the SystemExit that SIGTERM becomes
-            server.send_signal(signal.SIGTERM)
-            raise
+        finally:  # Ctrl-C, or the SystemExit that SIGTERM becomes: with all that it has started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
     raise UserError(f"MLflow's server ended with exit code {code}")
 
 

@@ -255,8 +255,9 @@ def test_model_card(saved: Path, small: Config, model: Mixture) -> None:
     assert card["versions"].keys() >= {"fmoe", "torch"}
 
 
-def test_model_folder_holds_three_files(saved: Path) -> None:
-    assert sorted(file.name for file in saved.iterdir()) == ["config.yaml", "model.json", WEIGHTS]
+def test_model_folder_holds_its_files_and_a_card_for_people(saved: Path) -> None:
+    named = sorted(file.name for file in saved.iterdir())
+    assert named == ["README.md", "config.yaml", "model.json", WEIGHTS]
 
 
 def alter(file: Path, at: int = -1) -> None:
@@ -349,7 +350,7 @@ def test_no_pickle_is_written_or_read(
     save(kept, 2)
     assert kept.latest() is not None
     suffixes = {file.suffix for file in tmp_path.rglob("*") if file.is_file()}
-    assert suffixes == {".safetensors", ".json", ".yaml"}
+    assert suffixes == {".safetensors", ".json", ".yaml", ".md"}
 
 
 def test_copied_state_does_not_follow_the_module() -> None:

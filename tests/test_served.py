@@ -87,7 +87,12 @@ def test_a_batch_through_mlflows_server(uri: str, digits: Data) -> None:
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", uri]
     process = subprocess.Popen(
         [*command, "--env-manager", "local", "--port", str(port)],
-        env={**os.environ, "MLFLOW_TRACKING_URI": tracking.store_uri()},
+        env={
+            **os.environ,
+            "MLFLOW_TRACKING_URI": tracking.store_uri(),
+            # MLflow starts uvicorn by its name, as in an environment that is active
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
