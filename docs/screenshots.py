@@ -23,7 +23,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from optuna_dashboard import wsgi
 from PIL import Image
@@ -32,6 +31,7 @@ from screenshots_site import browser, look
 from fmoe import tracking
 from fmoe.tracking import experiments, own
 from fmoe.tuning.optuna_trials import exported
+from pipelines.serving import served
 from pipelines.study.files import StudyFiles, studies
 
 HERE = Path(__file__).parent
@@ -75,7 +75,7 @@ def run_page(driver: Any, _: Path) -> Iterator[None]:
     # MLflow opens a panel of its assistant when a browser comes for the first time
     seen = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": seen})
-    with served() as address:
+    with mlflow() as address:
         sized(driver, 1500, 1250)
         driver.get(f"{address}{newest_run()}")
         waited(driver, "//*[text()='Description']")
@@ -92,18 +92,13 @@ def study_page(driver: Any, _: Path) -> Iterator[None]:
     )
     study = StudyFiles(folders[-1])
     copy = exported(study.space, study.kept_trials, study.name)
-    with make_server("127.0.0.1", 0, wsgi(copy._storage), handler_class=Silent) as server:
+    with served(wsgi(copy._storage), 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         sized(driver, 1500, 1250)
         driver.get(f"http://127.0.0.1:{server.server_port}/dashboard/studies/0")
         waited(driver, "//*[contains(text(), 'Importance')]")
         yield
         server.shutdown()
-
-
-class Silent(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 PICTURES: dict[str, Callable[[Any, Path], contextlib.AbstractContextManager[None]]] = {
@@ -143,7 +138,7 @@ def smaller(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def served() -> Iterator[str]:
+def mlflow() -> Iterator[str]:
     """MLflow's own server on the store of FMOE_HOME, on loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

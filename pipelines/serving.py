@@ -8,12 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from fmoe.errors import UserError, first_line
+from pipelines.entry import INTERRUPTED
 from pipelines.output import show
 from pipelines.study.files import StudyFiles
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 HOST = "127.0.0.1"
 
@@ -48,7 +55,8 @@ def pages_of_runs(port: int) -> None:
     environment = {**os.environ, **quiet}
     with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
-            code = server.wait()
+            with until_interrupted():
+                code = server.wait()
         finally:  # Ctrl-C, or the SystemExit that SIGTERM becomes: with all that it has started
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGTERM)
@@ -68,7 +76,7 @@ def pages_of_study(study: StudyFiles, port: int) -> None:
     check_free(port)
     copy = exported(study.space, study.kept_trials, study.name)
     show(f"study {study.name} at http://{HOST}:{port}/dashboard (Ctrl-C ends it)")
-    with make_server(HOST, port, wsgi(copy._storage), handler_class=_Silent) as server:
+    with served(wsgi(copy._storage), port) as server, until_interrupted():
         server.serve_forever()
 
 
@@ -85,6 +93,26 @@ def written(study: StudyFiles, file: Path) -> None:
     except SQLAlchemyError as error:
         raise UserError(f"--to {file}: cannot be written ({first_line(error)})") from None
     show(f"study {study.name}, {len(copy.trials)} trials, in {file}")
+
+
+def served(application: WSGIApplication, port: int) -> WSGIServer:
+    """A server of it on loopback, not running yet; port 0 is any that is free."""
+    return make_server(HOST, port, application, _Server, _Silent)
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Ctrl-C is how a server ends, and nothing to be told of."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A browser opens connections before it asks anything, and each would hold up the others."""
+
+    daemon_threads = True
 
 
 class _Silent(WSGIRequestHandler):
