@@ -6,17 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow.tracking import MlflowClient
 
-import fmoe as library
-from fmoe import data, model_folder, tracking
+from fmoe import model_folder, tracking
 from fmoe.storage.folder import Folder
 from fmoe.tracking.store import selected
 from tests.integration.conftest import Outcome, Trained
@@ -155,46 +151,3 @@ def test_a_candidate_without_evaluation_is_not_promoted(home: Trained, fmoe: Fmo
     refused(fmoe("promote", "nonesuch"), "nonesuch: no such model")
     refused(fmoe("promote", NAME, "--to", "candidate"), "--to candidate")
     refused(fmoe("promote", NAME, "--force", " "), "give the reason")
-
-
-def test_mlflow_serves_the_model(home: Trained, tmp_path: Path) -> None:
-    port = 5997
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
-                *("-m", f"models:/{NAME}/1", "-p", str(port), "-h", "127.0.0.1"),
-            ],
-            env={
-                **os.environ,
-                "MLFLOW_TRACKING_URI": tracking.store_uri(),
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            },
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    images = data.load("digits").test.pixels()[:4].contiguous()
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).read()
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.5)
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations",
-            json.dumps({"inputs": images.tolist()}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        answer = json.loads(urllib.request.urlopen(request, timeout=30).read())
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait()
-    with torch.no_grad():
-        expected = library.load(f"models:/{NAME}/1")(images)
-    found = torch.tensor(answer["predictions"])
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)

@@ -181,7 +181,7 @@ def test_mlflow_tells_how_each_trial_ended(studied: Studied) -> None:
     assert told.startswith(f"Trial {best['trial']}: **")
     assert f"Registered as `{best['model_uri']}`" in told
     assert {one.dataset.name for one in parent.inputs.dataset_inputs} == {
-        "digits/train", "digits/validation",
+        "cifar10/train", "cifar10/validation",
     }  # fmt: skip
     assert {"plots/1_best_so_far.png", "plots/2_parallel_coordinates.png"} <= artifacts
     for trial in studied.answer["trials"]:
