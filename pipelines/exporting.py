@@ -24,7 +24,7 @@ def exported(model: str, kind: programs.Format, target: Path, gate_weights: bool
     about = {
         "classes": list(facts.classes),
         "input_shape": list(facts.shape),
-        "experts": [f"{role}-{i}" for role, i in config.experts.members],
+        "experts": list(config.experts.names),
         "threat": {"norm": config.evaluate.norm, "eps": config.evaluate.eps},
         "model_sha256": card["sha256"],
         "fmoe": VERSION,

@@ -87,9 +87,8 @@ def opened(model: str, batch: int, unreadable: Callable[[UserError], None]) -> P
 
     with located(model) as folder:
         network, config, card = model_folder.load_model(folder)
-    experts = [f"{role}-{i}" for role, i in config.experts.members]
     facts = model_folder.facts_of(card)
-    return Predictor(model, network, facts, experts, batch, unreadable)
+    return Predictor(model, network, facts, config.experts.names, batch, unreadable)
 
 
 def bar(rows: Iterator[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:

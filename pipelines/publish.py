@@ -45,11 +45,10 @@ def publish(
         "epoch": epoch,
     }
     run.write_json("evaluation.json", report)
-    names = [f"{role}-{i}" for role, i in config.experts.members]
     charts = numbered(
         {
             "training_curves": run_plots.training_curves(history),
-            "gate_weights": run_plots.gate_weights(history, names),
+            "gate_weights": run_plots.gate_weights(history, config.experts.names),
             "adversarial_images": run_plots.adversarial_row(
                 examples.first(model, data.test, config.evaluate.threat), data.facts.classes
             ),

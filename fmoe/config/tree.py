@@ -178,6 +178,11 @@ class Experts(Spec):
         return [(name, i) for name, role in self.roles.items() for i in range(role.count)]
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """As they are told to people: `pgd-0`."""
+        return tuple(f"{role}-{index}" for role, index in self.members)
+
+    @property
     def pretrained(self) -> list[Member]:
         """What is trained apart before the joint phase."""
         match self.start:

@@ -80,5 +80,4 @@ class Served:
 def _load_pyfunc(path: str) -> Served:
     """As MLflow asks for it. path: the model folder."""
     network, config, card = model_folder.load_model(Folder.at(path))
-    experts = tuple(f"{role}-{index}" for role, index in config.experts.members)
-    return Served(network, model_folder.facts_of(card), experts)
+    return Served(network, model_folder.facts_of(card), config.experts.names)

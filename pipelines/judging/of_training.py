@@ -55,7 +55,7 @@ def write(
         data=config.data.name,
         wanted=config.evaluate,
         card=card,
-        experts=tuple(f"{role}-{i}" for role, i in config.experts.members),
+        experts=config.experts.names,
     )
     wanted, test = config.evaluate.images, data.test[: evaluation.images].held()
     with tempfile.TemporaryDirectory() as nothing:

@@ -86,7 +86,7 @@ def opened(model: str) -> Opened:
         data=config.data.name,
         wanted=config.evaluate,
         card=card,
-        experts=tuple(f"{role}-{i}" for role, i in config.experts.members),
+        experts=config.experts.names,
     )
 
 
