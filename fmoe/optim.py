@@ -143,7 +143,8 @@ class ConvolutionMuon(torch.optim.Muon):
         self.weights = list(weights)
         self.matrices = [as_matrix(weight.detach(), weight) for weight in self.weights]
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
-            assert weight.data_ptr() == matrix.data_ptr(), "a copy would not be trained"
+            held, seen = weight.untyped_storage(), matrix.untyped_storage()
+            assert held._cdata == seen._cdata, "a copy would not be trained"
         super().__init__(self.matrices, **settings)
 
     @torch.no_grad()

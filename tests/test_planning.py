@@ -111,7 +111,7 @@ def test_traffic_is_what_was_measured() -> None:
 @pytest.mark.parametrize("recipe", ["digits", "cifar10-small-branched"])
 def test_memory_is_what_an_epoch_needs(recipe: str) -> None:
     """Of a worker of two: counted, all of its tensors, within a fifth."""
-    chosen = config.load(recipe, ["joint.sizes=[]"])
+    chosen = machine("cpu", 1).computed(config.load(recipe, ["joint.sizes=[]"]))
     facts, share = named(chosen.data.name).facts, chosen.joint.batch_size // 2
     part = Config.model_validate({**chosen.plain(), "parallel": {}})
     settings = part.model_copy(
@@ -133,7 +133,10 @@ def test_sharing_experts_out_shares_memory_out() -> None:
 
 
 def tiny(*overrides: str) -> tuple[Config, Facts]:
-    quick = "experts.backbone={kind: resnet18, width: 4, stem: patch}", "joint.batch_size=32"
+    quick = (
+        "experts.backbone={kind: resnet18, width: 4, stem: patch}", "joint.batch_size=32",
+        "experts.roles.fgsm.count=1", "experts.roles.pgd.count=1",
+    )  # fmt: skip
     return config.load("cifar10-small", [*quick, *overrides]), CIFAR
 
 
@@ -143,7 +146,7 @@ def plan_of(workers: int, *overrides: str, speed: float = 1e9, of: Machine | Non
 
 
 def test_ways_are_all_that_there_are() -> None:
-    found = plan_of(6)
+    found = plan_of(6, "experts.roles.fgsm.count=4")
     assert [(way.data, way.expert) for way in found.ways] == [(6, 1), (3, 2), (2, 3), (1, 6)]
     assert found.best == min(found.ways, key=lambda way: way.hours)
     assert found.total == pytest.approx(sum(found.hours.values()))
@@ -169,6 +172,17 @@ def test_what_does_not_fit_is_not_the_best() -> None:
     assert best_of([way(1, 1, 9, False), way(2, 3, 5, False)]).expert == 2
 
 
+def test_a_gpu_without_bfloat16_keeps_its_weights_in_float32() -> None:
+    """The copy that crafts has half the bytes of a parameter in bfloat16, and all of them on a T4;
+    what is made of an image takes at least what it takes in bfloat16."""
+    low, exact = (plan_of(1, "precision=bfloat16", of=GPUS[name]) for name in ("a100", "t4"))
+    parameters = low.operations["parameters"]
+    assert exact.best.memory_bytes - low.best.memory_bytes >= 2 * parameters
+    asked = tiny("precision=float32")
+    given = Planner(*asked, IMAGES, Setting(GPUS["t4"], 1, 1e9)).plan()
+    assert given.best.memory_bytes == exact.best.memory_bytes
+
+
 def test_twice_the_epochs_are_twice_the_hours() -> None:
     once, twice = (plan_of(1, f"joint.epochs={epochs}") for epochs in (2, 4))
     assert twice.hours["joint"] == pytest.approx(2 * once.hours["joint"])
@@ -176,7 +190,7 @@ def test_twice_the_epochs_are_twice_the_hours() -> None:
 
 
 def test_smaller_images_take_less() -> None:
-    slow = Machine("a100", {"float32": 1e12, "bfloat16": 1e12}, 1e12, 0.0)
+    slow = Machine("slow", {"float32": 1e12}, 1e12, 0.0, bfloat16=False)
     whole, small = (
         plan_of(1, "joint.epochs=2", f"joint.sizes={sizes}", of=slow) for sizes in ("[]", "[16]")
     )

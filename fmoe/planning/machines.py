@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from fmoe.config import Config
 from fmoe.cpus import usable_cpus
 from fmoe.errors import UserError
 from fmoe.numerics.precision import multiplies_bfloat16
@@ -24,20 +25,26 @@ GIBIBYTE = 2**30
 @dataclass(frozen=True)
 class Machine:
     """peaks: operations a second by precision; kernel: seconds that the start of one takes at
-    least, so that small networks do not get faster; memory: bytes; reached: share of the peak."""
+    least, so that small networks do not get faster; memory: bytes; reached: share of the peak;
+    bfloat16: whether it multiplies in it."""
 
     name: str
     peaks: dict[str, float]
     memory: float
     kernel: float
     reached: float = REACHED
+    bfloat16: bool = True
+
+    def computed(self, config: Config) -> Config:
+        """As it is trained there: in float32 where there is no bfloat16."""
+        return config if self.bfloat16 else config.model_copy(update={"precision": "float32"})
 
 
 GPUS = {
     "a100": Machine("a100", {"float32": 156e12, "bfloat16": 312e12}, 80 * GIBIBYTE, 6e-6),
     "h100": Machine("h100", {"float32": 494e12, "bfloat16": 989e12}, 80 * GIBIBYTE, 5e-6),
     "l4": Machine("l4", {"float32": 60e12, "bfloat16": 121e12}, 24 * GIBIBYTE, 6e-6),
-    "t4": Machine("t4", {"float32": 8.1e12, "bfloat16": 8.1e12}, 16 * GIBIBYTE, 8e-6),
+    "t4": Machine("t4", {"float32": 8.1e12}, 16 * GIBIBYTE, 8e-6, bfloat16=False),
 }
 """float32 is TF32's peak where the GPU has it; the T4 has neither that nor bfloat16."""
 KINDS = (*GPUS, "cpu")
@@ -54,10 +61,11 @@ def machine(kind: str, workers: int) -> Machine:
         raise UserError(f"--gpu-type {kind}: there are {', '.join(KINDS)}")
     threads = max(1, usable_cpus() // workers)
     peaks = {"float32": products_a_second(torch.float32, threads)}
-    low = torch.bfloat16 if multiplies_bfloat16(torch.device("cpu")) else torch.float32
-    peaks["bfloat16"] = products_a_second(low, threads)
+    low = multiplies_bfloat16(torch.device("cpu"))
+    if low:
+        peaks["bfloat16"] = products_a_second(torch.bfloat16, threads)
     memory = psutil.virtual_memory().total / min(workers, usable_cpus())
-    return Machine("cpu", peaks, memory, 2e-5, 0.2)
+    return Machine("cpu", peaks, memory, 2e-5, 0.2, low)
 
 
 def products_a_second(dtype: torch.dtype, threads: int, side: int = 1024) -> float:

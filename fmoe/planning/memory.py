@@ -1,13 +1,20 @@
-"""Memory that a worker needs at its peak, by a training pass on each of two small batches."""
+"""Memory that a worker needs at its peak, by a training pass on tensors without contents.
+
+Nothing is computed, so that a laptop tells of the largest networks, and the batch is the worker's
+own: the peak is at the optimizer's step of a few images, and at the activations of many.
+"""
 
 from __future__ import annotations
 
+import copy
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,7 +23,6 @@ from fmoe.config import Config, Role
 from fmoe.data.facts import Facts
 from fmoe.training.step_loss import StepLoss
 
-FEW, MORE = 4, 8  # images of the two batches
 FLOAT = 4
 
 
@@ -64,23 +70,19 @@ def peak(run: Callable[[], object], kept: Iterable[Tensor]) -> int:
 def of_step(config: Config, facts: Facts, peers: int, images: float) -> float:
     """Bytes of a joint step on `images` a worker, whose group of `peers` shares the experts. Not
     with them: the data set, and what the allocator and libraries take for themselves."""
-    experts = -(-len(config.experts.members) // peers)
-    fixed, each = of_pass(with_experts(config, experts), facts)
-    return fixed + each * images / config.joint.accumulate
-
-
-def of_pass(config: Config, facts: Facts) -> tuple[float, float]:
-    """Bytes of what is kept whatever the batch, and of each image."""
-    model = assembly.mixture(config, facts)
+    config = with_experts(config, math.ceil(len(config.experts.members) / peers))
+    model, empty = assembly.mixture(config, facts), FakeTensorMode()
     model.checkpointing = config.joint.checkpointing
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    few, more = (peak_of(model, config, facts, images) for images in (FEW, MORE))
-    each = (more - few) / (MORE - FEW)
+    with FakeCopyMode(empty):
+        model = copy.deepcopy(model)
+    with empty:
+        needed = peak_of(model, config, facts, math.ceil(images / config.joint.accumulate))
     twin = 2 if config.precision == "bfloat16" else FLOAT
     if config.joint.crafting == "train":
         twin = 0
     followers = len(config.joint.following)
-    return few - FEW * each + parameters * (FLOAT * followers + twin), each
+    return needed + parameters * (FLOAT * followers + twin)
 
 
 def peak_of(model: nn.Module, config: Config, facts: Facts, images: int) -> int:

@@ -104,6 +104,7 @@ class Planner:
     """Of one configuration on images of one data set."""
 
     def __init__(self, config: Config, facts: Facts, images: Counts, setting: Setting):
+        config = setting.machine.computed(config)
         self.config, self.facts, self.images, self.setting = config, facts, images, setting
         self.parts = cache(partial(parts, config, facts))
         self.of_expert = cache(partial(of_expert, config, facts))
