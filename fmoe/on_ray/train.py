@@ -57,13 +57,13 @@ def worker(settings: dict[str, Any]) -> dict[str, str] | None:
     reporter, monitor = Reporter(settings["mailbox"], phase="joint"), settings["monitor"]
     node = ray.get_runtime_context().get_node_id()
     # one worker a node, and none where the driver sees for itself
-    watching = monitor and node != settings["driver_node"] and context.get_local_rank() == 0
+    elsewhere = node != settings["driver_node"] and context.get_local_rank() == 0
     shared = ray.get(settings["shared"])
     if worker.first:
         reporter.start(worker.processes, worker.peers.size)
     with ExitStack() as stack:
-        if watching:
-            stack.enter_context(monitor(this_node()))
+        if monitor and elsewhere:
+            stack.enter_context(ray.get(monitor)(this_node()))
         return trained(config, settings, shared, worker, reporter)
 
 
@@ -125,7 +125,8 @@ def fit(
                 "run": run,
                 "resources": resources,
                 "mailbox": box,
-                "monitor": monitor,
+                # by reference: with it come imports of seconds, which most processes do without
+                "monitor": ray.put(monitor) if monitor else None,
                 "driver_node": ray.get_runtime_context().get_node_id(),
             },
             torch_config=TorchConfig(backend="nccl" if resources.gpus else "gloo"),

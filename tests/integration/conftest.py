@@ -56,10 +56,17 @@ def _stores_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
+    """Its processes write down what they import."""
     from fmoe.on_ray.session import session
 
-    with session(2):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPROFILEIMPORTTIME", "1")
+        started = session(2)
+        started.__enter__()
+    try:
         yield
+    finally:
+        started.__exit__(None, None, None)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from mlflow.tracking import MlflowClient
 
@@ -50,6 +52,15 @@ def test_mlflow_run_is_complete(trained: Trained) -> None:
     assert metrics["test_pgd"] == pytest.approx(trained.answer["test"]["pgd"])
     assert {"train_loss", "val_clean", "val_robust", "gate_weight_0"} <= metrics.keys()
     assert not [name for name in metrics if name.startswith("expert/")]
+
+
+def test_no_worker_imports_mlflow(trained: Trained) -> None:
+    """It would be seconds of the start of each; those of other nodes that watch their node do."""
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    imported = [file.read_text(errors="replace") for file in logs.glob("worker-*.err")]
+    of_training = [lines for lines in imported if re.search(r"\| +ray\.train$", lines, re.M)]
+    assert len(of_training) >= 3, "two workers and their controller"
+    assert not [lines for lines in of_training if re.search(r"\| +mlflow$", lines, re.M)]
 
 
 def test_every_epoch_is_logged_once(trained: Trained) -> None:
