@@ -2,6 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNS := $(VENV)/.installed-runs
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+# templates that are no Python, and tests that nobody runs, are left
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/(tests|templates)/' $(VENV)/lib >/dev/null 2>&1 || true
 
 .PHONY: setup demo test test-unit test-integration test-cluster test-python on-python compiled programs bench docs lint format clean
 
@@ -9,16 +13,22 @@ setup: $(STAMP)  ## the virtual environment, pinned by constraints.txt
 
 # torchattacks pins an old `requests` that ray cannot live with, so it comes without dependencies.
 # Compiled here, by all cores: a run starts a dozen processes, and where Python may not write
-# (PYTHONDONTWRITEBYTECODE) each of them would compile torch again. Some packages ship templates
-# that are no Python.
+# (PYTHONDONTWRITEBYTECODE) each of them would compile torch again.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt --no-deps torchattacks
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
-	touch $(STAMP)
+	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps torchattacks
+	$(COMPILE)
+	touch $(RUNS) $(STAMP)
 
-demo: setup  ## train, evaluate and register nine experts on scikit-learn's digits
+# what the commands need and no more, for who wants to see them first
+$(RUNS): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e .
+	$(COMPILE)
+	touch $(RUNS)
+
+demo: $(RUNS)  ## train, evaluate and register nine experts on scikit-learn's digits
 	$(BIN)/fmoe train digits --workers 2
 
 # unit tests in two processes; those that start Ray come one by one: beside each other, or beside the
@@ -27,17 +37,14 @@ UNIT_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 
 test: test-unit test-integration  ## everything but the cluster's faults
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --fail-under=90
 
-test-unit: export COVERAGE_FILE = .coverage.unit
 test-unit: programs compiled
 	$(PYTEST) --ignore=tests/integration --ignore=tests/cluster -n $(UNIT_WORKERS) --dist loadfile \
 		--cov --cov-report=
+	$(BIN)/coverage report --fail-under=90
 
-test-integration: export COVERAGE_FILE = .coverage.integration
 test-integration: programs compiled
-	$(PYTEST) tests/integration --cov --cov-report=
+	$(PYTEST) tests/integration
 
 # another Python, in an environment beside the usual one; TESTS="tests/test_wheel.py …" for some
 test-python:  ## the unit tests on it: make test-python PYTHON=python3.13
@@ -63,7 +70,7 @@ programs: setup
 
 # the machine must be quiet; those of real images want DATA=folder, those of a trained model MODEL=…
 bench: setup  ## side by side with peers and with the floor; results/ and the tables of docs/measurements.md
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(INSTALL) -e '.[bench]'
 	for name in crafting step memory growth startup; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	test -z "$(DATA)" || for name in cheap_attacks speedrun ray_overhead; do \
 		$(BIN)/python -m benchmarks.$$name --data-dir $(DATA) || exit 1; done

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,22 @@ MEMBER = ("benign", 0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that two processes end at about the same time."""
-    items.sort(key=lambda item: "tests/integration" not in item.path.as_posix())
+    """What goes over the whole once more comes last: see `LAST_START`."""
+    order = {name: place for place, name in enumerate(LAST, 1)}
+    items.sort(key=lambda item: order.get(item.path.name, 0))
+
+
+LAST = ("test_start.py", "test_extending.py", "test_own_problem.py", "test_installed.py",
+        "test_pages.py")  # fmt: skip
+LAST_START = float(os.environ.get("FMOE_TESTS_LAST_START", "inf"))
+"""Seconds since 1970 after which no test of Ray is begun: where CI is cut off at a fixed time, and
+machines differ by a factor of three, the last ones are named as not tested and lose no others."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "tests/integration" in item.path.as_posix() and time.time() > LAST_START:
+        pytest.skip("NOT TESTED: there is no time left for it here")
 
 
 @pytest.fixture(scope="session", autouse=True)
