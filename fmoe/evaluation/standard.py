@@ -1,4 +1,4 @@
-"""The standard attacks of the protocol (Evaluation in the README), a chunk of images at a time.
+"""The standard attacks of the protocol (`docs/protocol.md`), a chunk of images at a time.
 
 FGSM and PGD are run on every image that is right; PGD-50 and AutoAttack on those that are left,
 since an image that is broken stays broken. Draws are those of the whole chunk, cut to the images
