@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
@@ -16,7 +18,7 @@ from ray.tune.schedulers import TrialScheduler
 from fmoe.on_ray.tuning.schedulers import Halving, Population, scheduler
 from fmoe.on_ray.tuning.suggest import Suggestions
 from fmoe.tuning import search_space
-from fmoe.tuning.optuna_trials import as_optuna, own_values
+from fmoe.tuning.optuna_trials import as_optuna, exported, own_values, same
 from fmoe.tuning.search_space import Space
 from fmoe.tuning.trials import Trial
 
@@ -247,3 +249,46 @@ def test_pbt_takes_over_values_and_keeps_the_number(tmp_path: Path) -> None:
     assert (asked["number"], asked["parent"]) == (0, 1)
     temperature = json.loads(asked["values"])["gate.temperature"]
     assert json.loads(asked["config"])["gate"]["temperature"] == temperature
+
+
+def test_the_recipe_is_a_trial_of_the_sampler_however_its_numbers_are_written(
+    tmp_path: Path,
+) -> None:
+    """A space's 0 is the recipe's 0.0; its `true` is no 1."""
+    domains = {
+        "joint.own": {"choice": [0, 0.3]},
+        "joint.attack.of.1.eps": {"choice": [[0.05, 0.1], [0, 1]]},
+    }
+    space = space_of(tmp_path, domains, set={"joint.attack.of.1.eps": [0.0, 1.0]})
+    suggestions = Suggestions(space, [], [], 3)
+    play(suggestions, 1)
+    (told,) = suggestions.optuna.trials
+    assert told.params == {"joint.own": "0", "joint.attack.of.1.eps": "[0, 1]"}
+    assert not same(True, 1)
+    assert not same([1, {"a": 0}], [1, {"a": False}])
+    assert not same([1], [1, 1])
+
+
+def test_what_optunas_own_tools_see(tmp_path: Path) -> None:
+    """Pruned trials with their last figure, as a study of Optuna's keeps them, at their times."""
+    space = space_of(tmp_path, {"gate.temperature": {"loguniform": [0.3, 3]}})
+    at = datetime.datetime(2026, 11, 2, 3, 4, 5)
+    trials = [
+        ended(Trial(0, {"gate.temperature": 2.0}), 0.1, 0.5),
+        ended(Trial(1, {"gate.temperature": 1.0}), 0.4, 0.3, status="pruned"),
+        ended(Trial(2, {"gate.temperature": 0.5}), status="failed"),
+    ]
+    for minutes, trial in enumerate(trials):
+        trial.started = at.timestamp() + 60 * minutes
+        trial.ended = trial.started + 30
+    by_optuna = optuna.create_study(direction="maximize")
+    asked = by_optuna.ask()
+    for step, value in enumerate((0.4, 0.3)):
+        asked.report(value, step)
+    by_optuna.tell(asked, state=TrialState.PRUNED)
+    made = exported(space, trials, "st", f"sqlite:///{tmp_path}/study.db").trials
+    assert [trial.values for trial in made] == [[0.5], by_optuna.trials[0].values, None]
+    assert [trial.datetime_start for trial in made] == [
+        at + datetime.timedelta(minutes=minutes) for minutes in range(3)
+    ]
+    assert {trial.duration for trial in made} == {datetime.timedelta(seconds=30)}

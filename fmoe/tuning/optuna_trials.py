@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -80,7 +81,8 @@ def exported(
 def outcome(
     space: Space, trial: Trial, *, complete: bool = False
 ) -> tuple[TrialState, list[float] | None]:
-    """Optuna's state, and the values where it is COMPLETE."""
+    """Optuna's state, and the values where it is COMPLETE. (It finds those of PRUNED trials in
+    their course.)"""
     figures = trial.figures(space.study.metrics)
     state = STATES[trial.status]
     if figures is None:
@@ -106,16 +108,23 @@ def frozen_trial(space: Space, trial: Trial, *, complete: bool = False) -> Froze
     except (KeyError, ValueError):
         return None
     state, values = outcome(space, trial, complete=complete)
+    steps = course(space, trial)
+    if state == TrialState.PRUNED:  # as `optuna.Study.tell` leaves it
+        values = list(steps.values())[-1:] or None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return optuna.trial.create_trial(
+        frozen = optuna.trial.create_trial(
             state=state,
             values=values,
             params=replay.params,
             distributions=replay.distributions,
             system_attrs=trial.search,
-            intermediate_values=course(space, trial),
+            intermediate_values=steps,
         )
+    frozen.datetime_start = datetime.fromtimestamp(trial.started)
+    if trial.ended:
+        frozen.datetime_complete = datetime.fromtimestamp(trial.ended)
+    return frozen
 
 
 def own_values(space: Space) -> dict[str, Any]:
@@ -147,10 +156,11 @@ class Replay:
         return value
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
-        coded = json.dumps(self.values[name])
-        if coded not in choices:
-            raise ValueError(f"{name}: {coded} is not in the space")
-        return str(self._keep(name, coded, CategoricalDistribution(choices)))
+        value = self.values[name]
+        for coded in choices:
+            if same(json.loads(coded), value):
+                return str(self._keep(name, coded, CategoricalDistribution(choices)))
+        raise ValueError(f"{name}: {json.dumps(value)} is not in the space")
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -160,3 +170,14 @@ class Replay:
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
         return int(self._keep(name, int(self.values[name]), IntDistribution(low, high)))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two JSON-like values are one: a recipe's 0.0 is a space's 0, and no `false`."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return bool(a == b)
