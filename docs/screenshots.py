@@ -29,7 +29,7 @@ from PIL import Image
 from screenshots_site import browser, look
 
 from fmoe import tracking
-from fmoe.tracking import experiments, own
+from fmoe.tracking import experiments, own, tags
 from fmoe.tuning.optuna_trials import exported
 from pipelines.serving import served
 from pipelines.study.files import StudyFiles, studies
@@ -71,7 +71,7 @@ def report_page(driver: Any, report: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def run_page(driver: Any, _: Path) -> Iterator[None]:
-    """MLflow's page of the newest run: its description open."""
+    """MLflow's page of the newest run that is no study's: its description open."""
     # MLflow opens a panel of its assistant when a browser comes for the first time
     seen = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": seen})
@@ -114,7 +114,8 @@ def newest_run() -> str:
     store = tracking.client()
     experiment = experiments.find(store)
     assert experiment is not None, "no run in this store: `fmoe train digits` makes one"
-    (run,) = store.search_runs([experiment.experiment_id], max_results=1)
+    runs = store.search_runs([experiment.experiment_id])
+    run = next(run for run in runs if tags.KIND not in run.data.tags)  # no study's
     number, run_id = experiment.experiment_id, run.info.run_id
     return f"/#/experiments/{number}/runs/{run_id}?{experiments.VIEW}"
 
