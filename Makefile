@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS := $(VENV)/.installed-runs
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 # pip of the pins: the one that Python 3.11 brings takes 20 seconds longer over 6 GB
 MAKE_VENV := test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV) && { $(INSTALL) --upgrade pip || true; }; }
 # without templates that are no Python, and what no command and no test imports
