@@ -19,7 +19,7 @@ from fmoe.data.facts import Facts
 from fmoe.data.sets import named
 from fmoe.errors import UserError
 from fmoe.losses import CrossEntropy, Mart, Trades
-from fmoe.planning import memory, passes, study, traffic
+from fmoe.planning import calibration, memory, passes, study, traffic
 from fmoe.planning.machines import GPUS, Machine, link, machine
 from fmoe.planning.memory import peak
 from fmoe.planning.passes import Passes
@@ -181,6 +181,15 @@ def test_a_gpu_without_bfloat16_keeps_its_weights_in_float32() -> None:
     asked = tiny("precision=float32")
     given = Planner(*asked, IMAGES, Setting(GPUS["t4"], 1, 1e9)).plan()
     assert given.best.memory_bytes == exact.best.memory_bytes
+
+
+def test_a_machine_without_bfloat16_is_calibrated_in_float32() -> None:
+    quick = "experts.backbone.width=4", "joint.batch_size=8", "precision=bfloat16"
+    chosen, facts = config.load("digits", quick), named("digits").facts
+    here = Machine("cpu", {"float32": 1e11}, 1e10, 2e-5, bfloat16=False)
+    found = calibration.reached(chosen, facts, here, 1)
+    assert found.keys() == {"joint", "experts"}
+    assert all(share > 0 for one in found.values() for share in vars(one).values())
 
 
 def test_twice_the_epochs_are_twice_the_hours() -> None:

@@ -31,6 +31,7 @@ JUDGED = 100  # images
 
 def reached(config: Config, facts: Facts, machine: Machine, workers: int) -> dict[str, Reached]:
     """By phase, on one of so many workers that share this machine."""
+    config = machine.computed(config)
     before, threads = torch.get_num_threads(), max(1, usable_cpus() // workers)
     found: dict[str, Reached] = {}
     try:

@@ -110,7 +110,7 @@ def frozen_trial(space: Space, trial: Trial, *, complete: bool = False) -> Froze
     state, values = outcome(space, trial, complete=complete)
     steps = course(space, trial)
     if state == TrialState.PRUNED:  # as `optuna.Study.tell` leaves it
-        values = list(steps.values())[-1:] or None
+        values = list(steps.values())[-1:]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         frozen = optuna.trial.create_trial(

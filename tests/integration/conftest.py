@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,11 @@ def ray_session() -> Iterator[None]:
     """Its processes write down what they import."""
     from fmoe.on_ray.session import session
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("PYTHONPROFILEIMPORTTIME", "1")
-        started = session(2)
-        started.__enter__()
-    try:
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("PYTHONPROFILEIMPORTTIME", "1")
+            stack.enter_context(session(2))
         yield
-    finally:
-        started.__exit__(None, None, None)
 
 
 @dataclass(frozen=True)
