@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from fmoe.models import experts
 from fmoe.models.backbone import Backbone
 from fmoe.models.backbones import ResNet18Backbone
 from fmoe.models.branches import convolved
-from fmoe.models.experts import BasicBlock, Normalize, Pointwise, ResNet18, WideResNet
+from fmoe.models.experts import (
+    BasicBlock,
+    Conv3x3,
+    Normalize,
+    Pointwise,
+    PreActResNet18,
+    ResNet18,
+    WideResNet,
+)
+from fmoe.models.small_maps import pays_in_training
 
 RGB = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 GREY = (0.3053,), (0.3760,)
@@ -155,6 +166,41 @@ def test_initial_logits_differ_between_images_and_stay_small() -> None:
     logits = ResNet18(mean=GREY[0], std=GREY[1], classes=10, width=4)(torch.rand(32, 1, 8, 8))
     assert logits.std(0).min() > 1e-3
     assert logits.abs().max() < 10
+
+
+@pytest.mark.parametrize("of", [ResNet18, PreActResNet18])
+@pytest.mark.parametrize("pixels", [12, 16])
+def test_training_pass_on_small_maps_is_the_librarys(
+    of: type[ResNet18 | PreActResNet18], pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = of(mean=GREY[0], std=GREY[1], classes=10, width=16).double().train()
+    x = torch.rand(8, 1, pixels, pixels, dtype=torch.float64, requires_grad=True)
+    asked = list[torch.Size]()
+
+    def spied(conv: nn.Conv2d, x_BCHW: Tensor) -> bool:
+        paid = pays_in_training(conv, x_BCHW)
+        asked.extend([x_BCHW.shape[1:]] if paid else [])
+        return paid
+
+    def gradients(way: Callable[[nn.Conv2d, Tensor], bool]) -> tuple[Tensor, ...]:
+        monkeypatch.setattr(experts, "pays_in_training", way)
+        return torch.autograd.grad(network(x).square().sum(), [x, *network.parameters()])
+
+    ours, theirs = gradients(spied), gradients(lambda *_: False)
+    before = -(-pixels // 4)
+    assert asked == [(64, before, before), *3 * [(128, 2, 2)]]  # the last stage
+    for own, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+def test_training_pass_of_few_channels_large_maps_and_evaluation_are_left_to_the_library() -> None:
+    many, few = nn.Conv2d(128, 128, 3, 1, 1), nn.Conv2d(16, 16, 3, 1, 1)
+    assert pays_in_training(many, torch.rand(1, 128, 2, 2))
+    assert not pays_in_training(many, torch.rand(1, 128, 3, 3))
+    assert not pays_in_training(few, torch.rand(1, 16, 2, 2))
+    layer, x = Conv3x3(128, 128, 3, 1, 1, bias=False).eval(), torch.rand(2, 128, 2, 2)
+    assert layer(x).equal(F.conv2d(x, layer.weight, padding=1))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 8, 12, 16])

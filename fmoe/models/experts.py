@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmoe.models.small_maps import by_windows, pays_in_training
+
 Stem = Literal["cifar", "patch", "imagenet"]
 STEMS: dict[Stem, tuple[int, int, int]] = {
     "cifar": (3, 1, 1),
@@ -38,6 +40,16 @@ class Normalize(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return (x_BCHW - self.mean) / self.std
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution. In training, small maps of many channels are multiplied by products of
+    matrices, which take a half to a fifth of the library's time there."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if self.training and pays_in_training(self, x_BCHW):
+            return by_windows(x_BCHW, self.weight, self.bias, self.stride[0])
+        return super().forward(x_BCHW)
 
 
 class Pointwise(nn.Conv2d):
@@ -66,9 +78,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.conv1 = Conv3x3(in_channels, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = Conv3x3(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
@@ -147,9 +159,9 @@ class PreActBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int = 1):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.conv1 = Conv3x3(in_channels, channels, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = Conv3x3(channels, channels, 3, 1, 1, bias=False)
         self.downsample = None
         if stride != 1 or in_channels != channels:
             self.downsample = Pointwise(in_channels, channels, 1, stride, bias=False)
