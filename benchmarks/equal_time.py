@@ -138,13 +138,17 @@ class Bench:
         """Figures of a model, and on which images it withstands everything: kept in the results."""
         kept = self.kept(arm, seed)
         asked = {name: getattr(self.given, name) for name in ASKED}
-        asked["recipe"] = config.fingerprint(config.load(*self.settings(arm, seed)).plain())
+        recipe = config.load(*self.settings(arm, seed))
         if kept.exists():
             row = dict(json.loads(kept.read_text()))
-            if row["asked"] != asked:
-                raise SystemExit(f"{kept.name} was asked {row['asked']}: move it, or ask the same")
+            # what there was no setting for then is as its default says
+            then = config.validate(row["recipe"], kept.name).deciding()
+            same = row["asked"] | {"autoattack": asked["autoattack"]}  # some rows may lack it
+            if (same, then) != (asked, recipe.deciding()):
+                raise SystemExit(f"{kept.name} was asked something else: move it, or ask the same")
             return row
         row = {"asked": asked, **self.judged(arm, seed), "machine": provenance.hardware()}
+        row["recipe"] = recipe.plain()
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(row, indent=1) + "\n")
         return row
