@@ -57,7 +57,6 @@ def studied_once(
         },
         recipe="cifar10-small",
         searcher={"kind": "grid"},
-        scheduler={"kind": "fifo"},
         set={
             "precision": "float32",
             "data.val_images": 40,

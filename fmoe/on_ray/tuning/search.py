@@ -27,6 +27,8 @@ from fmoe.tuning.trials import Trial
 RETRIES_WHEN_LOST = 1  # how often a trial whose process or node was lost is tried again
 TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
+    # a trial that fails has no metric to report; Tune would end the whole study for it
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of each trial
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
