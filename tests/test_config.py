@@ -224,6 +224,8 @@ FAULTS = {
     "a..b=3": "--set a..b=3: expected path=value",
     "seed=[": "--set seed=[: the value is not YAML",
     "joint.attack.of.7.eps=0.1": "7 is no index of a list of 3",
+    "joint.attack.of.².eps=0.1": "² is no index of a list of 3",
+    f"joint.attack.of.{'9' * 5000}.eps=0.1": f"{'9' * 20} is no index of a list of 3",
     "joint.attack.of.-1.eps=0.1": "-1 is no index of a list of 3",
     "joint.attack.of.first.eps=0.1": "first is no index of a list of 3",
     "joint.attack.weights.0.deep=1": "0 has no keys below it",

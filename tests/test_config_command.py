@@ -63,6 +63,18 @@ def test_origins_reach_into_lists() -> None:
     assert origins["joint.attack.of.2.random_start"] == "default"
 
 
+@pytest.mark.parametrize("given", [[], ["data"], ["config"]], ids=["fmoe", "data", "config"])
+def test_a_command_without_its_part_shows_its_help(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out) == (2, "")
+    assert shown.err.startswith(f"Usage: {' '.join(['fmoe', *given])} ")
+    assert len(shown.err.splitlines()) > 5
+
+
 def test_people_and_scripts_are_shown_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     def shown(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:

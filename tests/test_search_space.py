@@ -90,6 +90,7 @@ def test_shipped_spaces_vary_experts_temperature_gate_and_attacks(name: str) -> 
         ({"gate.width": {"choice": [1], "int": [1, 2]}}, "gate.width: expected one of choice"),
         ({"gate.width": [1, 2]}, "gate.width: expected one of choice"),
         ({"gate.width": {"choice": [8], "when": "conv"}}, "when: expected path: value"),
+        ({"gate.width": {"choice": [8], "when": {1: 2}}}, "when: expected path: value"),
         (
             {"gate.width": {"choice": [8], "when": {"gate.sort": "conv"}}},
             "gate.sort: there is no such path",

@@ -32,7 +32,8 @@ from fmoe.paths import home
 from fmoe.storage.checkpoint import Checkpoints, copy_state
 from fmoe.storage.folder import Folder, sha256
 from fmoe.storage.tensors import Tensors
-from fmoe.training import Epoch, check_kept
+from fmoe.training import Epoch
+from fmoe.training.checks import check_kept
 from fmoe.training.expert_store import expert_key
 from fmoe.training.joint import joint_key
 from tests.conftest import MEMBER, SMALL

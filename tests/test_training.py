@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fmoe import assembly, config, training
 from fmoe.attacks import FGSM, PGD, Attack, AttackConfig, Clean, Mix
 from fmoe.config import Config, Joint, Phase, Update
-from fmoe.data import Data
+from fmoe.data import Data, Split
 from fmoe.data.augment import Augment
 from fmoe.data.batches import Batches
 from fmoe.errors import NonFiniteLoss, UserError
@@ -22,6 +22,7 @@ from fmoe.numerics.draw import Draw
 from fmoe.numerics.precision import Numerics, multiplies_bfloat16
 from fmoe.numerics.worker import Worker
 from fmoe.training import Epoch, Trainer, validation
+from fmoe.training.checks import check_phases
 from fmoe.training.selection import best_epoch, overfitted, selection
 from fmoe.training.step_loss import StepLoss
 from fmoe.training.trainer import weights_moved
@@ -553,3 +554,12 @@ def test_a_step_with_perturbed_weights_descends_their_gradient(digits: Data) -> 
         moved.named_buffers(), expected.named_buffers(), strict=True
     ):
         torch.testing.assert_close(buffer, other, msg=name)
+
+
+def test_settings_of_a_phase_that_is_not_trained_refuse_nothing(digits: Data) -> None:
+    few = Split(digits.train.images[:50], digits.train.labels[:50])
+    small = "joint.batch_size=16"
+    check_phases(config.load("digits-single", [small]), few, 1)
+    for too_much in ("experts.start=pretrained", "joint.batch_size=64"):
+        with pytest.raises(UserError, match="batch_size: 64 is more than the 50 training images"):
+            check_phases(config.load("digits-single", [small, too_much]), few, 1)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+MOST_DIGITS = 6  # of a place in a list
+
 
 def kinds(root: type[BaseModel], tree: Any, keys: Sequence[str]) -> dict[str, type[BaseModel]]:
     """The kinds that are possible at the path `keys` below `root`, by name.
@@ -68,6 +70,11 @@ def kind_of(option: Any) -> str | None:
 def child(tree: Any, key: str) -> Any:
     if isinstance(tree, Mapping):
         return tree.get(key)
-    if isinstance(tree, list) and key.isdigit() and int(key) < len(tree):
-        return tree[int(key)]
-    return None
+    at = index(tree, key) if isinstance(tree, list) else None
+    return None if at is None else tree[at]
+
+
+def index(values: list[Any], key: str) -> int | None:
+    """The place in a list that a path's key says; None where it says none."""
+    known = key.isascii() and key.isdigit() and len(key) <= MOST_DIGITS
+    return int(key) if known and int(key) < len(values) else None

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from fmoe.config.kinds import index
 from fmoe.config.recipes import load, parse_override, read
 from fmoe.config.tree import Config
 
@@ -39,9 +40,9 @@ class Writing:
                         return False
                     value = value[key]
                 case list():
-                    if not key.isdigit() or int(key) >= len(value):
+                    if (place := index(value, key)) is None:
                         return False
-                    value = value[int(key)]
+                    value = value[place]
                 case _:
                     return True
         return True

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from fmoe import documents
 from fmoe.config import format_1
-from fmoe.config.kinds import kinds
+from fmoe.config.kinds import index, kinds
 from fmoe.config.tree import Config
 from fmoe.documents import LARGEST_YAML, NotRead
 from fmoe.errors import UserError, first_line
@@ -145,8 +145,8 @@ def put(tree: dict[str, Any], path: str, value: Any, source: str) -> None:
 def get(tree: Any, path: str) -> Any:
     """The value at a dotted path. Raises `KeyError` where there is none."""
     for key in path.split("."):
-        if isinstance(tree, list) and key.isdigit() and int(key) < len(tree):
-            tree = tree[int(key)]
+        if isinstance(tree, list) and (at := index(tree, key)) is not None:
+            tree = tree[at]
         elif isinstance(tree, dict):
             tree = tree[key]
         else:
@@ -155,9 +155,9 @@ def get(tree: Any, path: str) -> Any:
 
 
 def _index(at: list[Any], key: str, source: str) -> int:
-    if not key.isdigit() or int(key) >= len(at):
-        raise UserError(f"{source}: {key} is no index of a list of {len(at)}")
-    return int(key)
+    if (place := index(at, key)) is None:
+        raise UserError(f"{source}: {key:.20} is no index of a list of {len(at)}")
+    return place
 
 
 def validate(tree: dict[str, Any], source: str) -> Config:

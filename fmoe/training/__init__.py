@@ -1,6 +1,6 @@
 """Adversarial training: a step, epochs, the expert store, the joint phase."""
 
-from fmoe.training.checks import check_attack, check_batches, check_kept
+from fmoe.training.checks import check_phases
 from fmoe.training.loop import Epoch, Training, epochs
 from fmoe.training.trainer import Progress, Trainer
 
@@ -9,8 +9,6 @@ __all__ = [
     "Progress",
     "Trainer",
     "Training",
-    "check_attack",
-    "check_batches",
-    "check_kept",
+    "check_phases",
     "epochs",
 ]

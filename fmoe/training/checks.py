@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from fmoe.attacks import Attack
-from fmoe.config import Phase
+from fmoe.config import Config, Phase
 from fmoe.data.batches import check_size
 from fmoe.data.splits import Images
 from fmoe.data.streamed import Streamed
 from fmoe.errors import UserError
 from fmoe.training.validation import validation_attacks
+
+
+def check_phases(config: Config, images: Images, workers: int) -> None:
+    """Raises `UserError` for what a phase that is trained is refused for; workers: that share the
+    joint phase's images."""
+    check_batches(config.joint, len(images), workers)
+    check_attack(config.joint, config.joint.attack)
+    check_kept(config.joint, images)
+    if config.experts.pretrained:
+        check_batches(config.experts.train, len(images), 1)
+        check_kept(config.experts.train, images)
+    for member in config.experts.pretrained:
+        check_attack(config.experts.train, config.experts.role_of(member).attack)
 
 
 def check_batches(phase: Phase, images: int, workers: int) -> None:

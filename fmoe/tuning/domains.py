@@ -45,7 +45,7 @@ class Domain:
         if len(keys) != 1 or not kinds:
             raise UserError(f"{path}: expected one of {', '.join(KINDS)}, as {{choice: [1, 2]}}")
         kind, given, when = kinds[0], value[kinds[0]], value.get("when", {})
-        if not isinstance(when, dict):
+        if not (isinstance(when, dict) and all(isinstance(key, str) for key in when)):
             raise UserError(f"{path}: when: expected path: value, as {{gate.kind: conv}}")
         if not isinstance(given, list) or not given:
             raise UserError(f"{path}: {kind}: expected a list")

@@ -25,7 +25,7 @@ from fmoe.storage.checkpoint import Checkpoint
 from fmoe.storage.folder import Folder
 from fmoe.tracking import Tracker, finishing
 from fmoe.tracking.monitoring import Monitor
-from fmoe.training import check_attack, check_batches, check_kept, joint, selection
+from fmoe.training import check_phases, joint, selection
 from fmoe.training.calibration import deployed
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.loop import check
@@ -102,14 +102,7 @@ def run(request: Request) -> dict[str, Any]:
         if finished is not None:
             display.line(f"{name} is finished: this is its result; --name NEW trains anew")
             return still_registered(folder, name, finished, display)
-        check_batches(settings.experts.train, len(loaded.train), 1)
-        groups = workers.most // settings.shared_by
-        check_batches(settings.joint, len(loaded.train), groups)
-        check_attack(settings.joint, settings.joint.attack)
-        for member in settings.experts.pretrained:
-            check_attack(settings.experts.train, settings.experts.role_of(member).attack)
-        for phase in (settings.experts.train, settings.joint):
-            check_kept(phase, loaded.train)
+        check_phases(settings, loaded.train, workers.most // settings.shared_by)
         # from here on an outage of the storage is waited out
         folder, store = folder.patient(), ExpertStore(store.folder.patient())
         tracking.readiness.check()  # a server that is away fails the run now
