@@ -27,6 +27,7 @@ from fmoe.numerics.worker import Group
 from fmoe.storage.folder import Folder
 from fmoe.training import joint
 from fmoe.training.checks import check_attack
+from fmoe.training.crafting import crafting_view
 from fmoe.training.expert_store import ExpertStore
 from fmoe.training.step_loss import StepLoss
 from fmoe.training.trainer import set_trainable, train_mode
@@ -150,6 +151,15 @@ def test_products_have_gradients_of_gradients() -> None:
     assert torch.autograd.gradgradcheck(
         lambda w: small_maps.matrices(w, 1, 2, 2).square().sum(0), leaves[1:]
     )
+
+
+@pytest.mark.parametrize("pixels", [8, 32])
+def test_no_images_have_no_answers(pixels: int) -> None:
+    """As of whole networks: attack libraries may ask for what is left of a batch."""
+    model = assembly.seeded_mixture(chosen()).eval()
+    x = torch.rand(0, 1, pixels, pixels)
+    assert model(x).shape == (0, 10)
+    assert crafting_view(model, Numerics()).module(x).shape == (0, 10)
 
 
 def test_windows_are_of_autocasts_precision() -> None:

@@ -170,20 +170,32 @@ def noisy(y: Tensor, sure: float, right: float) -> Tensor:
 
 
 @pytest.mark.parametrize("keep", [0.8, 0.95, 1.0])
-def test_the_fit_keeps_what_was_asked_and_gains_clean_accuracy(keep: float) -> None:
+@pytest.mark.parametrize("images", [43, 2000])
+def test_the_fit_keeps_what_was_asked_and_gains_clean_accuracy(images: int, keep: float) -> None:
     torch.manual_seed(0)
-    y = torch.randint(10, (2000,))
+    y = torch.randint(10, (images,))
     given = answers(noisy(y, 6, 0.6), noisy(y, 5, 0.4), noisy(y, 8, 0.9), y)
     confidence, clean = calibration.fit(given, ["benign"], keep)
     mapped = confidence.mapped(given.attacked[given.withstanding])
     wrong = (y[given.withstanding] + 1) % 10
     against = torch.full(mapped.shape, -50.0).scatter(1, wrong[:, None], 0.0).log_softmax(1)
     stands = TwoParts(confidence, (), ()).sum(against, mapped).argmax(1)
-    assert (stands == y[given.withstanding]).float().mean() >= keep - 1e-3
+    assert (stands == y[given.withstanding]).double().mean() >= keep - 1e-9
     robust = calibration.right(given.robust, y)
-    assert clean >= robust + (0.1 if keep < 1 else 0)
+    assert clean >= robust + (0.1 if keep < 1 and images > 100 else 0)
     both = TwoParts(confidence, (), ()).sum(given.accurate, confidence.mapped(given.robust))
     assert calibration.right(both, y) == clean
+
+
+def test_of_maps_that_are_right_as_often_the_labels_decide() -> None:
+    """A mixture that errs on nothing stays sure of its answers."""
+    torch.manual_seed(0)
+    y = torch.randint(10, (200,))
+    given = answers(noisy(y, 9, 1.0), noisy(y, 9, 1.0), noisy(y, 9, 1.0), y)
+    confidence, clean = calibration.fit(given, ["benign"], 0.98)
+    both = TwoParts(confidence, (), ()).sum(given.accurate, confidence.mapped(given.robust))
+    assert clean == 1.0
+    assert both.exp().amax(1).median() > 0.9
 
 
 def test_nothing_to_keep_is_one_line() -> None:

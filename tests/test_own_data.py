@@ -857,9 +857,10 @@ def test_recipes_are_checked_against_its_images(tmp_path: Path) -> None:
     write(tmp_path, pictures(30, height=4, width=3))
     make(tmp_path, "insects")
     check_images(config.load("digits", ["data.name=insects"]), None)
-    wide = config.load("digits", ["data.name=insects", "data.augment.crop=3"])
-    with pytest.raises(UserError, match=r"data.augment.crop: must be below the images' 3 pixels"):
-        check_images(wide, None)
+    for name in ("crop", "cutout"):
+        wide = config.load("digits", ["data.name=insects", f"data.augment.{name}=3"])
+        with pytest.raises(UserError, match=rf"{name}: must be below the images' 3 pixels"):
+            check_images(wide, None)
 
 
 def test_published_files_by_their_place(tmp_path: Path) -> None:

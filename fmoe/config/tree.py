@@ -340,10 +340,10 @@ class Config(Spec):
         for path, phase in {"experts.train": self.experts.train, "joint": self.joint}.items():
             if max(phase.sizes, default=0) > height:
                 raise ValueError(f"{path}.sizes: images have {height} pixels a side")
-        if self.data.augment.crop >= min(height, width):
-            raise ValueError(
-                f"data.augment.crop: must be below the images' {min(height, width)} pixels"
-            )
+        side = min(height, width)
+        for name in ("crop", "cutout"):
+            if getattr(self.data.augment, name) >= side:
+                raise ValueError(f"data.augment.{name}: must be below the images' {side} pixels")
 
     def _two_parts(self, path: str, accurate: list[str]) -> None:
         roles = {role for role, _ in self.experts.members}

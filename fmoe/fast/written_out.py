@@ -120,7 +120,7 @@ class WrittenOutBranches(Branches):
 
     def outputs(self, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         weight_EKC, bias_EK = head_weights(self.branches)
-        pooled = values[-1].mean((2, 3)).view(len(values[-1]), len(self.branches), -1)
+        pooled = torch.unflatten(values[-1].mean((2, 3)), 1, (len(self.branches), -1))
         by_expert = pooled.transpose(0, 1), weight_EKC.transpose(1, 2)
         logits_EBK = torch.baddbmm(bias_EK[:, None], *by_expert)
         return values[self.of_trunk].mean((2, 3)), logits_EBK.transpose(0, 1)

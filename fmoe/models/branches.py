@@ -102,7 +102,7 @@ def side_by_side(branches: Sequence[Branch], x_BChw: Tensor) -> Tensor:
     columns = zip(*(branch.blocks for branch in branches), strict=True)
     for place, blocks in enumerate(columns):
         x_BChw = block(blocks, x_BChw, len(branches) if place else 1)
-    pooled_BEC = x_BChw.mean((2, 3)).reshape(x_BChw.shape[0], len(branches), -1)
+    pooled_BEC = torch.unflatten(x_BChw.mean((2, 3)), 1, (len(branches), -1))
     weight_EKC, bias_EK = head_weights(branches)
     return torch.einsum("bec,ekc->bek", pooled_BEC, weight_EKC) + bias_EK
 

@@ -99,7 +99,8 @@ def by_matrices(x_BCHW: Tensor, matrix_GOI: Tensor, bias: Tensor | None) -> Tens
     groups, (count, channels, height, width) = len(matrix_GOI), x_BCHW.shape
     pixels = x_BCHW.permute(0, 2, 3, 1).reshape(count, height, width, groups, channels // groups)
     flat = pixels.permute(3, 0, 1, 2, 4).flatten(2)
-    out = products(flat, matrix_GOI).view(groups, count, height, width, -1)
+    outputs = matrix_GOI.shape[1] // (height * width)
+    out = products(flat, matrix_GOI).view(groups, count, height, width, outputs)
     channels_last: Tensor = out.permute(1, 2, 3, 0, 4).flatten(3)
     if bias is not None:
         channels_last = channels_last + bias

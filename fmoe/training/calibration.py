@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fmoe import assembly, model_folder
@@ -207,25 +208,28 @@ def answers(
 
 
 def fit(given: Answers, accurate: Sequence[str], keep: float) -> tuple[Confidence, float]:
-    """The map and the weight that are right most often on clean images, and how often."""
+    """The map and the weight that are right most often on clean images (of several the one to which
+    the labels are likeliest), and how often."""
     y, withstanding = given.labels, given.withstanding
     if not withstanding.any():
         raise UserError("nothing withstands the attack: there is no robustness to keep")
-    best: tuple[Confidence, float] | None = None
+    best: tuple[Confidence, tuple[float, float]] | None = None
     for shift, power, scale in itertools.product(SHIFTS, POWERS, SCALES):
         shape = {"shift": shift, "power": power, "scale": scale}
         tried = Confidence(accurate=list(accurate), weight=0.5, **shape)
         kept = margins(tried.mapped(given.attacked[withstanding]), y[withstanding])
-        weight = 1 / (1 + kept.quantile(1 - keep).item()) + HAIR
+        weight = 1 / (1 + kept.quantile(1 - keep, interpolation="lower").item()) + HAIR
         if weight >= 1:
             continue
         tried = tried.model_copy(update={"weight": weight})
-        clean = right(TwoParts(tried, (), ()).sum(given.accurate, tried.mapped(given.robust)), y)
-        if best is None or clean > best[1]:
-            best = tried, clean
+        log_p = TwoParts(tried, (), ()).sum(given.accurate, tried.mapped(given.robust))
+        score = right(log_p, y), -F.nll_loss(log_p, y).item()
+        if best is None or score > best[1]:
+            best = tried, score
     if best is None:
         raise UserError(f"no map keeps {keep:.1%} of what withstands: ask for less")
-    return best
+    chosen, (clean, _) = best
+    return chosen, clean
 
 
 def margins(log_p_BK: Tensor, y: Tensor) -> Tensor:
