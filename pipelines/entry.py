@@ -92,9 +92,8 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(code)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        if (
-            context and type(error).__name__ == "NoArgsIsHelpError"
-        ):  # typer keeps the class to itself
+        # typer keeps the class to itself
+        if context and type(error).__name__ == "NoArgsIsHelpError":
             print(context.get_help(), file=sys.stderr)
             sys.exit(2)
         hint = f" (see `{context.command_path} --help`)" if context else ""

@@ -859,7 +859,8 @@ def test_recipes_are_checked_against_its_images(tmp_path: Path) -> None:
     check_images(config.load("digits", ["data.name=insects"]), None)
     for name in ("crop", "cutout"):
         wide = config.load("digits", ["data.name=insects", f"data.augment.{name}=3"])
-        with pytest.raises(UserError, match=rf"{name}: must be below the images' 3 pixels"):
+        told = f"data.augment.{name}: must be below the images' 3 pixels"
+        with pytest.raises(UserError, match=told):
             check_images(wide, None)
 
 

@@ -20,8 +20,8 @@ def check_phases(config: Config, images: Images, workers: int) -> None:
     if config.experts.pretrained:
         check_batches(config.experts.train, len(images), 1)
         check_kept(config.experts.train, images)
-    for member in config.experts.pretrained:
-        check_attack(config.experts.train, config.experts.role_of(member).attack)
+        for member in config.experts.pretrained:
+            check_attack(config.experts.train, config.experts.role_of(member).attack)
 
 
 def check_batches(phase: Phase, images: int, workers: int) -> None:
